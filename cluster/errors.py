@@ -1,0 +1,67 @@
+"""Errors of the cluster package, each defined once.
+
+ClusterError
+├── NotLeader            definite: nothing was proposed
+├── Overloaded           definite: nothing was proposed
+├── NoQuorum             definite: nothing was proposed, no leader can be confirmed
+├── OutcomeUnknown       not definite: the command may still commit
+├── PeerUnreachable      definite is set by the caller: was the request sent?
+├── HandshakeRefused     a peer failed to prove membership
+├── CorruptLog           fail-stop: names file and offset
+└── StorageFailed        fail-stop: the disk refused a write or an fsync
+"""
+
+from __future__ import annotations
+
+
+class ClusterError(Exception):
+    """Base. `definite` is Jepsen's distinction: True means "certainly not applied"."""
+
+    definite = True
+
+
+class NotLeader(ClusterError):
+    """This node does not lead the group; `leader` is the node id to ask, if known."""
+
+    def __init__(self, leader: str | None) -> None:
+        super().__init__(f"not the leader; leader is {leader or 'unknown'}")
+        self.leader = leader
+
+
+class Overloaded(ClusterError):
+    """A bounded queue is full; retry later."""
+
+
+class NoQuorum(ClusterError):
+    """No leader is known, or the leader could not confirm that it still leads."""
+
+
+class OutcomeUnknown(ClusterError):
+    """The command was proposed, and whether it commits is not known here."""
+
+    definite = False
+
+
+class PeerUnreachable(ClusterError):
+    """A request to a peer could not be completed."""
+
+    def __init__(self, message: str, *, definite: bool) -> None:
+        super().__init__(message)
+        self.definite = definite
+
+
+class HandshakeRefused(ClusterError):
+    """The peer, or this node, failed the handshake. The message says which check."""
+
+
+class CorruptLog(ClusterError):
+    """A record that was known to be durable does not verify."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(f"corrupt log: {path} at offset {offset}: {reason}")
+        self.path = path
+        self.offset = offset
+
+
+class StorageFailed(ClusterError):
+    """The disk refused a write or an fsync; the node must stop."""

@@ -1,0 +1,178 @@
+"""The seams of the cluster package: what consensus needs, and what it offers.
+
+`cluster` moves opaque bytes and knows no data model. Everything here is called
+from the event-loop thread unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class LogEntry(NamedTuple):
+    """One Raft log entry. `payload` starts with a command-type byte."""
+
+    index: int
+    term: int
+    payload: bytes
+
+
+class CommittedBatch(NamedTuple):
+    """The commands of one committed entry, in the order in which they were proposed."""
+
+    index: int
+    term: int
+    commands: Sequence[bytes]
+
+
+class StateMachine(Protocol):
+    """What a Raft group replicates: a deterministic function of entry and state."""
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the last entry whose effects are in the state (0: none)."""
+
+    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+        """Apply committed entries, in order, in one transaction.
+
+        Returns one list per batch with one result per command. A refusal is a
+        result. Raises only for what must stop the node: storage failure,
+        corruption, a command this build does not know.
+        """
+
+
+class RaftLog(Protocol):
+    """The durable log of one group: entries plus hard state (term, vote).
+
+    Mutations are buffered in memory in call order; `flush` hands them to the
+    log-writer thread, which writes and fsyncs. Reads see buffered mutations at once.
+    Positions number the mutations; they only grow.
+    Invariant: durable_position <= position; durable_index <= last_index.
+    """
+
+    on_durable: Callable[[], None] | None  # called on the loop thread after each fsync
+
+    @property
+    def first_index(self) -> int:
+        """Lowest index held; 1 for a log that was never cut."""
+
+    @property
+    def last_index(self) -> int:
+        """Highest index held; first_index - 1 when empty."""
+
+    @property
+    def last_term(self) -> int: ...
+
+    @property
+    def term(self) -> int:
+        """currentTerm as last set (buffered or durable)."""
+
+    @property
+    def vote(self) -> str | None:
+        """votedFor in `term`."""
+
+    @property
+    def position(self) -> int:
+        """Number of the newest mutation."""
+
+    @property
+    def durable_position(self) -> int:
+        """Every mutation up to this one is on stable storage."""
+
+    @property
+    def durable_index(self) -> int:
+        """Every entry up to this index, as currently held, is on stable storage."""
+
+    def term_at(self, index: int) -> int | None:
+        """Term of the entry at `index`; None outside [first_index, last_index]."""
+
+    def read(self, start: int, end: int, bytes_max: int) -> list[LogEntry]:
+        """Entries start..end-1, cut after the one that reaches `bytes_max`.
+
+        At least one entry if `start` is held; [] otherwise.
+        """
+
+    def append(self, entries: Sequence[LogEntry]) -> None:
+        """Buffer entries; the first must be last_index + 1 and indexes consecutive."""
+
+    def truncate_from(self, index: int) -> None:
+        """Drop every entry with an index >= `index`."""
+
+    def set_hard_state(self, term: int, vote: str | None) -> None: ...
+
+    def flush(self) -> None:
+        """Hand buffered mutations to the writer. Cheap when there are none."""
+
+    def close(self) -> None:
+        """Flush, wait for the fsync, close files. Idempotent."""
+
+
+class PeerEvents(Protocol):
+    """What a Raft group wants to hear from the transport."""
+
+    def peer_connected(self, peer: str) -> None: ...
+
+    def peer_disconnected(self, peer: str) -> None: ...
+
+    def peer_message(self, peer: str, frame: bytes) -> None: ...
+
+
+class PeerTransport(Protocol):
+    """One authenticated connection per peer, shared by all groups."""
+
+    def register(self, group: int, events: PeerEvents) -> None:
+        """Deliver this group's frames to `events`; announces already-connected peers."""
+
+    def send(self, peer: str, group: int, frame: bytes, *, bulk: bool = False) -> bool:
+        """Queue one frame; False when the peer is not connected.
+
+        Order holds within a lane (bulk, not bulk) of one connection. A full queue
+        closes the connection (peer_disconnected): single frames are never dropped.
+        """
+
+
+class Role(NamedTuple):
+    """A group's role on this node, as seen at one moment."""
+
+    name: str  # leader | follower | candidate
+    leader: str | None  # node id, None when unknown
+    term: int
+
+
+class GroupStatus(NamedTuple):
+    """Figures of one Raft group on one node. Indexes are log indexes."""
+
+    group: int
+    role: str
+    leader: str | None
+    term: int
+    last_index: int
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    match_index: dict[str, int]  # leader only: per peer
+    proposals_inflight: int
+    has_quorum: bool
+
+
+class Consensus(Protocol):
+    """One replicated group, as the node uses it."""
+
+    def propose(self, command: bytes) -> asyncio.Future[object]:
+        """Replicate one command; resolves to its result from StateMachine.apply.
+
+        Raises, in the future: NotLeader (definite), Overloaded (definite),
+        OutcomeUnknown (not definite: the entry may still commit).
+        """
+
+    async def read_index(self) -> int:
+        """Index that a linearizable read must have applied. Raises NotLeader, NoQuorum."""
+
+    async def wait_applied(self, index: int) -> None:
+        """Return once applied_index >= index."""
+
+    def role(self) -> Role: ...
+
+    def status(self) -> GroupStatus: ...
