@@ -6,15 +6,16 @@ from the event-loop thread unless a docstring says otherwise.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+
+from cluster.errors import ClusterError
 
 
 class LogEntry(NamedTuple):
     """One Raft log entry. `payload` starts with a command-type byte."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index on purpose
     term: int
     payload: bytes
 
@@ -22,7 +23,7 @@ class LogEntry(NamedTuple):
 class CommittedBatch(NamedTuple):
     """The commands of one committed entry, in the order in which they were proposed."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index on purpose
     term: int
     commands: Sequence[bytes]
 
@@ -158,20 +159,30 @@ class GroupStatus(NamedTuple):
 
 
 class Consensus(Protocol):
-    """One replicated group, as the node uses it."""
+    """One replicated group, as the node uses it. `RaftGroup` and `InMemoryGroup` are two.
 
-    def propose(self, command: bytes) -> asyncio.Future[object]:
-        """Replicate one command; resolves to its result from StateMachine.apply.
+    Callbacks rather than futures, so that a simulation needs no event loop. Each callback
+    is called at most once, on the loop thread, possibly before the call returns.
+    """
 
-        Raises, in the future: NotLeader (definite), Overloaded (definite),
-        OutcomeUnknown (not definite: the entry may still commit).
+    on_leader_change: Callable[[], None]
+
+    def submit(self, command: bytes, done: Callable[[object, ClusterError | None], None]) -> None:
+        """Replicate one command; `done(result, None)` once it is applied here.
+
+        `done(None, error)` with a definite error if it certainly is not and will not be.
+        Never called while the outcome is open: the caller keeps a deadline.
         """
 
-    async def read_index(self) -> int:
-        """Index that a linearizable read must have applied. Raises NotLeader, NoQuorum."""
+    def read_index(self, done: Callable[[int | None, ClusterError | None], None]) -> None:
+        """Give the log index that a linearizable read must have applied."""
 
-    async def wait_applied(self, index: int) -> None:
-        """Return once applied_index >= index."""
+    def when_applied(self, index: int, done: Callable[[], None]) -> None:
+        """Call `done` once this node has applied `index`."""
+
+    @property
+    def leader_heard_at(self) -> float:
+        """Monotonic seconds when a leader was last heard; -inf: never in this life."""
 
     def role(self) -> Role: ...
 

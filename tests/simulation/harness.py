@@ -1,0 +1,227 @@
+"""Real Raft groups on a virtual clock, a virtual network and a virtual disk, in one thread.
+
+Nothing moves unless a test moves it: time (`advance`), turns (`turn`), fsyncs (`sync`)
+and frames (`network.deliver`). `settle` moves everything fairly for a while.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from pysyncobj import syncobj as upstream
+
+from cluster.errors import ClusterError
+from cluster.group import GroupLimits, RaftGroup
+from cluster.interfaces import CommittedBatch
+from cluster.memory_log import MemoryLog
+from cluster.memory_transport import MemoryNetwork
+from cluster.raft import FlowLimits
+from cluster.upstream import RaftTiming
+
+
+class ListMachine:
+    """A state machine that remembers what it applied; the result is the position."""
+
+    def __init__(self) -> None:
+        self.applied_index = 1
+        self.commands: list[bytes] = []
+
+    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+        results: list[list[object]] = []
+        for batch in batches:
+            assert batch.index == self.applied_index + 1, "applied out of order"
+            start = len(self.commands)
+            self.commands.extend(batch.commands)
+            results.append(list(range(start, len(self.commands))))
+            self.applied_index = batch.index
+        return results
+
+
+class Outcome:
+    """What a client was told about one command."""
+
+    def __init__(self, command: bytes) -> None:
+        self.command = command
+        self.result: object = None
+        self.error: ClusterError | None = None
+        self.calls = 0
+
+    def __call__(self, result: object, error: ClusterError | None) -> None:
+        self.result, self.error = result, error
+        self.calls += 1
+
+    @property
+    def acknowledged(self) -> bool:
+        return self.calls == 1 and self.error is None
+
+
+class SimNode:
+    """One node's durable and volatile parts."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.machine = ListMachine()
+        self.group: RaftGroup | None = None
+        self.failure: BaseException | None = None
+
+
+class Cluster:
+    """Nodes named A, B, C, …, all connected and started; time stands still."""
+
+    def __init__(
+        self,
+        monkeypatch,
+        size: int = 3,
+        seed: int = 0,
+        limits: GroupLimits | None = None,
+        flow: FlowLimits | None = None,
+    ) -> None:
+        self.ids = [chr(ord("A") + i) for i in range(size)]
+        self.time = 1000.0
+        self.timing = RaftTiming()
+        self.limits = limits
+        self.flow = flow
+        self.rng = random.Random(seed)
+        self.network = MemoryNetwork(self.ids)
+        self.nodes = {name: SimNode() for name in self.ids}
+        self.outcomes: list[Outcome] = []
+        self.leaders: dict[int, str] = {}  # term -> leader, checked at every step
+        monkeypatch.setattr(upstream, "monotonicTime", lambda: self.time)
+        for name in self.ids:
+            self.start(name)
+
+    # --- Nodes ---------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        node = self.nodes[name]
+
+        def fail(error: BaseException) -> None:
+            node.failure = error
+
+        node.group = RaftGroup(
+            0,
+            name,
+            [other for other in self.ids if other != name],
+            node.log,
+            node.machine,
+            self.network.transport(name),
+            wake=lambda: None,
+            fail=fail,
+            rng=random.Random(self.rng.random()),
+            timing=self.timing,
+            limits=self.limits,
+            flow=self.flow,
+        )
+
+    def crash(self, name: str, keep_unsynced: int = 0) -> None:
+        """Power loss of one node: what was not fsynced is lost (but for a prefix of it),
+        and the applied state is thrown away and rebuilt from the log."""
+        node = self.nodes[name]
+        node.group = None
+        self.network.crash(name)
+        node.log = node.log.crash(keep_unsynced)
+        node.machine = ListMachine()
+
+    def restart(self, name: str) -> None:
+        self.start(name)
+        self.network.rejoin(name)
+
+    def group(self, name: str) -> RaftGroup:
+        group = self.nodes[name].group
+        assert group is not None, f"{name} is down"
+        return group
+
+    def core(self, name: str):
+        return self.group(name)._core
+
+    # --- Moving things ---------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+    def turn(self, name: str) -> None:
+        self.group(name).turn()
+        self.check()
+
+    def sync(self, name: str) -> None:
+        self.nodes[name].log.sync()
+
+    def up(self) -> list[str]:
+        return [name for name in self.ids if self.nodes[name].group is not None]
+
+    def settle(self, rounds: int = 5, seconds: float = 0.11, quiet: bool = False) -> None:
+        """Rounds of: time passes, every node turns, fsyncs and hears everything.
+
+        quiet: nobody starts an election.
+        """
+        for _ in range(rounds):
+            self.advance(seconds)
+            if quiet:
+                self.no_elections()
+            for _ in range(4):
+                for name in self.up():
+                    self.turn(name)
+                    self.sync(name)
+                self.network.deliver_all()
+            for name in self.up():
+                self.turn(name)
+
+    def no_elections(self, *names: str) -> None:
+        for name in names or self.up():
+            self.core(name)._SyncObj__raftElectionDeadline = self.time + 1e6
+
+    def elect(self, name: str) -> None:
+        """Make `name` the leader by a real election that skips the pre-vote."""
+        self.no_elections()
+        core = self.core(name)
+        for other in self.up():
+            self.core(other)._leader_heard_at = float("-inf")
+        core._pre_votes = set(self.ids)
+        core._campaign_if_supported()
+        self.settle(3, quiet=True)
+        assert self.leader() == name, f"{name} did not win"
+
+    def leader(self) -> str | None:
+        """The leader with the highest term, if any."""
+        leading = [name for name in self.up() if self.group(name).role().name == "leader"]
+        return max(leading, key=lambda name: self.core(name).term, default=None)
+
+    def put(self, name: str, command: bytes) -> Outcome:
+        outcome = Outcome(command)
+        self.outcomes.append(outcome)
+        self.group(name).submit(command, outcome)
+        return outcome
+
+    # --- Invariants --------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Election safety and state machine safety, at every step (Raft, figure 3)."""
+        longest: list[bytes] = []
+        for name in self.ids:
+            node = self.nodes[name]
+            if node.failure is not None:
+                raise AssertionError(f"{name} stopped") from node.failure
+            if node.group is not None and node.group.role().name == "leader":
+                term = self.core(name).term
+                assert self.leaders.setdefault(term, name) == name, f"two leaders in term {term}"
+            applied = node.machine.commands
+            shared = min(len(applied), len(longest))
+            assert applied[:shared] == longest[:shared], "state machines diverge"
+            if len(applied) > len(longest):
+                longest = applied
+
+    def check_healed(self) -> None:
+        """After healing: converged, every acknowledged command present exactly once, and
+        every definitely refused one absent."""
+        states = {name: self.nodes[name].machine.commands for name in self.ids}
+        reference = states[self.ids[0]]
+        assert all(state == reference for state in states.values()), "not converged"
+        assert len(set(reference)) == len(reference), "a command was applied twice"
+        present = set(reference)
+        for outcome in self.outcomes:
+            assert outcome.calls <= 1, "answered twice"
+            if outcome.acknowledged:
+                assert outcome.command in present, f"lost: {outcome.command!r}"
+            elif outcome.error is not None and outcome.error.definite:
+                assert outcome.command not in present, f"refused yet applied: {outcome.command!r}"

@@ -1,0 +1,404 @@
+"""Schedules that broke the stock library, on the safe core. Numbers are the audit's."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import messages
+from cluster.errors import NotLeader
+from cluster.group import GroupLimits
+from cluster.raft import FlowLimits
+from tests.simulation.harness import Cluster
+
+ONE_PER_ENTRY = GroupLimits(entry_commands_max=1)
+
+
+def grow(cluster: Cluster, name: str, prefix: str, count: int) -> list:
+    """Put commands one entry each, through to the log of `name` but not beyond."""
+    outcomes = []
+    for i in range(count):
+        outcomes.append(cluster.put(name, f"{prefix}{i}".encode()))
+        cluster.turn(name)
+        cluster.sync(name)
+    return outcomes
+
+
+def test_election_and_replication(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.settle(20)
+    leader = cluster.leader()
+    assert leader is not None
+    outcome = cluster.put(leader, b"x")
+    cluster.settle(2)
+    assert outcome.acknowledged
+    assert all(node.machine.commands == [b"x"] for node in cluster.nodes.values())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_clusters_of_any_size_elect_and_commit(monkeypatch, size):
+    cluster = Cluster(monkeypatch, size)
+    cluster.settle(30)
+    outcome = cluster.put(cluster.leader(), b"x")
+    cluster.settle(3)
+    assert outcome.acknowledged
+    cluster.check_healed()
+
+
+def test_commands_that_arrive_together_become_one_entry(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    before = cluster.nodes["A"].log.last_index
+    outcomes = [cluster.put("A", b"c%d" % i) for i in range(50)]
+    cluster.settle(2, quiet=True)
+    assert cluster.nodes["A"].log.last_index == before + 1
+    assert all(outcome.acknowledged for outcome in outcomes)
+    assert [outcome.result for outcome in outcomes] == list(range(50))
+
+
+def test_commands_wait_while_an_entry_is_being_fsynced(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    before = cluster.nodes["A"].log.last_index
+    cluster.put("A", b"first")
+    cluster.turn("A")
+    cluster.put("A", b"second")
+    cluster.turn("A")
+    cluster.put("A", b"third")
+    cluster.turn("A")
+    assert cluster.nodes["A"].log.last_index == before + 1
+    cluster.sync("A")
+    cluster.turn("A")
+    assert cluster.nodes["A"].log.last_index == before + 2
+
+
+def test_nothing_is_acknowledged_before_a_majority_has_fsynced(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.network.isolate("C")
+    outcome = cluster.put("A", b"x")
+    cluster.turn("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")  # B has the entry, not yet on disk
+    cluster.network.deliver("B", "A")
+    cluster.sync("A")
+    cluster.turn("A")
+    assert outcome.calls == 0
+    cluster.sync("B")
+    cluster.network.deliver("B", "A")
+    cluster.turn("A")
+    assert outcome.acknowledged
+
+
+def test_the_leader_does_not_count_its_own_unsynced_log(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.network.isolate("C")
+    outcome = cluster.put("A", b"x")
+    cluster.turn("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    cluster.sync("B")
+    cluster.network.deliver("B", "A")
+    cluster.turn("A")  # B has it durably, A does not
+    assert outcome.calls == 0
+    cluster.sync("A")
+    cluster.turn("A")
+    assert outcome.acknowledged
+
+
+def test_a_vote_is_durable_before_it_is_sent(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.no_elections()
+    core = cluster.core("A")
+    core._pre_votes = {"A", "B"}
+    core._campaign_if_supported()
+    cluster.turn("A")
+    assert not cluster.network.queue("A", "B"), "the request outran the candidate's own vote"
+    cluster.sync("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    assert not cluster.network.queue("B", "A")
+    cluster.sync("B")
+    kinds = [messages.decode(f.payload)["type"] for f in cluster.network.queue("B", "A")]
+    assert kinds == ["response_vote"]
+
+
+def test_a_crash_before_the_fsync_forgets_the_vote_and_its_answer(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.no_elections()
+    for name in ("A", "C"):
+        core = cluster.core(name)
+        core._pre_votes = {"A", "B", "C"}
+        core._campaign_if_supported()
+        cluster.turn(name)
+        cluster.sync(name)
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    cluster.crash("B")  # granted A in memory only
+    cluster.restart("B")
+    cluster.no_elections()
+    cluster.network.deliver_all()
+    assert cluster.leader() is None  # nobody ever got B's vote
+
+
+def test_p2_matching_entries_are_never_truncated(monkeypatch):
+    flow = FlowLimits(append_bytes_max=64, inflight_bytes_max=200)
+    cluster = Cluster(monkeypatch, limits=ONE_PER_ENTRY, flow=flow)
+    cluster.elect("A")
+    cluster.network.isolate("C")
+    grow(cluster, "A", "k" * 40, 12)
+    frames = []
+    for _ in range(20):
+        cluster.turn("A")
+        frames += [f for f in cluster.network.queue("A", "B")]
+        cluster.network.deliver("A", "B")
+        cluster.turn("B")
+        cluster.sync("B")
+        cluster.network.deliver("B", "A")
+    log = cluster.nodes["B"].log
+    last = log.last_index
+    assert last == cluster.nodes["A"].log.last_index
+    for frame in frames:  # every append again, oldest first: each is short of B's end
+        cluster.network.queue("A", "B").append(frame)
+        cluster.network.deliver("A", "B")
+        cluster.turn("B")
+        assert log.last_index == last
+    cluster.settle(3, quiet=True)
+    assert len(cluster.nodes["B"].machine.commands) == 12
+
+
+def test_an_append_commits_no_further_than_it_proves(monkeypatch):
+    """P1 for appends: a heartbeat must not commit a tail that it says nothing about."""
+    cluster = Cluster(monkeypatch, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    cluster.network.isolate("A")
+    stray = cluster.put("A", b"stray")
+    cluster.turn("A")
+    cluster.sync("A")
+    stray_index = cluster.nodes["A"].log.last_index
+    cluster.elect("B")
+    for i in range(5):
+        cluster.put("B", b"new%d" % i)
+        cluster.settle(1, quiet=True)
+    commit = cluster.core("B").commit_index
+    assert commit > stray_index
+    cluster.network.heal("A", "B")
+    heartbeat = messages.encode_append(cluster.core("B").term, commit, 1, 0, 0, ())
+    cluster.group("A").peer_message("B", heartbeat)
+    cluster.turn("A")
+    assert b"stray" not in cluster.nodes["A"].machine.commands
+    cluster.network.rejoin("A")
+    cluster.settle(5, quiet=True)
+    assert isinstance(stray.error, NotLeader)
+    cluster.check_healed()
+
+
+def test_p6_acks_of_an_earlier_term_do_not_count(monkeypatch):
+    cluster = Cluster(monkeypatch, 5, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    for other in "CDE":
+        cluster.network.cut("A", other)
+        cluster.network.cut("B", other)
+    grow(cluster, "A", "old", 4)
+    cluster.turn("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    cluster.sync("B")
+    kept = list(cluster.network.queue("B", "A"))
+    cluster.network.cut("A", "B")
+    cluster.elect_among = "CDE"
+    core = cluster.core("C")
+    cluster.no_elections()
+    core._pre_votes = set("CDE")
+    core._campaign_if_supported()
+    cluster.settle(3, quiet=True)
+    for other in "CDE":
+        cluster.network.heal("A", other)
+    cluster.settle(5, quiet=True)
+    cluster.network.cut("A", "C")
+    cluster.network.cut("C", "D")
+    cluster.network.cut("C", "E")
+    cluster.elect("A")
+    cluster.network.cut("A", "E")
+    new = grow(cluster, "A", "new", 3)
+    before = cluster.core("A").commit_index
+    for frame in kept:
+        cluster.group("A").peer_message("B", frame.payload)
+    cluster.turn("A")
+    assert cluster.core("A").commit_index == before
+    assert all(outcome.calls == 0 for outcome in new)
+
+
+def test_p9_a_vote_counts_once_per_sender(monkeypatch):
+    cluster = Cluster(monkeypatch, 5)
+    cluster.no_elections()
+    core = cluster.core("A")
+    core._pre_votes = set("ABC")
+    core._campaign_if_supported()
+    vote = messages.encode({"type": "response_vote", "term": core.term})
+    for _ in range(3):
+        cluster.group("A").peer_message("B", vote)
+    assert cluster.leader() is None
+    cluster.group("A").peer_message("Z", vote)  # not a member
+    assert cluster.leader() is None
+    cluster.group("A").peer_message("C", vote)
+    assert cluster.leader() == "A"
+
+
+def test_p10_a_half_connected_node_does_not_depose_the_leader(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.network.cut("A", "C")
+    term = cluster.core("A").term
+    for i in range(100):
+        for name in "AB":
+            cluster.no_elections(name)
+        cluster.advance(0.1)
+        for name in "ABC":
+            cluster.turn(name)
+            cluster.sync(name)
+        cluster.network.deliver_all()
+        if i % 10 == 0:
+            cluster.put("A", b"x%d" % i)
+    cluster.settle(1, quiet=True)
+    assert {cluster.core(name).term for name in "ABC"} == {term}
+    assert all(outcome.acknowledged for outcome in cluster.outcomes)
+
+
+def test_p11_a_leader_without_answers_steps_down(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.network.isolate("A")
+    cluster.advance(cluster.timing.election_seconds_max + 0.01)
+    cluster.turn("A")
+    assert cluster.group("A").role().name == "follower"
+    refused = cluster.put("A", b"x")
+    assert isinstance(refused.error, NotLeader)
+    assert refused.error.definite
+
+
+def read(cluster: Cluster, name: str) -> list:
+    answers: list = []
+    cluster.group(name).read_index(lambda index, error: answers.append((index, error)))
+    return answers
+
+
+def test_reads_share_one_round_and_wait_for_a_majority(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    first, second = read(cluster, "A"), read(cluster, "A")
+    cluster.turn("A")
+    assert not first
+    assert not second
+    assert len(cluster.network.queue("A", "B")) == 1
+    cluster.network.deliver_all()
+    cluster.turn("A")
+    commit = cluster.core("A").commit_index
+    assert first == second == [(commit, None)]
+
+
+def test_a_deposed_leader_never_confirms_a_read(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.network.isolate("A")
+    cluster.elect("B")
+    answers = read(cluster, "A")
+    cluster.turn("A")
+    assert not answers
+    cluster.network.rejoin("A")
+    cluster.settle(3, quiet=True)
+    assert len(answers) == 1
+    assert answers[0][0] is None
+
+
+def test_an_echo_of_an_earlier_round_does_not_confirm(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    read(cluster, "A")
+    cluster.turn("A")
+    cluster.network.deliver("A", "B")
+    stale = list(cluster.network.queue("B", "A"))
+    cluster.network.deliver_all()
+    cluster.turn("A")
+    answers = read(cluster, "A")
+    cluster.turn("A")
+    for frame in stale:
+        cluster.group("A").peer_message("B", frame.payload)
+    cluster.turn("A")
+    assert not answers
+
+
+def test_a_new_leader_answers_reads_only_after_its_no_op(monkeypatch):
+    cluster = Cluster(monkeypatch, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    written = cluster.put("A", b"v2")
+    cluster.turn("A")
+    cluster.sync("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    cluster.sync("B")
+    cluster.network.deliver("B", "A")
+    cluster.turn("A")
+    assert written.acknowledged
+    cluster.network.isolate("A")
+    core = cluster.core("B")
+    cluster.no_elections()
+    cluster.core("C")._leader_heard_at = float("-inf")
+    core._pre_votes = {"B", "C"}
+    core._campaign_if_supported()
+    cluster.turn("B")
+    cluster.sync("B")
+    cluster.network.deliver("B", "C")
+    cluster.turn("C")
+    cluster.sync("C")
+    cluster.network.deliver("C", "B")
+    assert cluster.group("B").role().name == "leader"
+    answers = read(cluster, "B")
+    cluster.turn("B")
+    assert not answers
+    cluster.settle(3, quiet=True)
+    assert answers[0][0] >= cluster.core("B")._SyncObj__noopIDx
+    assert cluster.nodes["B"].machine.commands == [b"v2"]
+
+
+def test_a_divergent_tail_costs_one_round_trip_per_term(monkeypatch):
+    cluster = Cluster(monkeypatch, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    cluster.network.isolate("A")
+    grow(cluster, "A", "stray", 30)
+    cluster.elect("B")
+    grow(cluster, "B", "good", 3)
+    cluster.settle(2, quiet=True)
+    cluster.network.rejoin("A")
+    cluster.settle(2, quiet=True)
+    assert cluster.nodes["A"].log.last_index == cluster.nodes["B"].log.last_index
+    cluster.settle(1, quiet=True)
+    cluster.check_healed()
+
+
+def test_losing_the_leaders_connection_brings_a_new_leader_soon(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.settle(2)
+    cluster.crash("A")
+    cluster.settle(6, seconds=0.05)
+    assert cluster.leader() in ("B", "C")
+
+
+def test_a_stalled_follower_is_sent_a_bounded_amount(monkeypatch):
+    flow = FlowLimits(append_bytes_max=1000, inflight_bytes_max=4000)
+    cluster = Cluster(monkeypatch, limits=ONE_PER_ENTRY, flow=flow)
+    cluster.elect("A")
+    for i in range(60):
+        cluster.put("A", b"%04d" % i + b"x" * 500)
+        cluster.turn("A")
+        cluster.sync("A")
+        cluster.network.deliver("A", "B")
+        cluster.turn("B")
+        cluster.sync("B")
+        cluster.network.deliver("B", "A")
+    queued = sum(len(frame.payload) for frame in cluster.network.queue("A", "C") if frame.bulk)
+    assert queued <= 4000 + 1000 + 500
+    cluster.settle(30, quiet=True)
+    cluster.check_healed()
+    assert all(outcome.acknowledged for outcome in cluster.outcomes)
