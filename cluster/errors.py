@@ -6,6 +6,7 @@ ClusterError
 ├── NoQuorum             definite: nothing was proposed, no leader can be confirmed
 ├── OutcomeUnknown       not definite: the command may still commit
 ├── PeerUnreachable      definite is set by the caller: was the request sent?
+├── RemoteCallFailed     a handler on the peer raised; definite is what its error said
 ├── HandshakeRefused     a peer failed to prove membership
 ├── CorruptLog           fail-stop: names file and offset
 └── StorageFailed        fail-stop: the disk refused a write or an fsync
@@ -50,6 +51,14 @@ class PeerUnreachable(ClusterError):
         self.definite = definite
 
 
+class RemoteCallFailed(ClusterError):
+    """The peer's handler of a call raised; the message names its error."""
+
+    def __init__(self, message: str, *, definite: bool) -> None:
+        super().__init__(message)
+        self.definite = definite
+
+
 class HandshakeRefused(ClusterError):
     """The peer, or this node, failed the handshake. The message says which check."""
 
@@ -64,4 +73,8 @@ class CorruptLog(ClusterError):
 
 
 class StorageFailed(ClusterError):
-    """The disk refused a write or an fsync; the node must stop."""
+    """The disk refused a write or an fsync; the node must stop. `errno` as the OS gave it."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno

@@ -3,8 +3,12 @@
 EngineError
 ├── InvalidArgument      names the field; nothing stored
 ├── Compacted            the revision asked for is no longer kept
-├── UnknownCommand       fail-stop: this build is too old for the log
-└── CorruptRecord        fail-stop: a record's checksum does not verify
+├── ReadersBusy          too many snapshots are open at once; retry
+├── UnknownCommand       fail-stop: this build cannot read the log
+├── UnknownFormat        fail-stop: this build cannot read the store
+├── CorruptRecord        fail-stop: a record's checksum does not verify
+├── StoreFull            fail-stop: the store reached `map_bytes`
+└── StoreFailed          fail-stop: the disk or the store refused an operation
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ class InvalidArgument(EngineError):
     def __init__(self, field: str, message: str, code: str = "INVALID_ARGUMENT") -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
-        self.code = code  # INVALID_ARGUMENT | KEY_TOO_LARGE | VALUE_TOO_LARGE
+        self.code = code  # INVALID_ARGUMENT | KEY_TOO_LARGE | VALUE_TOO_LARGE | BODY_TOO_LARGE
 
 
 class Compacted(EngineError):
@@ -31,9 +35,49 @@ class Compacted(EngineError):
         self.compacted_revision = compacted_revision
 
 
+class ReadersBusy(EngineError):
+    """As many snapshots are open as `readers_max` allows. Nothing was read; retry."""
+
+    def __init__(self, readers_max: int) -> None:
+        super().__init__(f"all {readers_max} readers (readers_max) are in use")
+        self.readers_max = readers_max
+
+
 class UnknownCommand(EngineError):
-    """A command of a version or kind that this build does not know: stop, never skip."""
+    """A command that this build cannot read: of an unknown version or kind, or malformed.
+
+    In the log it means stop, never skip.
+    """
+
+
+class UnknownFormat(EngineError):
+    """The store on disk is not one that this build can read: refuse to open it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot open the store {path}: {reason}")
+        self.path = path
 
 
 class CorruptRecord(EngineError):
-    """A stored record's checksum does not verify."""
+    """A stored record's checksum does not verify, or what it refers to is not there."""
+
+    def __init__(self, database: str, key: bytes, reason: str) -> None:
+        super().__init__(f"corrupt record in {database} at key {key[:64].hex()}: {reason}")
+        self.database = database
+        self.key = key
+
+
+class StoreFull(EngineError):
+    """The store has reached its size limit; the transaction was aborted whole."""
+
+    def __init__(self, path: str, map_bytes: int) -> None:
+        super().__init__(
+            f"the store {path} is full: it reached map_bytes = {map_bytes}; "
+            "raise storage.map_bytes and start the node again"
+        )
+        self.path = path
+        self.map_bytes = map_bytes
+
+
+class StoreFailed(EngineError):
+    """The disk or the store refused an operation; the transaction was aborted whole."""

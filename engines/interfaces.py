@@ -7,15 +7,22 @@ Times are UTC milliseconds since 1970. Keys and values are bytes.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 MIB = 1 << 20
+SUB_MAX = 0xFFFF  # positions within one revision, stored in 16 bits
+PHYSICAL_KEY_BYTES_MAX = 511  # LMDB's compiled-in bound on a key
+INTEGER_MAX = (1 << 63) - 1  # of versions, revisions and times
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds that shape replicated state: every node of a cluster must hold the same."""
+    """Bounds that shape replicated state: every node of a cluster must hold the same.
+
+    They are themselves replicated state: a change arrives through the log (see
+    `command.Configure`), so that all replicas switch at the same entry.
+    """
 
     namespace_bytes_max: int = 64  # bytes
     session_bytes_max: int = 256  # bytes
@@ -24,13 +31,42 @@ class Limits:
     content_type_bytes_max: int = 256  # bytes
     request_id_bytes_max: int = 128  # bytes
     txn_ops_max: int = 128  # operations (compares and branches each)
-    txn_bytes_max: int = 16 * MIB  # bytes of one encoded command
+    txn_bytes_max: int = 16 * MIB  # bytes of keys and values of one transaction, or of its gets
+    ttl_ms_max: int = 3650 * 86_400_000  # milliseconds a record may be given to live
     history_versions_max: int = 16  # retained versions per key, the newest included
     history_bytes_max: int = 32 * MIB  # retained value bytes per key, the newest always kept
     watch_window_changes_max: int = 100_000  # changes a watch may resume over
     watch_window_bytes_max: int = 256 * MIB  # bytes of those changes
     request_ids_max: int = 100_000  # remembered request ids per group
+    request_bytes_max: int = 64 * MIB  # bytes of their remembered results
     expire_batch_max: int = 500  # records per expiry command
+
+    def problems(self) -> list[str]:
+        """Every way in which these limits cannot work; [] when they can."""
+        found = [
+            f"{field.name} is {value!r}; it must be a whole number of at least 1"
+            for field in fields(self)
+            if type(value := getattr(self, field.name)) is not int or value < 1
+        ]
+        if found:
+            return found
+        names = self.namespace_bytes_max + 1
+        for maximum, name, value in (
+            (PHYSICAL_KEY_BYTES_MAX - names, "session_bytes_max", self.session_bytes_max),
+            (PHYSICAL_KEY_BYTES_MAX - names, "request_id_bytes_max", self.request_id_bytes_max),
+            (255, "namespace_bytes_max", self.namespace_bytes_max),
+            (0xFFFF, "key_bytes_max", self.key_bytes_max),
+            (0xFFFF, "content_type_bytes_max", self.content_type_bytes_max),
+            (1024 * MIB, "value_bytes_max", self.value_bytes_max),
+            (1024 * MIB, "txn_bytes_max", self.txn_bytes_max),
+            (SUB_MAX, "txn_ops_max", self.txn_ops_max),
+            (SUB_MAX, "expire_batch_max", self.expire_batch_max),
+            (1024, "history_versions_max", self.history_versions_max),
+            (INTEGER_MAX // 2, "ttl_ms_max", self.ttl_ms_max),
+        ):
+            if value > maximum:
+                found.append(f"{name} is {value}; it can be at most {maximum}")
+        return found
 
 
 class ChangeKind(enum.IntEnum):
@@ -47,6 +83,7 @@ class ChangeId(NamedTuple):
     One command takes one revision however many records it changes (etcd's main and
     sub revision), so a transaction's changes share it. Revisions grow by one per
     command that changed something, in apply order, equal on every replica.
+    "After the whole of revision R" is ChangeId(R, SUB_MAX).
     """
 
     revision: int
@@ -137,7 +174,12 @@ class ExpireResult:
     expired: int  # records removed
 
 
-Result = PutResult | DeleteResult | TxnResult | ExpireResult | Rejected
+@dataclass(frozen=True, slots=True)
+class ConfigureResult:
+    changed: bool  # False: the limits already were these
+
+
+Result = PutResult | DeleteResult | TxnResult | ExpireResult | ConfigureResult | Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +212,8 @@ class StateStats:
     applied_index: int
     revision: int
     compacted_revision: int  # a watch may resume from this revision or later
-    keys: int
-    value_bytes: int
-    changes: int
+    keys: int  # live records
+    value_bytes: int  # of live records
+    changes: int  # kept for history or watch
     request_ids: int
-    map_bytes_used: int
+    map_bytes_used: int  # pages that hold data, of the store's map_bytes

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NoReturn
 
-from engines.command import Command, Expire, encode
+from engines.command import Command, Configure, Expire, encode
 from engines.state_machine import StateMachine
 
 from cluster.errors import (
@@ -70,7 +70,7 @@ class Router:
         OVERLOADED or OUTCOME_UNKNOWN, whose `definite` says whether it may have applied.
         """
         encoded = encode(command)
-        repeatable = isinstance(command, Expire) or command.request_id is not None
+        repeatable = isinstance(command, Expire | Configure) or command.request_id is not None
         applied_perhaps = False
         while True:
             try:
@@ -203,7 +203,12 @@ class Router:
         if self._machine.applied_index >= index:
             return
         future: asyncio.Future[None] = self._loop.create_future()
-        self._group.when_applied(index, lambda: future.done() or future.set_result(None))
+
+        def done() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self._group.when_applied(index, done)
         try:
             async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
                 await future

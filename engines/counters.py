@@ -1,0 +1,71 @@
+"""The state's counters: one record, rewritten once per apply.
+
+They are part of the replicated state: computed from the entries alone, equal on every
+replica at the same applied index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+from struct import Struct
+from struct import error as StructError
+
+from engines.errors import CorruptRecord
+from engines.interfaces import ChangeId
+from engines.layout import pack_u64, seal, unseal
+from engines.store import Databases, Transaction
+
+COUNTERS_KEY = b"counters"
+
+
+@dataclass(slots=True)
+class Counters:
+    """Invariant: floor <= (revision, any); window_changes counts the changes after floor."""
+
+    applied_index: int = 0
+    applied_term: int = 0
+    revision: int = 0  # of the newest change
+    floor_revision: int = 0  # the sweep has passed every change up to
+    floor_sub: int = 0  # … (floor_revision, floor_sub), inclusive
+    next_id: int = 1  # of directories and roots; never used again
+    keys: int = 0  # live records
+    value_bytes: int = 0  # of live records
+    graves: int = 0  # deleted keys that are still remembered
+    changes: int = 0  # records in `changes`
+    window_changes: int = 0  # of these, after the floor
+    window_bytes: int = 0  # bytes of the records after the floor
+    request_first: int = 1  # oldest remembered request id
+    request_next: int = 1  # number of the next one
+    request_bytes: int = 0  # bytes of the remembered records
+
+    @property
+    def floor(self) -> ChangeId:
+        return ChangeId(self.floor_revision, self.floor_sub)
+
+    @property
+    def request_ids(self) -> int:
+        return self.request_next - self.request_first
+
+    def allocate(self) -> bytes:
+        """A directory id that was never used before."""
+        self.next_id += 1
+        return pack_u64(self.next_id - 1)
+
+
+_LAYOUT = Struct(f">{len(fields(Counters))}Q")
+
+
+def load_counters(txn: Transaction, databases: Databases) -> Counters:
+    """The counters of the state; those of an empty state if there are none."""
+    record = txn.get(COUNTERS_KEY, db=databases.meta)
+    if record is None:
+        return Counters()
+    try:
+        return Counters(*_LAYOUT.unpack(unseal("meta", COUNTERS_KEY, record)))
+    except StructError as error:
+        raise CorruptRecord("meta", COUNTERS_KEY, str(error)) from error
+
+
+def save_counters(txn: Transaction, databases: Databases, counters: Counters) -> None:
+    body = _LAYOUT.pack(*astuple(counters))
+    txn.put(COUNTERS_KEY, seal(COUNTERS_KEY, body), db=databases.meta)

@@ -1,0 +1,223 @@
+"""The replicated state: entries in, results out.
+
+`apply` is a function of entry and state. One call is one write transaction that holds
+the effects, the applied index, the counters and the request ids; it is kept whole or
+not at all. Entries at or below the applied index are skipped, so that a log may be
+replayed over a state that is ahead of it. However entries are batched, and wherever
+the process restarts between them, the bytes in the store are the same.
+
+Threads: everything here is called by the one thread that writes; `revision` and
+`applied_index` may be read from any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from engines.command import Command, Configure, Delete, Expire, Put, Txn, decode, encode
+from engines.counters import Counters, load_counters, save_counters
+from engines.errors import CorruptRecord, InvalidArgument, UnknownCommand
+from engines.interfaces import (
+    Change,
+    ConfigureResult,
+    Limits,
+    RejectCode,
+    Rejected,
+    Result,
+    StateStats,
+)
+from engines.kv import KvEngine, KvReader
+from engines.layout import seal, unseal
+from engines.requests import RequestTable
+from engines.store import Databases, Store, Transaction
+from engines.validation import validate
+
+LIMITS_KEY = b"limits"
+
+
+class Batch(Protocol):
+    """The commands of one committed entry."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def term(self) -> int: ...
+
+    @property
+    def commands(self) -> Sequence[bytes]: ...
+
+
+class StateMachine:
+    """The state of one group, in `store`."""
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        on_changes: Callable[[Sequence[Change]], None] | None = None,
+    ) -> None:
+        """`limits`: those of a state that is still empty. They become part of it.
+
+        Afterwards limits change through the log alone (Configure): if each replica
+        followed its own configuration file, replaying one log would give two states.
+        `on_changes` hears the changes of each apply, with values, after its commit and
+        on the same thread; it may be replaced at any time.
+        Raises InvalidArgument for limits that cannot work, CorruptRecord.
+        """
+        problems = limits.problems()
+        if problems:
+            raise InvalidArgument("limits", "; ".join(problems))
+        self.on_changes = on_changes
+        self._store = store
+        with store.write() as txn:
+            counters = load_counters(txn, store.databases)
+            stored = _load_limits(txn, store.databases)
+            if stored is None:
+                _save_limits(txn, store.databases, limits)
+        self._limits = stored or limits
+        self._applied_index = counters.applied_index
+        self._applied_term = counters.applied_term
+        self._revision = counters.revision
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the last entry whose effects are in the state (0: none)."""
+        return self._applied_index
+
+    @property
+    def applied_term(self) -> int:
+        """Term of that entry."""
+        return self._applied_term
+
+    @property
+    def revision(self) -> int:
+        """Revision of the newest change."""
+        return self._revision
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force. A leader configured otherwise proposes Configure."""
+        return self._limits
+
+    def apply(self, batches: Sequence[Batch]) -> list[list[object]]:
+        """Apply committed entries, in order, in one transaction.
+
+        Returns one list per batch with one Result per command; None in place of each
+        result of an entry that was applied before. A refusal is a result.
+        Raises what must stop the node, with nothing applied: UnknownCommand, StoreFull,
+        StoreFailed, CorruptRecord. What `on_changes` raises passes through, after the
+        commit.
+        """
+        changes: list[Change] | None = None if self.on_changes is None else []
+        store = self._store
+        with store.write() as txn:
+            application = _Application(txn, store.databases, self._limits, changes)
+            results = [application.run(batch) for batch in batches]
+            application.finish()
+        counters = application.counters
+        self._limits = application.limits
+        self._applied_index = counters.applied_index
+        self._applied_term = counters.applied_term
+        self._revision = counters.revision
+        if changes and self.on_changes is not None:
+            self.on_changes(changes)
+        return results
+
+    def stats(self) -> StateStats:
+        """Figures as of the last commit. Any thread."""
+        with self._store.read() as snapshot:
+            return KvReader(snapshot).stats()
+
+    def close(self) -> None:
+        """Close the store. Idempotent."""
+        self._store.close()
+
+
+class _Application:
+    """One apply: its transaction, and what it has changed so far."""
+
+    def __init__(
+        self,
+        txn: Transaction,
+        databases: Databases,
+        limits: Limits,
+        changes: list[Change] | None,
+    ) -> None:
+        self.counters: Counters = load_counters(txn, databases)
+        self.limits = limits
+        self._txn = txn
+        self._databases = databases
+        self._kv = KvEngine(txn, databases, self.counters, changes)
+        self._requests = RequestTable(txn, databases, self.counters)
+        self._advanced = False
+
+    def run(self, batch: Batch) -> list[object]:
+        counters = self.counters
+        if batch.index <= counters.applied_index:
+            return [None] * len(batch.commands)
+        try:
+            results: list[object] = [self._execute(decode(data)) for data in batch.commands]
+        except UnknownCommand as error:
+            raise UnknownCommand(f"entry {batch.index}: {error}") from error
+        counters.applied_index = batch.index
+        counters.applied_term = batch.term
+        self._advanced = True
+        return results
+
+    def finish(self) -> None:
+        if self._advanced:
+            save_counters(self._txn, self._databases, self.counters)
+
+    def _execute(self, command: Command) -> Result:
+        try:
+            validate(command, self.limits)
+        except InvalidArgument as error:
+            return Rejected(RejectCode.LIMIT_EXCEEDED, str(error))
+        if isinstance(command, Expire):
+            return self._kv.expire(command, self.limits)
+        if isinstance(command, Configure):
+            return self._configure(command.limits)
+        request_id = command.request_id
+        if request_id is None:
+            return self._write(command)
+        result = self._requests.recall(command.namespace, request_id, command)
+        if result is not None:
+            return result
+        result = self._write(command)
+        if not isinstance(result, Rejected) or result.code is RejectCode.VERSION_CONFLICT:
+            self._requests.remember(command.namespace, request_id, command, result, self.limits)
+        return result
+
+    def _write(self, command: Put | Delete | Txn) -> Result:
+        match command:
+            case Put():
+                return self._kv.put(command, self.limits)
+            case Delete():
+                return self._kv.delete(command, self.limits)
+            case Txn():
+                return self._kv.txn(command, self.limits)
+
+    def _configure(self, limits: Limits) -> ConfigureResult:
+        changed = limits != self.limits
+        if changed:
+            _save_limits(self._txn, self._databases, limits)
+            self.limits = limits
+        return ConfigureResult(changed)
+
+
+def _load_limits(txn: Transaction, databases: Databases) -> Limits | None:
+    record = txn.get(LIMITS_KEY, db=databases.meta)
+    if record is None:
+        return None
+    # Stored as the command that would set them, which has a version and checks types.
+    command = decode(unseal("meta", LIMITS_KEY, record))
+    if not isinstance(command, Configure):
+        raise CorruptRecord("meta", LIMITS_KEY, "not limits")
+    return command.limits
+
+
+def _save_limits(txn: Transaction, databases: Databases, limits: Limits) -> None:
+    body = encode(Configure(limits))
+    txn.put(LIMITS_KEY, seal(LIMITS_KEY, body), db=databases.meta)

@@ -1,0 +1,212 @@
+"""What a command may hold: checked by the proposer, and again by `apply`.
+
+The proposer's check gives callers an error that names the field. The same check in
+`apply` (against the limits in the state) keeps what slipped past an older or differently
+configured proposer out of every replica alike.
+Field names in errors are those of the HTTP API (docs/http-api.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from engines.errors import InvalidArgument
+from engines.interfaces import INTEGER_MAX, Limits
+from engines.mutations import (
+    Command,
+    Compare,
+    CompareOp,
+    CompareTarget,
+    Configure,
+    Delete,
+    Expire,
+    Put,
+    Txn,
+    TxnGet,
+    TxnOp,
+    TxnPut,
+)
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]+").fullmatch
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
+_PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*").fullmatch
+
+
+def validate(command: Command, limits: Limits) -> None:
+    """Raises InvalidArgument, naming the first field at fault."""
+    match command:
+        case Put():
+            validate_namespace(command.namespace, limits)
+            validate_session(command.session, limits)
+            validate_key(command.key, limits)
+            _validate_value(command.value, command.content_type, limits)
+            _validate_stamps(command.now_ms, command.expires_ms, limits)
+            _validate_condition(command.if_version, command.request_id, limits)
+        case Delete():
+            validate_namespace(command.namespace, limits)
+            validate_session(command.session, limits)
+            validate_key(command.key, limits)
+            _validate_stamps(command.now_ms, None, limits)
+            _validate_condition(command.if_version, command.request_id, limits)
+        case Txn():
+            _validate_txn(command, limits)
+        case Expire():
+            _validate_expire(command, limits)
+        case Configure():
+            problems = command.limits.problems()
+            if problems:
+                raise InvalidArgument("limits", "; ".join(problems))
+
+
+def validate_namespace(namespace: str, limits: Limits) -> None:
+    """1..namespace_bytes_max of A-Z a-z 0-9 . _ -, not "." or "..". Raises InvalidArgument."""
+    if not _NAMESPACE(namespace) or namespace in (".", ".."):
+        raise InvalidArgument(
+            "namespace", "must be made of A-Z a-z 0-9 . _ - and be neither . nor .."
+        )
+    if len(namespace) > limits.namespace_bytes_max:
+        raise InvalidArgument(
+            "namespace", f"is {len(namespace)} bytes; at most {limits.namespace_bytes_max}"
+        )
+
+
+def validate_session(session: str, limits: Limits) -> None:
+    """1..session_bytes_max of UTF-8 without control characters. Raises InvalidArgument."""
+    if not session:
+        raise InvalidArgument("session", "must not be empty")
+    if _CONTROL(session):
+        raise InvalidArgument("session", "must not hold control characters")
+    try:
+        size = len(session.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("session", "is not text that UTF-8 can hold") from error
+    if size > limits.session_bytes_max:
+        raise InvalidArgument("session", f"is {size} bytes; at most {limits.session_bytes_max}")
+
+
+def validate_key(key: bytes, limits: Limits, field: str = "key") -> None:
+    """1..key_bytes_max of any bytes. Raises InvalidArgument, code KEY_TOO_LARGE if longer."""
+    if not key:
+        raise InvalidArgument(field, "must not be empty")
+    if len(key) > limits.key_bytes_max:
+        raise InvalidArgument(
+            field, f"is {len(key)} bytes; at most {limits.key_bytes_max}", "KEY_TOO_LARGE"
+        )
+
+
+def _validate_value(value: bytes, content_type: str, limits: Limits, prefix: str = "") -> None:
+    if len(value) > limits.value_bytes_max:
+        raise InvalidArgument(
+            f"{prefix}value",
+            f"is {len(value)} bytes; at most {limits.value_bytes_max}",
+            "VALUE_TOO_LARGE",
+        )
+    # It is given back as an HTTP header: a line break in it would forge another header.
+    if not _PRINTABLE_ASCII(content_type):
+        raise InvalidArgument(f"{prefix}content_type", "must be printable ASCII")
+    if len(content_type) > limits.content_type_bytes_max:
+        raise InvalidArgument(
+            f"{prefix}content_type",
+            f"is {len(content_type)} bytes; at most {limits.content_type_bytes_max}",
+        )
+
+
+def _validate_stamps(now_ms: int, expires_ms: int | None, limits: Limits, prefix: str = "") -> None:
+    if not 0 <= now_ms <= INTEGER_MAX // 2:
+        raise InvalidArgument("now_ms", "is not a time in milliseconds since 1970")
+    if expires_ms is not None and not 0 < expires_ms - now_ms <= limits.ttl_ms_max:
+        raise InvalidArgument(
+            f"{prefix}ttl_seconds",
+            f"must be more than 0 and at most {limits.ttl_ms_max // 1000}",
+        )
+
+
+def _validate_condition(if_version: int | None, request_id: str | None, limits: Limits) -> None:
+    if if_version is not None and not 0 <= if_version <= INTEGER_MAX:
+        raise InvalidArgument("if_version", "must be a whole number of at least 0")
+    if request_id is None:
+        return
+    if not request_id or not _PRINTABLE_ASCII(request_id):
+        raise InvalidArgument("request_id", "must be printable ASCII and not empty")
+    if len(request_id) > limits.request_id_bytes_max:
+        raise InvalidArgument(
+            "request_id", f"is {len(request_id)} bytes; at most {limits.request_id_bytes_max}"
+        )
+
+
+def _validate_txn(txn: Txn, limits: Limits) -> None:
+    validate_namespace(txn.namespace, limits)
+    validate_session(txn.session, limits)
+    _validate_stamps(txn.now_ms, None, limits)
+    _validate_condition(None, txn.request_id, limits)
+    for name, items in (("compare", txn.compare), ("then", txn.then), ("else", txn.otherwise)):
+        if len(items) > limits.txn_ops_max:
+            raise InvalidArgument(name, f"holds {len(items)}; at most {limits.txn_ops_max}")
+    for place, compare in enumerate(txn.compare):
+        _validate_compare(compare, f"compare[{place}].", limits)
+    size = sum(len(c.key) + _value_bytes(c) for c in txn.compare)
+    for name, branch in (("then", txn.then), ("else", txn.otherwise)):
+        size += _validate_branch(branch, name, txn.now_ms, limits)
+    if size > limits.txn_bytes_max:
+        raise InvalidArgument(
+            "then",
+            f"the transaction's keys and values are {size} bytes; at most {limits.txn_bytes_max}",
+            "BODY_TOO_LARGE",
+        )
+
+
+def _value_bytes(compare: Compare) -> int:
+    return len(compare.value) if isinstance(compare.value, bytes) else 8
+
+
+def _validate_compare(compare: Compare, prefix: str, limits: Limits) -> None:
+    validate_key(compare.key, limits, f"{prefix}key")
+    value = compare.value
+    match compare.target:
+        case CompareTarget.VERSION | CompareTarget.REVISION:
+            if type(value) is not int or not 0 <= value <= INTEGER_MAX:
+                raise InvalidArgument(f"{prefix}value", "must be a whole number of at least 0")
+        case CompareTarget.VALUE:
+            if type(value) is not bytes:
+                raise InvalidArgument(f"{prefix}value", "must be bytes")
+            if len(value) > limits.value_bytes_max:
+                raise InvalidArgument(
+                    f"{prefix}value",
+                    f"is {len(value)} bytes; at most {limits.value_bytes_max}",
+                    "VALUE_TOO_LARGE",
+                )
+        case CompareTarget.EXISTS:
+            if type(value) is not bool:
+                raise InvalidArgument(f"{prefix}value", "must be true or false")
+            if compare.op not in (CompareOp.EQ, CompareOp.NE):
+                raise InvalidArgument(f"{prefix}op", "must be == or != with exists")
+
+
+def _validate_branch(branch: Sequence[TxnOp], name: str, now_ms: int, limits: Limits) -> int:
+    """Returns the branch's bytes of keys and values."""
+    size = 0
+    written: set[bytes] = set()
+    for place, op in enumerate(branch):
+        prefix = f"{name}[{place}]."
+        validate_key(op.key, limits, f"{prefix}key")
+        size += len(op.key)
+        if isinstance(op, TxnGet):
+            continue
+        if isinstance(op, TxnPut):
+            _validate_value(op.value, op.content_type, limits, prefix)
+            _validate_stamps(now_ms, op.expires_ms, limits, prefix)
+            size += len(op.value)
+        # One change of a record per revision: history and watch name a change by revision.
+        if op.key in written:
+            raise InvalidArgument(f"{prefix}key", "is written twice in one branch")
+        written.add(op.key)
+    return size
+
+
+def _validate_expire(expire: Expire, limits: Limits) -> None:
+    _validate_stamps(expire.now_ms, None, limits)
+    if len(expire.due) > limits.expire_batch_max:
+        raise InvalidArgument("due", f"holds {len(expire.due)}; at most {limits.expire_batch_max}")
+    # The names are not checked: a record must be able to expire after its limits shrank,
+    # and a name that cannot be is merely not found.

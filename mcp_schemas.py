@@ -1,0 +1,235 @@
+"""What the MCP tools take and answer: argument types and answer models.
+
+Field names of `memory_distribute` and `memory_health_check` follow the guide (camelCase on
+the wire); all others are snake_case, as in the HTTP API. An absent figure is null, never a guess.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+LIST_LIMIT_MAX = 200  # items of one answer; 200 keys of 4 KiB are more than an agent wants to read
+LIST_LIMIT_DEFAULT = 50
+TTL_SECONDS_MAX = 10 * 365 * 86_400  # ten years, the HTTP API's bound
+TIMEOUT_MS_MIN, TIMEOUT_MS_MAX, TIMEOUT_MS_DEFAULT = 1000, 30_000, 5000  # the guide's
+
+
+def _not_bool(value: object) -> object:
+    # pydantic would read `true` as 1, and a version of 1 guards something else than was meant.
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+_Number = BeforeValidator(_not_bool)
+Count = Annotated[int, _Number]
+
+Namespace = Annotated[
+    str, Field(min_length=1, max_length=64, description="Tenant or application: A-Z a-z 0-9 . _ -")
+]
+Session = Annotated[
+    str, Field(min_length=1, max_length=256, description="Named group of keys, such as a task")
+]
+Key = Annotated[str, Field(min_length=1, max_length=4096, description="Name of the record")]
+Value = Annotated[Any, Field(description="Any JSON value; it comes back with the same type")]
+Consistency = Annotated[
+    Literal["linearizable", "leader", "stale"],
+    Field(description="linearizable: newest acknowledged value; stale: fastest, may lag"),
+]
+ExpectVersion = Annotated[
+    int | None,
+    _Number,
+    Field(ge=0, description="Write only if the record has this version; 0: only if it is absent"),
+]
+TtlSeconds = Annotated[
+    float | None, _Number, Field(gt=0, le=TTL_SECONDS_MAX, description="Forget after this time")
+]
+Offset = Annotated[
+    int, _Number, Field(ge=0, description="Byte to start at: next_offset of a truncated answer")
+]
+Limit = Annotated[int, _Number, Field(ge=1, le=LIST_LIMIT_MAX)]
+Cursor = Annotated[str | None, Field(description="next_cursor of the previous answer")]
+AtRevision = Annotated[
+    int | None, _Number, Field(ge=1, description="Only the value as it was at this revision")
+]
+Timeout = Annotated[
+    int,
+    _Number,
+    Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX, description="Milliseconds"),
+]
+Component = Literal["coordinator", "optimizer", "backends", "all"]
+
+Encoding = Literal["json", "utf-8", "base64"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GetAnswer(_Answer):
+    found: bool
+    value: Any = Field(None, description="null if not found; text or base64 if truncated")
+    encoding: Encoding | None = None
+    content_type: str | None = None
+    version: int | None = None
+    revision: int | None = Field(None, description="Of the record's last change")
+    size: int | None = Field(None, description="Bytes of the whole value")
+    truncated: bool = False
+    next_offset: int | None = None
+    expires_at: str | None = None
+    served_by: str | None = None
+
+
+class PutAnswer(_Answer):
+    version: int
+    revision: int
+
+
+class DeleteAnswer(_Answer):
+    deleted: bool = Field(description="false: there was nothing to delete")
+    version: int | None = Field(description="The version that ended")
+    revision: int | None
+
+
+class ListItem(_Answer):
+    """One key; `value` and `encoding` only when values were asked for."""
+
+    key: str
+    version: int
+    revision: int
+    size: int
+    content_type: str
+    updated_at: str
+    expires_at: str | None = None
+    value: Any = None
+    encoding: Encoding | None = None
+    truncated: bool = Field(False, description="The value is cut: read the rest with get")
+
+
+class ListAnswer(_Answer):
+    """Exactly one of the three lists is filled."""
+
+    keys: list[ListItem] | None = None
+    sessions: list[str] | None = None
+    namespaces: list[str] | None = None
+    truncated: bool = Field(description="There is more: call again with next_cursor")
+    next_cursor: str | None = None
+    revision: int | None = None
+
+
+class HistoryItem(_Answer):
+    type: Literal["put", "delete", "expire"]
+    version: int
+    revision: int
+    time: str | None
+    size: int | None = None
+    content_type: str | None = None
+    value: Any = None
+    encoding: Encoding | None = None
+    truncated: bool = False
+
+
+class HistoryAnswer(_Answer):
+    items: list[HistoryItem] = Field(description="Newest first")
+    compacted: bool = Field(description="Older versions existed and are no longer kept")
+    truncated: bool = Field(description="There is more: call again with next_cursor")
+    next_cursor: str | None = None
+
+
+class _Guide(_Answer):
+    """Answers of the guide's tools: camelCase on the wire."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class Decision(_Guide):
+    """What the cluster did: an id that names the place in its history, and who takes part."""
+
+    id: str = Field(description="<cluster>/<revision>")
+    status: Literal["completed"]
+    participants: list[str] | None = Field(description="Nodes healthy now; null: not known")
+    timestamp: str = Field(description="When the answer was given, UTC")
+
+
+class DistributeResult(_Guide):
+    found: bool = Field(description="read: the key exists; delete: it existed")
+    value: Any = None
+    encoding: Encoding | None = None
+    truncated: bool = False
+    version: int | None = None
+    revision: int | None = None
+    served_by: str | None = None
+
+
+class DistributeAnswer(_Guide):
+    operation: Literal["read", "write", "delete"]
+    session_id: str
+    key: str
+    decision: Decision
+    consistency: Literal["eventual", "strong", "weak"]
+    result: DistributeResult
+
+
+class CoordinatorHealth(_Guide):
+    status: Literal["healthy", "degraded", "critical"]
+    details: dict[str, Any] | None = None
+
+
+class OptimizerHealth(_Guide):
+    status: Literal["not_initialized"]
+    metrics: None = Field(None, description="Nothing is measured yet")
+    details: dict[str, Any] | None = None
+
+
+class BackendsHealth(_Guide):
+    total: int | None
+    healthy: int | None
+    details: list[dict[str, Any]] | None = None
+
+
+class Components(_Guide):
+    """Components that were not asked for are null."""
+
+    coordinator: CoordinatorHealth | None = None
+    optimizer: OptimizerHealth | None = None
+    backends: BackendsHealth | None = None
+
+
+class HealthAnswer(_Guide):
+    overall: Literal["healthy", "degraded", "critical"]
+    timestamp: str
+    components: Components
+    issues: list[str]
+    recommendations: list[str]
+
+
+def explain(cause: object) -> str | None:
+    """One line per argument that was refused, or None if `cause` is no such refusal."""
+    if not isinstance(cause, ValidationError):
+        return None
+    lines = []
+    for error in cause.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in error["loc"]) or "arguments"
+        if error["type"] == "extra_forbidden":
+            lines.append(f"{name}: there is no such argument")
+        else:
+            lines.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}")
+    return "; ".join(lines)
+
+
+def without_titles(schema: Any) -> Any:
+    """The schema without pydantic's generated titles: they repeat the names and cost tokens."""
+    if isinstance(schema, list):
+        return [without_titles(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {}
+    for name, item in schema.items():
+        if name == "properties":
+            kept[name] = {field: without_titles(inner) for field, inner in item.items()}
+        elif name != "title" or not isinstance(item, str):
+            kept[name] = without_titles(item)
+    return kept

@@ -1,0 +1,375 @@
+"""Between typed values and the HTTP API's wire shapes. Pure: no I/O, no state.
+
+Whatever a node says that the API does not document becomes an InternalError which
+names what was odd, so that no caller meets a KeyError from inside.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar, cast
+from urllib.parse import quote
+
+from node.client_types import (
+    BYTES,
+    TEXT,
+    BatchDelete,
+    BatchGet,
+    BatchOperation,
+    BatchPut,
+    BatchResult,
+    ChangeType,
+    DeleteResult,
+    Event,
+    EventId,
+    GetResult,
+    HistoryItem,
+    HistoryPage,
+    Item,
+    NamePage,
+    Page,
+    PutResult,
+    TxnResult,
+    Value,
+)
+from node.errors import (
+    BadRequest,
+    CompactedError,
+    Conflict,
+    DeadlineExceeded,
+    HivememError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
+
+T = TypeVar("T")
+Fields = dict[str, object]
+
+ERRORS: Mapping[int, type[HivememError]] = {
+    400: BadRequest,
+    401: Unauthenticated,
+    404: NotFound,
+    405: MethodNotAllowed,
+    409: Conflict,
+    410: CompactedError,
+    413: BadRequest,
+    500: InternalError,
+    502: Unavailable,  # a proxy between us and the node
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+
+
+def path(*names: str) -> str:
+    """Percent-encode each name and join by `/`.
+
+    Everything but unreserved characters is encoded, `/` too; so keys such as `a//b`, `%2F`
+    and NUL arrive as they are. A name of dots only has its dots encoded, since they are
+    unreserved and a proxy would take `..` for a step up.
+    """
+    return "/".join(_encoded(name) for name in names)
+
+
+def _encoded(name: str) -> str:
+    text = quote(name, safe="")
+    return text.replace(".", "%2E") if text in (".", "..") else text
+
+
+def query(parameters: Mapping[str, object]) -> str:
+    """Parameters that are not None, as `a=1&b=2`; booleans as true and false."""
+    return "&".join(
+        f"{name}={quote(_parameter(value), safe='')}"
+        for name, value in parameters.items()
+        if value is not None
+    )
+
+
+def _parameter(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # repr of a float such as 1e-07 is no plain decimal; nine places are finer than 1 ms.
+    return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def body_of(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def content_type_of(value: bytes | str, content_type: str | None) -> str:
+    if content_type is not None:
+        return content_type
+    return TEXT if isinstance(value, str) else BYTES
+
+
+def encoded_value(value: bytes | str) -> Fields:
+    """`{"value", "encoding"}`: text where the bytes are UTF-8, base64 otherwise."""
+    if isinstance(value, str):
+        return {"value": value, "encoding": "utf-8"}
+    try:
+        return {"value": value.decode(), "encoding": "utf-8"}
+    except UnicodeDecodeError:
+        return {"value": base64.b64encode(value).decode("ascii"), "encoding": "base64"}
+
+
+def decoded_value(value: str, encoding: str) -> bytes:
+    """Raises: ValueError for an unknown encoding or bad base64."""
+    if encoding == "utf-8":
+        return value.encode()
+    if encoding == "base64":
+        return base64.b64decode(value, validate=True)
+    raise ValueError(f"unknown encoding {encoding!r}")
+
+
+def dumps(fields: object) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def without_none(fields: Mapping[str, object]) -> Fields:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def operation(op: BatchOperation) -> Fields:
+    """One operation of a batch as the API wants it."""
+    names: Fields = {"namespace": op.namespace, "session": op.session, "key": op.key}
+    match op:
+        case BatchGet():
+            return {"op": "get", **names}
+        case BatchDelete():
+            options = {"if_version": op.if_version, "request_id": op.request_id}
+            return {"op": "delete", **names, **without_none(options)}
+        case BatchPut():
+            options = {
+                "content_type": content_type_of(op.value, op.content_type),
+                "ttl_seconds": op.ttl_seconds,
+                "if_version": op.if_version,
+                "request_id": op.request_id,
+            }
+            return {"op": "put", **names, **encoded_value(op.value), **without_none(options)}
+
+
+def error(status: int, body: bytes) -> HivememError:
+    """The error that an answer of this status carries; also for what is not our shape."""
+    try:
+        fields = json.loads(body)["error"]
+        return _error(status, fields)
+    except (ValueError, KeyError, TypeError):
+        kind = ERRORS.get(status, InternalError)
+        text = body[:200].decode("utf-8", "replace").strip()
+        # What did not come from a node says nothing about what a node did.
+        return kind(f"HTTP {status} without the API's error shape: {text}", definite=False)
+
+
+def _error(status: int, fields: Fields) -> HivememError:
+    kind = ERRORS.get(status, InternalError)
+    return kind(
+        cast(str, fields["message"]),
+        code=cast(str, fields["code"]),
+        definite=fields["definite"] is True,
+        leader=cast("str | None", fields.get("leader")),
+        field=cast("str | None", fields.get("field")),
+        version=cast("int | None", fields.get("version")),
+        status=status,
+    )
+
+
+def parsed(body: bytes, decode: Callable[[Fields], T], *, mutates: bool = False) -> T:
+    """Decode a JSON answer. Raises: InternalError if it is not what the API documents."""
+    try:
+        fields = json.loads(body)
+        if not isinstance(fields, dict):
+            raise TypeError("not an object")
+        return decode(fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        raise unexpected(reason, mutates=mutates) from reason
+
+
+def unexpected(reason: Exception, *, mutates: bool = False) -> InternalError:
+    return InternalError(
+        f"the node's answer is not what the API documents: {type(reason).__name__}: {reason}",
+        definite=not mutates,
+    )
+
+
+def time_of(text: object) -> datetime:
+    return datetime.fromisoformat(cast(str, text))
+
+
+def maybe_time(text: object) -> datetime | None:
+    return None if text is None else time_of(text)
+
+
+def _int(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def maybe_value(fields: Fields) -> bytes | None:
+    value = fields.get("value")
+    if value is None:
+        return None
+    return decoded_value(cast(str, value), cast(str, fields["encoding"]))
+
+
+def put_result(fields: Fields) -> PutResult:
+    return PutResult(_int(fields["version"]), _int(fields["revision"]))
+
+
+def delete_result(fields: Fields) -> DeleteResult:
+    version = fields["version"]
+    return DeleteResult(
+        deleted=fields["deleted"] is True,
+        version=None if version is None else _int(version),
+        revision=_int(fields["revision"]),
+    )
+
+
+def item(fields: Fields) -> Item:
+    return Item(
+        key=cast(str, fields["key"]),
+        version=_int(fields["version"]),
+        revision=_int(fields["revision"]),
+        created_revision=_int(fields["created_revision"]),
+        content_type=cast(str, fields["content_type"]),
+        size=_int(fields["size"]),
+        created_at=time_of(fields["created_at"]),
+        updated_at=time_of(fields["updated_at"]),
+        expires_at=maybe_time(fields["expires_at"]),
+        value=maybe_value(fields),
+    )
+
+
+def _objects(fields: Fields, name: str) -> list[Fields]:
+    return cast("list[Fields]", fields[name])
+
+
+def page(fields: Fields) -> Page:
+    return Page(
+        items=tuple(item(each) for each in _objects(fields, "items")),
+        next_cursor=cast("str | None", fields["next_cursor"]),
+        revision=_int(fields["revision"]),
+    )
+
+
+def name_page(name: str) -> Callable[[Fields], NamePage]:
+    """Decoder of a page of `{name: …}` items."""
+
+    def decode(fields: Fields) -> NamePage:
+        return NamePage(
+            names=tuple(cast(str, each[name]) for each in _objects(fields, "items")),
+            next_cursor=cast("str | None", fields["next_cursor"]),
+        )
+
+    return decode
+
+
+def _history_item(fields: Fields) -> HistoryItem:
+    return HistoryItem(
+        type=cast(ChangeType, fields["type"]),
+        version=_int(fields["version"]),
+        revision=_int(fields["revision"]),
+        time=time_of(fields["time"]),
+        size=_int(fields["size"]),
+        content_type=cast(str, fields["content_type"]),
+        value=maybe_value(fields),
+    )
+
+
+def history_page(fields: Fields) -> HistoryPage:
+    return HistoryPage(
+        items=tuple(_history_item(each) for each in _objects(fields, "items")),
+        next_cursor=cast("str | None", fields["next_cursor"]),
+        compacted=fields["compacted"] is True,
+        revision=_int(fields["revision"]),
+    )
+
+
+def value_of(headers: Mapping[str, str], body: bytes) -> Value:
+    """A GET's answer: the body as it is, the rest from the headers."""
+    try:
+        return Value(
+            value=body,
+            content_type=headers["Content-Type"],
+            version=int(headers["X-Hivemem-Version"]),
+            revision=int(headers["X-Hivemem-Revision"]),
+            expires_at=maybe_time(headers.get("X-Hivemem-Expires-At")),
+            served_by=headers.get("X-Hivemem-Served-By"),
+        )
+    except (KeyError, ValueError) as reason:
+        raise unexpected(reason) from reason
+
+
+def txn_result(fields: Fields) -> TxnResult:
+    revision = _int(fields["revision"])
+    return TxnResult(
+        succeeded=fields["succeeded"] is True,
+        revision=revision,
+        results=tuple(_txn_step(each, revision) for each in _objects(fields, "results")),
+    )
+
+
+def _txn_step(fields: Fields, revision: int) -> PutResult | DeleteResult | GetResult:
+    match fields["op"]:
+        case "put":
+            return put_result(fields)
+        case "delete":
+            return delete_result({"revision": revision, **fields})
+        case "get":
+            return GetResult(item(fields) if fields["found"] is True else None)
+        case other:
+            raise ValueError(f"unknown op {other!r}")
+
+
+def batch_results(
+    operations: Sequence[BatchOperation],
+) -> Callable[[Fields], list[BatchResult | HivememError]]:
+    """Decoder of a batch's answer: one result for each operation, in order."""
+
+    def decode(fields: Fields) -> list[BatchResult | HivememError]:
+        results = _objects(fields, "results")
+        if len(results) != len(operations):
+            raise ValueError(f"{len(results)} results for {len(operations)} operations")
+        return [_batch_step(op, each) for op, each in zip(operations, results, strict=True)]
+
+    return decode
+
+
+def _batch_step(op: BatchOperation, fields: Fields) -> BatchResult | HivememError:
+    if "error" in fields:
+        return _error(_int(fields["status"]), cast(Fields, fields["error"]))
+    match op:
+        case BatchPut():
+            return put_result(fields)
+        case BatchDelete():
+            return delete_result(fields)
+        case BatchGet():
+            return Value(
+                value=decoded_value(cast(str, fields["value"]), cast(str, fields["encoding"])),
+                content_type=cast(str, fields["content_type"]),
+                version=_int(fields["version"]),
+                revision=_int(fields["revision"]),
+                expires_at=maybe_time(fields.get("expires_at")),
+            )
+
+
+def event(event_id: str, fields: Fields) -> Event:
+    return Event(
+        id=EventId.parse(event_id),
+        type=cast(ChangeType, fields["type"]),
+        namespace=cast(str, fields["namespace"]),
+        session=cast(str, fields["session"]),
+        key=cast(str, fields["key"]),
+        version=_int(fields["version"]),
+        revision=_int(fields["revision"]),
+        time=time_of(fields["time"]),
+        expires_at=maybe_time(fields.get("expires_at")),
+        content_type=cast(str, fields["content_type"]),
+        size=_int(fields["size"]),
+        value=maybe_value(fields),
+    )

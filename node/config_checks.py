@@ -1,0 +1,284 @@
+"""What must hold between settings: a pure walk that yields every violation.
+
+Only `_check_files` touches the disk, and it only looks.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from node import private_file
+from node.config_schema import (
+    COMMAND_OVERHEAD_BYTES,
+    MEMBERS_MAX,
+    NodeConfig,
+    settings,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Finding(NamedTuple):
+    """One violation: the fields it is about ("section.name"), and a sentence that names them."""
+
+    fields: tuple[str, ...]
+    message: str
+
+
+def check(config: NodeConfig) -> Iterator[Finding]:
+    """Yield every violation in `config`; nothing when it holds."""
+    for checks in (
+        _check_ranges,
+        _check_identity,
+        _check_members,
+        _check_addresses,
+        _check_doors,
+        _check_timing,
+        _check_sizes,
+        _check_files,
+    ):
+        yield from checks(config)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only mean this machine. A name other than localhost is not trusted to."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split host:port or [v6]:port. Raises ValueError."""
+    parts = urlsplit(f"//{text}")
+    if parts.hostname is None or parts.port is None or parts.netloc != text:
+        raise ValueError(f"{text!r} is not host:port")
+    if parts.username is not None or not 1 <= parts.port <= 65535:
+        raise ValueError(f"{text!r} is not host:port with a port from 1 to 65535")
+    return parts.hostname, parts.port
+
+
+def _check_ranges(config: NodeConfig) -> Iterator[Finding]:
+    for setting in settings():
+        value = getattr(getattr(config, setting.section), setting.name)
+        key = f"{setting.section}.{setting.name}"
+        if not isinstance(value, int) or setting.section == "limits":
+            continue
+        if setting.note.unit == "TCP port" and not 1 <= value <= 65535:
+            yield Finding((key,), f"{key}: {value} is not a port from 1 to 65535")
+        elif not 1 <= value < 1 << 63:
+            yield Finding((key,), f"{key}: {value} must be at least 1 {setting.note.unit}")
+    for message in config.limits.problems():  # each starts with the limit's name
+        yield Finding((f"limits.{message.split()[0]}",), f"limits.{message}")
+    if config.node.log_level not in _LEVELS:
+        yield Finding(
+            ("node.log_level",),
+            f"node.log_level: {config.node.log_level!r} is none of {', '.join(_LEVELS)}",
+        )
+
+
+def _check_identity(config: NodeConfig) -> Iterator[Finding]:
+    for key, text in (("node.id", config.node.id), ("cluster.id", config.cluster.id)):
+        if not _is_uuid(text):
+            yield Finding((key,), f"{key}: {text!r} is not a UUID in lower case with hyphens")
+    if not _NAME.fullmatch(config.node.name):
+        yield Finding(("node.name",), f"node.name: {config.node.name!r} {_NAME_RULE}")
+
+
+_NAME_RULE = "must be 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+
+
+def _check_members(config: NodeConfig) -> Iterator[Finding]:
+    key = "cluster.members"
+    members = config.cluster.members
+    if not 1 <= len(members) <= MEMBERS_MAX:
+        yield Finding((key,), f"{key}: {len(members)} members; must be 1 to {MEMBERS_MAX}")
+    for attribute in ("id", "name", "peer", "http"):
+        values = [getattr(member, attribute) for member in members]
+        for twice in sorted({value for value in values if values.count(value) > 1}):
+            yield Finding((key,), f"{key}: two members have the {attribute} {twice!r}")
+    for member in members:
+        if not _is_uuid(member.id):
+            yield Finding((key,), f"{key}: {member.id!r} is not a UUID in lower case with hyphens")
+        if not _NAME.fullmatch(member.name):
+            yield Finding((key,), f"{key}: the name {member.name!r} {_NAME_RULE}")
+    own = [member for member in members if member.id == config.node.id]
+    if members and not own:
+        yield Finding(
+            (key, "node.id"), f"{key}: node.id {config.node.id!r} is not among the members"
+        )
+    for member in own:
+        if member.name != config.node.name:
+            yield Finding(
+                (key, "node.name"),
+                f"{key}: this node is called {member.name!r} there, "
+                f"but node.name is {config.node.name!r}",
+            )
+
+
+def _check_addresses(config: NodeConfig) -> Iterator[Finding]:
+    for section, host in (("http", config.http.host), ("peer", config.peer.host)):
+        if not host or any(character.isspace() for character in host):
+            yield Finding((f"{section}.host",), f"{section}.host: must be an address or a name")
+    if (config.http.host, config.http.port) == (config.peer.host, config.peer.port):
+        yield Finding(
+            ("http.port", "peer.port"), f"peer.port: {config.peer.port} is also http.port"
+        )
+    for member in config.cluster.members:
+        try:
+            split_address(member.peer)
+        except ValueError as error:
+            yield Finding(
+                ("cluster.members",), f"cluster.members: peer of {member.name!r}: {error}"
+            )
+        if not _is_base_url(member.http):
+            yield Finding(
+                ("cluster.members",),
+                f"cluster.members: http of {member.name!r}: {member.http!r} "
+                "is not like http://host:port",
+            )
+
+
+def _check_doors(config: NodeConfig) -> Iterator[Finding]:
+    """Nothing listens beyond loopback without authentication and encryption."""
+    http, peer = config.http, config.peer
+    needs = {
+        "auth.tokens_file": config.auth.tokens_file,
+        "http.tls_cert": http.tls_cert,
+        "http.tls_key": http.tls_key,
+    }
+    yield from _check_door("http", http.host, needs)
+    needs = {
+        "peer.tls_cert": peer.tls_cert,
+        "peer.tls_key": peer.tls_key,
+        "peer.tls_ca": peer.tls_ca,
+    }
+    yield from _check_door("peer", peer.host, needs)
+    if (http.tls_cert is None) != (http.tls_key is None):
+        yield Finding(
+            ("http.tls_cert", "http.tls_key"),
+            "http.tls_cert and http.tls_key: set both, or neither",
+        )
+    scheme = "http" if http.tls_cert is None else "https"
+    for member in config.cluster.members:
+        if member.id == config.node.id and not member.http.startswith(f"{scheme}://"):
+            yield Finding(
+                ("cluster.members", "http.tls_cert"),
+                f"cluster.members: this node's door speaks {scheme}, "
+                f"but its member entry says {member.http!r}",
+            )
+    given = [value is not None for value in needs.values()]
+    if any(given) and not all(given):
+        yield Finding(
+            tuple(needs), "peer.tls_cert, peer.tls_key and peer.tls_ca: set all three, or none"
+        )
+
+
+def _check_door(door: str, host: str, needs: dict[str, Path | None]) -> Iterator[Finding]:
+    missing = [key for key, value in needs.items() if value is None]
+    if is_loopback(host) or not host or not missing:
+        return
+    yield Finding(
+        (f"{door}.host", *missing),
+        f"{door}.host: {host!r} is reachable from beyond this machine, so "
+        f"{', '.join(needs)} must all be set; missing: {', '.join(missing)} "
+        "(or use 127.0.0.1)",
+    )
+
+
+def _check_timing(config: NodeConfig) -> Iterator[Finding]:
+    raft = config.raft
+    if raft.election_min_ms <= 3 * raft.heartbeat_ms:
+        yield Finding(
+            ("raft.election_min_ms", "raft.heartbeat_ms"),
+            f"raft.election_min_ms: {raft.election_min_ms} ms must be more than 3 x "
+            f"raft.heartbeat_ms ({raft.heartbeat_ms} ms), so that a late heartbeat "
+            "does not start an election",
+        )
+    if raft.election_max_ms <= raft.election_min_ms:
+        yield Finding(
+            ("raft.election_max_ms", "raft.election_min_ms"),
+            f"raft.election_max_ms: {raft.election_max_ms} ms must be more than "
+            f"raft.election_min_ms ({raft.election_min_ms} ms), so that waits differ",
+        )
+
+
+def _check_sizes(config: NodeConfig) -> Iterator[Finding]:
+    """Every "at most" must fit into the bound around it: rows of (small, large, spare, why)."""
+    spare = COMMAND_OVERHEAD_BYTES + config.limits.key_bytes_max
+    rows = (
+        ("limits.value_bytes_max", "limits.txn_bytes_max", spare, "a largest put fits a command"),
+        ("limits.value_bytes_max", "limits.history_bytes_max", 0, "history holds a value"),
+        ("limits.txn_bytes_max", "limits.watch_window_bytes_max", 0, "a watch sees each command"),
+        ("limits.txn_bytes_max", "raft.proposals_bytes_max", 0, "a largest command is admitted"),
+        ("raft.entry_bytes_max", "raft.proposals_bytes_max", 0, "a full entry is admitted"),
+        ("raft.entry_commands_max", "raft.proposals_inflight_max", 0, "a full entry is admitted"),
+        ("raft.entry_bytes_max", "storage.segment_bytes", spare, "an entry fits a segment"),
+        ("limits.txn_bytes_max", "storage.segment_bytes", spare, "a command fits a segment"),
+        ("raft.entry_bytes_max", "storage.log_cache_bytes", 0, "the newest entry stays cached"),
+        ("limits.watch_window_bytes_max", "storage.map_bytes", 0, "the watch window fits the map"),
+        ("limits.history_bytes_max", "storage.map_bytes", 0, "a key's history fits the map"),
+    )
+    figures = config.figures()
+    for small, large, margin, why in rows:
+        needed = figures[small][0] + margin
+        if needed > figures[large][0]:
+            yield Finding(
+                (small, large),
+                f"{large}: {figures[large][0]} must be at least {needed}, "
+                f"with {small} at {figures[small][0]}, so that {why}",
+            )
+
+
+def _check_files(config: NodeConfig) -> Iterator[Finding]:
+    """Secrets exist, are long enough, and are readable by nobody else."""
+    yield from _check_private(
+        "cluster.secret_file", config.cluster.secret_file, private_file.SECRET_BYTES_MIN
+    )
+    for key, path in (
+        ("auth.tokens_file", config.auth.tokens_file),
+        ("http.tls_key", config.http.tls_key),
+        ("peer.tls_key", config.peer.tls_key),
+    ):
+        if path is not None:
+            yield from _check_private(key, path, 1)
+    for key, path in (
+        ("http.tls_cert", config.http.tls_cert),
+        ("peer.tls_cert", config.peer.tls_cert),
+        ("peer.tls_ca", config.peer.tls_ca),
+    ):
+        if path is not None and not os.access(path, os.R_OK):
+            yield Finding((key,), f"{key}: {path} cannot be read")
+
+
+def _check_private(key: str, path: Path, bytes_min: int) -> Iterator[Finding]:
+    reason = private_file.problem(path, bytes_min)
+    if reason is not None:
+        yield Finding((key,), f"{key}: {reason}")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    plain = not (parts.query or parts.fragment or parts.username) and parts.path in ("", "/")
+    return parts.scheme in ("http", "https") and bool(host) and port is not None and plain

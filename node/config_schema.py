@@ -1,0 +1,313 @@
+"""Every setting of a node: its type, unit, default and reason.
+
+Two trees share the sections. Settings marked `shared` must be equal on all nodes of a
+cluster (`NodeConfig.replicated_digest` is compared when peers connect); the others are
+local to one node. Loading and checking live in node/config.py; docs/configuration.md
+shows the same table to operators, and a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+
+from engines.interfaces import Limits
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+MEMBERS_MAX = 9  # voters of one cluster; each write waits for a majority of them
+COMMAND_OVERHEAD_BYTES = 64 * 1024  # bytes; names, framing and checksums around a value
+PEER_PORT_OFFSET = 10  # ports between a local node's HTTP door and its peer door
+HTTP_PORT = 7411  # TCP port; the first HTTP door of a local cluster
+PEER_PORT = HTTP_PORT + PEER_PORT_OFFSET
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a setting means: unit ("" for none), reason, and whether all nodes must agree."""
+
+    unit: str
+    reason: str
+    shared: bool = False
+
+
+def _note(unit: str, reason: str, *, shared: bool = False) -> dict[str, Note]:
+    return {"note": Note(unit, reason, shared)}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One voter. `peer` is host:port; `http` is a URL without a path."""
+
+    id: str
+    name: str
+    peer: str
+    http: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSection:
+    id: str = field(metadata=_note("UUID", "Names this node for ever; addresses may change."))
+    name: str = field(metadata=_note("", "What people call the node in tables and logs."))
+    data_dir: Path = field(
+        metadata=_note("path", "Holds identity, log and state; one node per folder.")
+    )
+    log_file: Path | None = field(
+        default=None,
+        metadata=_note("path", "Where log lines go; absent: standard error, for a supervisor."),
+    )
+    log_bytes_max: int = field(
+        default=16 * MIB,
+        metadata=_note("bytes", "Rotate `log_file` here; one older file is kept."),
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_note("", "One of debug, info, warning, error; debug logs every request."),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSection:
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_note("address", "Loopback, because nothing else is safe without tokens and TLS."),
+    )
+    port: int = field(
+        default=HTTP_PORT, metadata=_note("TCP port", "An unassigned port; nodes count up from it.")
+    )
+    tls_cert: Path | None = field(
+        default=None, metadata=_note("path", "PEM chain; with `tls_key` the door speaks HTTPS.")
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_note("path", "PEM private key; others must not be able to read it.")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSection:
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_note("address", "Loopback, because peers beyond it need mutual TLS."),
+    )
+    port: int = field(
+        default=PEER_PORT, metadata=_note("TCP port", "Ten above HTTP, so that nine nodes fit.")
+    )
+    tls_cert: Path | None = field(
+        default=None, metadata=_note("path", "PEM chain this node shows to its peers.")
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_note("path", "PEM private key; others must not be able to read it.")
+    )
+    tls_ca: Path | None = field(
+        default=None,
+        metadata=_note("path", "PEM authorities that peers' certificates must chain to."),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSection:
+    id: str = field(metadata=_note("UUID", "Keeps nodes of different clusters apart.", shared=True))
+    secret_file: Path = field(
+        metadata=_note(
+            "path", "At least 32 random bytes, mode 0600; peers prove that they know them."
+        )
+    )
+    members: tuple[Member, ...] = field(
+        metadata=_note(
+            "list of {id, name, peer, http}",
+            "The voters; their ids must be the same on every node, addresses may be rewritten.",
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RaftSection:
+    heartbeat_ms: int = field(
+        default=100,
+        metadata=_note(
+            "ms", "Idle leaders speak this often; less costs CPU on idle nodes.", shared=True
+        ),
+    )
+    election_min_ms: int = field(
+        default=500,
+        metadata=_note(
+            "ms",
+            "A follower waits at least this long for its leader; five heartbeats ride out a pause.",
+            shared=True,
+        ),
+    )
+    election_max_ms: int = field(
+        default=1000,
+        metadata=_note(
+            "ms",
+            "Waits are spread up to here, so that candidates seldom collide; bounds failover.",
+            shared=True,
+        ),
+    )
+    entry_bytes_max: int = field(
+        default=MIB,
+        metadata=_note(
+            "bytes",
+            "A batch stops growing here: one entry stays quick to send and to fsync. "
+            "A single larger command is an entry of its own.",
+            shared=True,
+        ),
+    )
+    entry_commands_max: int = field(
+        default=1024,
+        metadata=_note(
+            "commands", "Bounds how long applying one entry holds the event loop.", shared=True
+        ),
+    )
+    proposals_inflight_max: int = field(
+        default=4096,
+        metadata=_note("commands", "Proposals beyond it are refused as OVERLOADED, not queued."),
+    )
+    proposals_bytes_max: int = field(
+        default=128 * MIB,
+        metadata=_note("bytes", "Memory that waiting proposals may hold before OVERLOADED."),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSection:
+    tokens_file: Path | None = field(
+        default=None,
+        metadata=_note(
+            "path", "Bearer tokens, mode 0600; absent: no authentication, loopback only."
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSection:
+    segment_bytes: int = field(
+        default=64 * MIB,
+        metadata=_note("bytes", "Log files are cut here; whole files are deleted after snapshots."),
+    )
+    map_bytes: int = field(
+        default=64 * GIB,
+        metadata=_note("bytes", "Address space of the state's LMDB map: bounds data on disk."),
+    )
+    log_cache_bytes: int = field(
+        default=16 * MIB,
+        metadata=_note("bytes", "Newest log entries kept in memory for followers and apply."),
+    )
+
+
+_NO_NOTE = Note("", "", shared=True)  # a test finds whatever lacks one
+
+LIMIT_NOTES: dict[str, Note] = {
+    name: Note(unit, reason, shared=True)
+    for name, unit, reason in (
+        ("namespace_bytes_max", "bytes", "Namespaces are short names in paths and in every key."),
+        ("session_bytes_max", "bytes", "Room for a path-like or hashed session name."),
+        ("key_bytes_max", "bytes", "A page; long enough for URLs and file paths."),
+        ("value_bytes_max", "bytes", "Larger values would stall the log for everyone."),
+        ("content_type_bytes_max", "bytes", "Longer than any registered media type."),
+        ("request_id_bytes_max", "bytes", "Room for a UUID with a prefix."),
+        ("txn_ops_max", "operations", "Bounds apply time; for compares and for each branch."),
+        ("txn_bytes_max", "bytes", "One encoded command: a largest value, twice over."),
+        ("history_versions_max", "versions", "Kept per key, the newest included."),
+        ("history_bytes_max", "bytes", "Kept per key; the newest version is always kept."),
+        ("watch_window_changes_max", "changes", "How far back a watch may resume."),
+        ("watch_window_bytes_max", "bytes", "Disk that the resumable changes may hold."),
+        ("request_ids_max", "ids", "Remembered per group, so that retries apply once."),
+        ("ttl_ms_max", "ms", "Ten years; more is a mistaken unit."),
+        ("request_bytes_max", "bytes", "Disk that the results remembered for them may hold."),
+        ("expire_batch_max", "records", "Bounds the apply time of one expiry command."),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """All settings of one node, loaded and checked by `node.config.load`."""
+
+    node: NodeSection
+    cluster: ClusterSection
+    http: HttpSection = HttpSection()
+    peer: PeerSection = PeerSection()
+    raft: RaftSection = RaftSection()
+    limits: Limits = field(default_factory=Limits)
+    auth: AuthSection = AuthSection()
+    storage: StorageSection = StorageSection()
+
+    def replicated_digest(self) -> bytes:
+        """SHA-256 (32 bytes) over what every node of the cluster must hold alike.
+
+        Covers the cluster's id, the members' ids, and each setting marked `shared`.
+        Peers refuse each other when it differs. Addresses and paths are not in it.
+        """
+        alike: dict[str, object] = {
+            f"{setting.section}.{setting.name}": getattr(
+                getattr(self, setting.section), setting.name
+            )
+            for setting in settings()
+            if setting.note.shared
+        }
+        alike["cluster.member_ids"] = sorted(member.id for member in self.cluster.members)
+        return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).digest()
+
+    def figures(self) -> dict[str, tuple[int, str]]:
+        """Every numeric setting in force: `section.name` → (value, unit)."""
+        found: dict[str, tuple[int, str]] = {}
+        for setting in settings():
+            value = getattr(getattr(self, setting.section), setting.name)
+            if isinstance(value, int):
+                found[f"{setting.section}.{setting.name}"] = (value, setting.note.unit)
+        return found
+
+    def member(self) -> Member:
+        """This node's own entry in the member list."""
+        return next(member for member in self.cluster.members if member.id == self.node.id)
+
+
+SECTIONS: Mapping[str, type] = {
+    "node": NodeSection,
+    "http": HttpSection,
+    "peer": PeerSection,
+    "cluster": ClusterSection,
+    "raft": RaftSection,
+    "limits": Limits,
+    "auth": AuthSection,
+    "storage": StorageSection,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of one section. `type` is its annotation's text; `default` None: see `required`."""
+
+    section: str
+    name: str
+    type: str
+    default: object
+    required: bool
+    note: Note
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"HIVEMEM_{self.section}_{self.name}".upper()
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting, section by section, in the order in which they are documented."""
+    for section, kind in SECTIONS.items():
+        for item in dataclasses.fields(kind):
+            required = item.default is MISSING
+            note = item.metadata.get("note") or LIMIT_NOTES.get(item.name, _NO_NOTE)
+            yield Setting(
+                section,
+                item.name,
+                str(item.type),
+                None if required else item.default,
+                required,
+                note,
+            )

@@ -1,0 +1,267 @@
+"""One node: everything built in order, started, and stopped in reverse.
+
+Order of start: settings, data folder, state, log, peers, group, doors. A node that meets
+corruption, a full map or a failing disk stops with the reason: restarting it is safe, and
+limping on is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+from cluster.errors import CorruptLog
+from cluster.group import GroupLimits, RaftGroup
+from cluster.log import SegmentedLog
+from cluster.log_format import LogOptions
+from cluster.log_writer import LogWriter
+from cluster.transport import Transport
+from cluster.transport_config import PeerAddress, PeerTls, TransportLimits
+from cluster.upstream import RaftTiming
+from engines.interfaces import Limits
+from engines.kv import KvReader
+from engines.state_machine import StateMachine
+from engines.store import Store
+from node import private_file
+from node.clock import SystemClock
+from node.config_schema import NodeConfig, RaftSection
+from node.datadir import DataDir
+from node.driver import GroupDriver
+from node.errors import StartupError
+from node.forward import Forwarder
+from node.http_limits import HttpLimits
+from node.leader_duties import LeaderDuties
+from node.node_info import LocalNodeInfo
+from node.router import Router
+from node.service import Service
+
+logger = logging.getLogger(__name__)
+
+GROUP = 0  # the one group of this version; partitions come with more
+READERS_MAX = 126  # LMDB reader slots: loop, read threads and room for tools
+
+
+class Node:
+    """The parts of one running node that outlive a request."""
+
+    def __init__(self, config: NodeConfig, clock: SystemClock) -> None:
+        self.config = config
+        self.clock = clock
+        self.failure: BaseException | None = None
+        self._stop = asyncio.Event()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the node because something that must hold does not. First reason wins."""
+        if self.failure is None:
+            self.failure = error
+            logger.critical("stopping: %s", error, exc_info=error)
+        self._stop.set()
+
+    def request_stop(self) -> None:
+        self._stop.set()
+
+    async def wait_for_stop(self) -> None:
+        await self._stop.wait()
+
+
+async def run(config: NodeConfig) -> None:
+    """Run a node until SIGTERM or SIGINT. Raises StartupError, or what made it stop."""
+    clock = SystemClock()
+    node = Node(config, clock)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.request_stop)
+    async with AsyncExitStack() as stack:
+        await _start(node, stack)
+        member = config.member()
+        logger.info("node %s serves at %s, peers at %s", member.name, member.http, member.peer)
+        await node.wait_for_stop()
+        logger.info("node %s stops", member.name)
+    if node.failure is not None:
+        raise node.failure
+
+
+async def _start(node: Node, stack: AsyncExitStack) -> None:
+    """Start every part; each registers how it is stopped."""
+    config, clock = node.config, node.clock
+    data_dir = stack.enter_context(_data_dir(config, clock))
+    discarded = data_dir.prepare_live(clock.boot_id())
+    if discarded:
+        logger.info("the machine restarted uncleanly: state is rebuilt from the log")
+    store = stack.enter_context(_store(config, data_dir))
+    # Every state begins with the same limits, whatever is configured here and now: the same
+    # log must give the same state. The leader brings the configured ones into the log.
+    machine = StateMachine(store, Limits())
+    stack.callback(machine.close)
+    log = stack.enter_context(_log(node, data_dir))
+    transport = _transport(config, data_dir, clock)
+    driver = GroupDriver(config.raft.heartbeat_ms / 4000)
+    group = _group(node, log, machine, transport, driver)
+    forwarder = Forwarder(transport, group)
+    info = LocalNodeInfo(config, data_dir, group, machine, transport, forwarder, clock)
+    http = {member.id: member.http for member in config.cluster.members}
+    router = Router(config.node.id, group, machine, forwarder, clock, http)
+    limits = HttpLimits()
+    executor = stack.enter_context(
+        ThreadPoolExecutor(limits.read_threads_max, thread_name_prefix="reader")
+    )
+
+    @contextmanager
+    def readers() -> Iterator[KvReader]:
+        with store.read() as snapshot:
+            yield KvReader(snapshot)
+
+    service = Service(router, readers, config.limits, clock, executor)
+    stack.callback(driver.stop)
+    await transport.start()
+    stack.push_async_callback(transport.stop)
+    driver.start(group.turn)
+    duties = LeaderDuties(config.node.id, group, router, machine, readers, config.limits, clock)
+    await stack.enter_async_context(_background(duties.run(), node))
+    await _open_door(node, stack, service, info, machine, readers)
+
+
+@contextmanager
+def _data_dir(config: NodeConfig, clock: SystemClock) -> Iterator[DataDir]:
+    data_dir = DataDir.open(
+        config.node.data_dir,
+        node_id=config.node.id,
+        cluster_id=config.cluster.id,
+        name=config.node.name,
+        clock=clock,
+    )
+    try:
+        yield data_dir
+    finally:
+        data_dir.close()
+
+
+@contextmanager
+def _store(config: NodeConfig, data_dir: DataDir) -> Iterator[Store]:
+    """The applied state. Only a clean way out syncs it and says so."""
+    store = Store(data_dir.live_path(GROUP), config.storage.map_bytes, READERS_MAX)
+    try:
+        yield store
+    except BaseException:
+        store.close()
+        raise
+    store.sync()
+    store.close()
+    data_dir.mark_clean()
+
+
+@contextmanager
+def _log(node: Node, data_dir: DataDir) -> Iterator[SegmentedLog]:
+    storage = node.config.storage
+    writer = LogWriter(asyncio.get_running_loop().call_soon_threadsafe, node.fail)
+    writer.start()
+    try:
+        options = LogOptions(
+            segment_bytes=storage.segment_bytes, cache_bytes=storage.log_cache_bytes
+        )
+        try:
+            log = SegmentedLog.open(data_dir.log_path(GROUP), GROUP, writer, options)
+        except CorruptLog as error:
+            raise StartupError(
+                f"{error}. What was acknowledged may be damaged on this node; the other nodes "
+                "still hold it. Keep this folder aside and reseed the node from the cluster."
+            ) from error
+        try:
+            yield log
+        finally:
+            log.close()
+    finally:
+        writer.stop()
+
+
+def _transport(config: NodeConfig, data_dir: DataDir, clock: SystemClock) -> Transport:
+    peers = {}
+    for member in config.cluster.members:
+        host, _, port = member.peer.rpartition(":")
+        peers[member.id] = PeerAddress(host.strip("[]"), int(port), member.name)
+    tls = None
+    if config.peer.tls_cert and config.peer.tls_key and config.peer.tls_ca:
+        tls = PeerTls(config.peer.tls_cert, config.peer.tls_key, config.peer.tls_ca)
+    return Transport(
+        self_id=config.node.id,
+        self_name=config.node.name,
+        cluster_id=config.cluster.id,
+        incarnation=data_dir.identity.incarnation,
+        secret=private_file.read_secret(config.cluster.secret_file),
+        config_digest=config.replicated_digest(),
+        peers=peers,
+        listen_host=config.peer.host,
+        listen_port=config.peer.port,
+        tls=tls,
+        limits=TransportLimits(),
+        known_incarnations=data_dir.identity.known_incarnations,
+        on_incarnation=data_dir.remember_incarnation,
+        clock=clock.monotonic,
+        rng=clock.random(),
+    )
+
+
+def _timing(raft: RaftSection) -> RaftTiming:
+    return RaftTiming(
+        heartbeat_seconds=raft.heartbeat_ms / 1000,
+        election_seconds_min=raft.election_min_ms / 1000,
+        election_seconds_max=raft.election_max_ms / 1000,
+    )
+
+
+def _group(
+    node: Node,
+    log: SegmentedLog,
+    machine: StateMachine,
+    transport: Transport,
+    driver: GroupDriver,
+) -> RaftGroup:
+    config = node.config
+    if machine.applied_index > log.last_index:
+        raise StartupError(
+            f"the state is applied to log index {machine.applied_index} but the log ends at "
+            f"{log.last_index}: log files are missing"
+        )
+    raft = config.raft
+    return RaftGroup(
+        GROUP,
+        config.node.id,
+        [member.id for member in config.cluster.members if member.id != config.node.id],
+        log,
+        machine,
+        transport,
+        wake=driver.wake,
+        fail=node.fail,
+        rng=node.clock.random(),
+        timing=_timing(raft),
+        limits=GroupLimits(
+            entry_commands_max=raft.entry_commands_max,
+            entry_bytes_max=raft.entry_bytes_max,
+            proposals_inflight_max=raft.proposals_inflight_max,
+            proposals_bytes_max=raft.proposals_bytes_max,
+        ),
+    )
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None], node: Node) -> AsyncIterator[None]:
+    """Run a coroutine beside the node; if it fails, so does the node."""
+    task = asyncio.create_task(work)
+
+    def done(finished: asyncio.Task[None]) -> None:
+        error = None if finished.cancelled() else finished.exception()
+        if error is not None:
+            node.fail(error)
+
+    task.add_done_callback(done)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

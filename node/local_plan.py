@@ -1,0 +1,316 @@
+"""What a cluster on one machine looks like on disk: its nodes, ports and files.
+
+    <root>/cluster.json         cluster id and nodes; its presence makes the folder ours
+    <root>/secret               the cluster's secret, mode 0600
+    <root>/launch.lock          held while somebody starts, stops or deletes the cluster
+    <root>/<name>/node.toml     settings of one node; settings added by hand are kept
+    <root>/<name>/daemon.log    its output
+    <root>/<name>/...           its data folder (node/datadir.py)
+
+Paths inside the files are relative, so a stopped cluster's folder may be moved as a whole.
+Nothing here starts or stops a process: that is node/local_cluster.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from node import private_file
+from node.clock import Clock
+from node.config_schema import HTTP_PORT, MEMBERS_MAX, PEER_PORT_OFFSET
+from node.datadir import explain, owner_pid, write_durably
+from node.errors import LaunchError
+
+PLAN_FORMAT = 1  # raised when cluster.json changes its shape
+HOST = "127.0.0.1"
+# Ports for when the usual ones are taken: above those of registered services, below the
+# range from which Linux and macOS draw ports of outgoing connections (32768 and 49152 up).
+SPARE_PORTS = range(20_000, 32_000)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+_HEADER = (
+    "# Written by `hivemem up`. Settings may be added (docs/configuration.md) and are kept;\n"
+    "# comments are not. Addresses are rewritten when ports change.\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """One node of a local cluster."""
+
+    name: str
+    id: str
+    http_port: int
+    peer_port: int
+
+    @property
+    def http(self) -> str:
+        return f"http://{HOST}:{self.http_port}"
+
+    @property
+    def peer(self) -> str:
+        return f"{HOST}:{self.peer_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A cluster in one folder. Invariant: names, ids and ports are each unique."""
+
+    root: Path
+    cluster_id: str
+    nodes: tuple[LocalNode, ...]
+
+    @property
+    def quorum(self) -> int:
+        return len(self.nodes) // 2 + 1
+
+    def folder(self, node: LocalNode) -> Path:
+        return self.root / node.name
+
+    def config_path(self, node: LocalNode) -> Path:
+        return self.folder(node) / "node.toml"
+
+    def log_path(self, node: LocalNode) -> Path:
+        return self.folder(node) / "daemon.log"
+
+    def ports(self) -> list[int]:
+        return [port for node in self.nodes for port in (node.http_port, node.peer_port)]
+
+    def running(self) -> dict[str, int]:
+        """Name → pid of each node whose data folder is in use now."""
+        pids = {node.name: owner_pid(self.folder(node)) for node in self.nodes}
+        return {name: pid for name, pid in pids.items() if pid is not None}
+
+
+def new_plan(root: Path, count: int, clock: Clock) -> Plan:
+    """A new cluster of `count` nodes, without ports yet. Raises LaunchError."""
+    if not 1 <= count <= MEMBERS_MAX:
+        raise LaunchError(f"a cluster has 1 to {MEMBERS_MAX} nodes, not {count}")
+    nodes = tuple(LocalNode(f"node{i}", clock.new_id(), 0, 0) for i in range(1, count + 1))
+    return Plan(root, clock.new_id(), nodes)
+
+
+def read_plan(root: Path) -> Plan | None:
+    """The cluster kept in a folder; None if the folder is absent or empty.
+
+    Raises LaunchError if it holds something else: nothing of ours is put beside it.
+    """
+    path = root / "cluster.json"
+    try:
+        fields = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if root.is_dir() and any(entry.name != "launch.lock" for entry in root.iterdir()):
+            raise LaunchError(
+                f"{root} is not empty and is not a hivemem folder (no cluster.json); "
+                "choose another with --data-dir"
+            ) from None
+        return None
+    except OSError as error:
+        raise LaunchError(explain(root, error)) from error
+    except ValueError as error:
+        raise LaunchError(f"{path} is damaged: {error}") from error
+    return _parse_plan(root, fields)
+
+
+def _parse_plan(root: Path, fields: object) -> Plan:
+    path = root / "cluster.json"
+    if not isinstance(fields, dict) or fields.get("format") != PLAN_FORMAT:
+        raise LaunchError(f"{path} is not of format {PLAN_FORMAT}: made by another version?")
+    try:
+        nodes = tuple(LocalNode(**node) for node in fields["nodes"])
+        plan = Plan(root, str(fields["cluster_id"]), nodes)
+    except (KeyError, TypeError) as error:
+        raise LaunchError(f"{path} is damaged: {error!r}") from error
+    for node in nodes:
+        # Names become folders that --fresh deletes: never let one lead elsewhere.
+        if not _NAME.fullmatch(node.name):
+            raise LaunchError(f"{path} is damaged: a node is called {node.name!r}")
+    return plan
+
+
+def write_plan(plan: Plan) -> None:
+    """Write every file of the plan that is missing or differs. Raises LaunchError."""
+    try:
+        plan.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fields = {
+            "format": PLAN_FORMAT,
+            "cluster_id": plan.cluster_id,
+            "nodes": [asdict(node) for node in plan.nodes],
+        }
+        # First, because it marks the folder as ours: an interrupted start can be repeated.
+        _write_changed(plan.root / "cluster.json", json.dumps(fields, indent=2) + "\n")
+        with contextlib.suppress(FileExistsError):
+            private_file.create_secret(plan.root / "secret")
+        for node in plan.nodes:
+            plan.folder(node).mkdir(mode=0o700, exist_ok=True)
+            _write_changed(plan.config_path(node), _node_toml(plan, node))
+    except OSError as error:
+        raise LaunchError(explain(plan.root, error)) from error
+
+
+def delete_plan(plan: Plan) -> None:
+    """Delete a cluster's files, and nothing else that lies in its folder.
+
+    Raises LaunchError if a node runs: then nothing was deleted.
+    """
+    running = plan.running()
+    if running:
+        raise LaunchError(
+            f"the cluster in {plan.root} is running (pid {', '.join(map(str, running.values()))}); "
+            f"end it first: hivemem down --data-dir {plan.root}"
+        )
+    try:
+        for node in plan.nodes:
+            if plan.folder(node).exists():
+                shutil.rmtree(plan.folder(node))
+        (plan.root / "secret").unlink(missing_ok=True)
+        # Last, so that an interrupted deletion can be repeated.
+        (plan.root / "cluster.json").unlink()
+    except OSError as error:
+        raise LaunchError(explain(plan.root, error)) from error
+
+
+@contextlib.contextmanager
+def launch_lock(root: Path) -> Iterator[None]:
+    """Hold the right to start, stop or delete the cluster in `root`. Raises LaunchError."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(root / "launch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LaunchError(explain(root, error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise LaunchError(f"another hivemem command is at work on {root}; try again") from None
+    finally:
+        os.close(descriptor)
+
+
+def with_ports(plan: Plan, base: int | None, clock: Clock) -> Plan:
+    """Give each node its ports.
+
+    `base`: explicit first HTTP port, refused with LaunchError where any is taken. Without
+    it: the ports the cluster had, else the usual ones, else spare ones, whole sets at a time.
+    """
+    count = len(plan.nodes)
+    if base is not None:
+        if not 1 <= base <= 65_535 - PEER_PORT_OFFSET - count:
+            raise LaunchError(f"--port {base}: the ports from there do not fit below 65536")
+        ports = _row(base, count)
+        taken = [str(port) for pair in ports for port in pair if not port_is_free(port)]
+        if taken:
+            raise LaunchError(
+                f"--port {base}: already in use on {HOST}: {', '.join(taken)}; "
+                "choose another, or leave --port out to get free ones"
+            )
+        return _assigned(plan, ports)
+    had = [(node.http_port, node.peer_port) for node in plan.nodes]
+    for ports in (had, _row(HTTP_PORT, count)):
+        if all(port > 0 and port_is_free(port) for pair in ports for port in pair):
+            return _assigned(plan, ports)
+    return _assigned(plan, _spare(count, clock))
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: connections of a former run that are still closing do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def _row(base: int, count: int) -> list[tuple[int, int]]:
+    return [(base + i, base + PEER_PORT_OFFSET + i) for i in range(count)]
+
+
+def _spare(count: int, clock: Clock) -> list[tuple[int, int]]:
+    # From a random place, so that clusters starting at the same moment seldom meet.
+    start = clock.random().randrange(len(SPARE_PORTS))
+    found: list[int] = []
+    for i in range(len(SPARE_PORTS)):
+        port = SPARE_PORTS[(start + i) % len(SPARE_PORTS)]
+        if port_is_free(port):
+            found.append(port)
+        if len(found) == 2 * count:
+            return list(zip(found[:count], found[count:], strict=True))
+    raise LaunchError(f"fewer than {2 * count} free ports on {HOST}")
+
+
+def _assigned(plan: Plan, ports: Sequence[tuple[int, int]]) -> Plan:
+    nodes = tuple(
+        replace(node, http_port=http, peer_port=peer)
+        for node, (http, peer) in zip(plan.nodes, ports, strict=True)
+    )
+    return replace(plan, nodes=nodes)
+
+
+def _node_toml(plan: Plan, node: LocalNode) -> str:
+    """The node's settings: those written by hand stay, identity and addresses are ours."""
+    path = plan.config_path(node)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        document = {}
+    except ValueError as error:
+        raise LaunchError(f"{path} is not a TOML file: {error}") from error
+    ours: Mapping[str, Mapping[str, object]] = {
+        "node": {"id": node.id, "name": node.name, "data_dir": "."},
+        "http": {"host": HOST, "port": node.http_port},
+        "peer": {"host": HOST, "port": node.peer_port},
+        "cluster": {
+            "id": plan.cluster_id,
+            "secret_file": "../secret",
+            "members": [
+                {"id": each.id, "name": each.name, "peer": each.peer, "http": each.http}
+                for each in plan.nodes
+            ],
+        },
+    }
+    try:
+        for section, fields in ours.items():
+            document[section] = {**document.get(section, {}), **fields}
+        return _HEADER + "\n".join(_toml_section(name, body) for name, body in document.items())
+    except (TypeError, AttributeError) as error:  # a section that is no table, a date, …
+        raise LaunchError(f"{path} holds something that is no setting: {error}") from error
+
+
+def _toml_section(name: str, body: Mapping[str, object]) -> str:
+    lines = [f"[{name}]"]
+    rows: list[str] = []
+    for key, value in body.items():
+        if isinstance(value, list):
+            for item in value:
+                rows += ["", f"[[{name}.{key}]]"]
+                rows += [f"{field} = {_toml_value(text)}" for field, text in item.items()]
+        else:
+            lines.append(f"{key} = {_toml_value(value)}")
+    return "\n".join(lines + rows) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    """Strings, numbers and booleans look alike in JSON and TOML, but for DEL in strings."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _write_changed(path: Path, text: str) -> None:
+    content = text.encode()
+    if not path.exists() or path.read_bytes() != content:
+        write_durably(path, content)

@@ -1,0 +1,326 @@
+"""What a node does for its callers: one async method per use case, whatever the door.
+
+Doors (HTTP today) decode into these calls and encode what they return. Refusals by the
+state machine come back as exceptions here, because every door has to tell them apart
+from success.
+
+Deadlines are `Clock.monotonic()` seconds and cover the whole call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from engines.command import Command, Delete, Put, Txn, validate
+from engines.errors import InvalidArgument
+from engines.interfaces import (
+    Change,
+    ChangeId,
+    DeleteResult,
+    HistoryPage,
+    Limits,
+    PutResult,
+    Record,
+    RecordPage,
+    Rejected,
+    Result,
+    TxnResult,
+)
+from engines.kv import KvReader
+from node.clock import Clock
+from node.errors import Conflict, DeadlineExceeded, HivememError, InternalError, NotFound
+from node.http_errors import as_hivemem, bad_argument, bad_request, rejection
+from node.http_limits import PAGE_BYTES_MAX
+from node.reads import LINEARIZABLE, ReadOptions
+
+T = TypeVar("T")
+
+Readers = Callable[[], AbstractContextManager[KvReader]]
+"""Opens a reader on the newest applied state, from any thread."""
+
+
+class Router(Protocol):
+    """Where a request runs. Loop thread only; every error is a HivememError."""
+
+    async def propose(self, command: Command, deadline: float) -> Result:
+        """Replicate one command and return its result, which may be a refusal."""
+
+    async def propose_many(
+        self, commands: Sequence[Command], deadline: float
+    ) -> list[Result | HivememError]:
+        """Replicate independent commands; each has its own result or error, in order."""
+
+    async def barrier(self, read: ReadOptions, deadline: float) -> None:
+        """Return when this node's state may answer the read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """One read inside a batch."""
+
+    namespace: str
+    session: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A record as it was at an older revision; what GET shows of it."""
+
+    value: bytes
+    content_type: str
+    version: int
+    revision: int
+    expires_ms: int | None
+
+
+BatchOperation = Put | Delete | Get
+BatchOutcome = PutResult | DeleteResult | Record | HivememError
+
+
+class Service:
+    """The use cases of one node. Loop thread only."""
+
+    def __init__(
+        self, router: Router, readers: Readers, limits: Limits, clock: Clock, executor: Executor
+    ) -> None:
+        self._router = router
+        self._readers = readers
+        self._clock = clock
+        self._executor = executor
+        self.limits = limits
+
+    def now_ms(self) -> int:
+        """What a command is stamped with."""
+        return self._clock.now_ms()
+
+    # --- Writes --------------------------------------------------------------------
+
+    async def put(self, command: Put, deadline: float) -> PutResult:
+        """Raises: BadRequest, Conflict, Unavailable."""
+        return _expect(await self._write(command, deadline), PutResult)
+
+    async def delete(self, command: Delete, deadline: float) -> DeleteResult:
+        """Raises: BadRequest, Conflict, Unavailable."""
+        return _expect(await self._write(command, deadline), DeleteResult)
+
+    async def txn(self, command: Txn, deadline: float) -> TxnResult:
+        """Raises: BadRequest, Conflict, Unavailable."""
+        return _expect(await self._write(command, deadline), TxnResult)
+
+    async def _write(self, command: Command, deadline: float) -> Result:
+        validate(command, self.limits)
+        result = await self._router.propose(command, deadline)
+        if isinstance(result, Rejected):
+            raise rejection(result)
+        return result
+
+    async def batch(
+        self, operations: Sequence[BatchOperation], deadline: float
+    ) -> list[BatchOutcome]:
+        """Run independent operations; one outcome for each, in order.
+
+        Writes are proposed first and together; reads are answered after them, from one
+        state. Values beyond `PAGE_BYTES_MAX` in total come back as LIMIT_EXCEEDED.
+        Raises: BadRequest if any operation is malformed; then none of them ran.
+        """
+        writes = [item for item in operations if not isinstance(item, Get)]
+        self._validate_batch(operations)
+        written = iter(await self._router.propose_many(writes, deadline) if writes else ())
+        reads = [item for item in operations if isinstance(item, Get)]
+        found = iter(await self._batch_reads(reads, deadline) if reads else ())
+        return [
+            next(found) if isinstance(item, Get) else _outcome(next(written), item)
+            for item in operations
+        ]
+
+    def _validate_batch(self, operations: Sequence[BatchOperation]) -> None:
+        for number, item in enumerate(operations):
+            if isinstance(item, Get):
+                continue
+            try:
+                validate(item, self.limits)
+            except InvalidArgument as error:
+                raise bad_argument(error, f"operations[{number}].") from None
+
+    async def _batch_reads(self, reads: Sequence[Get], deadline: float) -> list[BatchOutcome]:
+        try:
+            await self._router.barrier(LINEARIZABLE, deadline)
+            return await self.offload(lambda: self._read_all(reads), deadline)
+        except HivememError as error:
+            # The writes of the batch have their outcomes; the reads must not hide them.
+            return [error] * len(reads)
+
+    def _read_all(self, reads: Sequence[Get]) -> list[BatchOutcome]:
+        outcomes: list[BatchOutcome] = []
+        room = PAGE_BYTES_MAX
+        with self._readers() as reader:
+            for item in reads:
+                head = reader.get(item.namespace, item.session, item.key, values=False)
+                if head is None:
+                    outcomes.append(_not_found(item.key))
+                elif head.size > room and room < PAGE_BYTES_MAX:
+                    outcomes.append(_batch_full())
+                else:
+                    room -= head.size
+                    record = reader.get(item.namespace, item.session, item.key)
+                    outcomes.append(record if record is not None else _not_found(item.key))
+        return outcomes
+
+    # --- Reads ---------------------------------------------------------------------
+
+    async def get(
+        self,
+        namespace: str,
+        session: str,
+        key: bytes,
+        read: ReadOptions,
+        deadline: float,
+        *,
+        values: bool = True,
+    ) -> Record:
+        """Raises: NotFound, Unavailable, DeadlineExceeded."""
+        await self._router.barrier(read, deadline)
+        with self._readers() as reader:
+            record = reader.get(namespace, session, key, values=values)
+        if record is None:
+            raise _not_found(key)
+        return record
+
+    async def get_at(
+        self,
+        namespace: str,
+        session: str,
+        key: bytes,
+        revision: int,
+        read: ReadOptions,
+        deadline: float,
+    ) -> Record:
+        """The record as it was at `revision`. Raises also: CompactedError, BadRequest."""
+        await self._router.barrier(read, deadline)
+        with self._readers() as reader:
+            if revision > reader.revision:
+                raise bad_request(
+                    "at_revision", f"lies in the future: this node is at {reader.revision}"
+                )
+            record = reader.get_at(namespace, session, key, revision)
+        if record is None:
+            raise _not_found(key)
+        return record
+
+    async def keys(
+        self,
+        namespace: str,
+        session: str,
+        prefix: bytes,
+        after: bytes | None,
+        limit: int,
+        read: ReadOptions,
+        deadline: float,
+        *,
+        values: bool,
+    ) -> tuple[RecordPage, int]:
+        """One page of a session's records in key order, and the revision it shows."""
+        await self._router.barrier(read, deadline)
+
+        def scan() -> tuple[RecordPage, int]:
+            with self._readers() as reader:
+                page = reader.scan(namespace, session, prefix, after, limit, PAGE_BYTES_MAX, values)
+                return page, reader.revision
+
+        return await self.offload(scan, deadline)
+
+    async def sessions(
+        self, namespace: str, after: str | None, limit: int, read: ReadOptions, deadline: float
+    ) -> tuple[list[str], int]:
+        """Up to `limit` session names in order, and the revision they belong to."""
+        await self._router.barrier(read, deadline)
+
+        def scan() -> tuple[list[str], int]:
+            with self._readers() as reader:
+                return reader.sessions(namespace, after, limit), reader.revision
+
+        return await self.offload(scan, deadline)
+
+    async def namespaces(
+        self, after: str | None, limit: int, read: ReadOptions, deadline: float
+    ) -> tuple[list[str], int]:
+        """Up to `limit` namespaces in order, and the revision they belong to."""
+        await self._router.barrier(read, deadline)
+
+        def scan() -> tuple[list[str], int]:
+            with self._readers() as reader:
+                return reader.namespaces(after, limit), reader.revision
+
+        return await self.offload(scan, deadline)
+
+    async def history(
+        self,
+        namespace: str,
+        session: str,
+        key: bytes,
+        before: ChangeId | None,
+        limit: int,
+        read: ReadOptions,
+        deadline: float,
+        *,
+        values: bool,
+    ) -> tuple[HistoryPage, int]:
+        """One page of a key's retained changes, newest first, and the revision it shows."""
+        await self._router.barrier(read, deadline)
+
+        def scan() -> tuple[HistoryPage, int]:
+            with self._readers() as reader:
+                page = reader.history(
+                    namespace, session, key, before, limit, PAGE_BYTES_MAX, values
+                )
+                return page, reader.revision
+
+        return await self.offload(scan, deadline)
+
+    async def offload(self, work: Callable[[], T], deadline: float) -> T:
+        """Run `work` on a reader thread: what would hold up the loop for milliseconds.
+
+        Raises: DeadlineExceeded; the work then still ends by itself, since pages are bounded.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                return await loop.run_in_executor(self._executor, work)
+        except TimeoutError:
+            raise DeadlineExceeded("the read did not finish within its deadline") from None
+
+
+def _expect(result: Result, kind: type[T]) -> T:
+    if not isinstance(result, kind):
+        # A request id that was used for another kind of command is refused by the state
+        # machine, so this is a defect, and the write did happen.
+        raise InternalError("the state machine answered another command", definite=False)
+    return result
+
+
+def _outcome(outcome: Result | HivememError, command: Put | Delete) -> BatchOutcome:
+    if isinstance(outcome, Rejected):
+        return rejection(outcome)
+    if isinstance(outcome, PutResult | DeleteResult | HivememError):
+        return outcome
+    return as_hivemem(TypeError(f"{type(outcome)} for {type(command)}"), writes=True)
+
+
+def _not_found(key: bytes) -> NotFound:
+    return NotFound("no such key", field="key")
+
+
+def _batch_full() -> Conflict:
+    return Conflict(
+        f"the batch's answer would exceed {PAGE_BYTES_MAX} bytes; get this key by itself",
+        code="LIMIT_EXCEEDED",
+    )
+
+
+__all__ = ["BatchOperation", "BatchOutcome", "Change", "Get", "Readers", "Router", "Service"]

@@ -1,0 +1,132 @@
+"""What a node says about itself and its cluster: the shapes of `/v1/status` and `/v1/cluster`.
+
+The daemon fills these in; the HTTP door turns them into JSON. A figure that is not known
+is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.interfaces import GroupStatus
+from engines.interfaces import StateStats
+
+
+@dataclass(frozen=True, slots=True)
+class LimitView:
+    """One limit: its value and the unit it counts."""
+
+    value: int | float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskView:
+    log_bytes: int | None  # Raft log segments
+    live_bytes: int | None  # the applied state
+    free_bytes: int | None  # what the file system has left
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryView:
+    rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """This node. `role` is leader | follower | candidate; indexes are log indexes."""
+
+    id: str
+    name: str
+    version: str
+    role: str
+    leader: str | None  # node id
+    term: int
+    log_index: int
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    revision: int
+    pid: int
+    uptime_seconds: float
+    started_at_ms: int
+    http: str
+    peer: str
+    data_dir: str
+    disk: DiskView
+    memory: MemoryView
+    keys: int | None
+    limits: Mapping[str, LimitView]
+    security: Mapping[str, object]  # JSON values: what guards each door
+    durability: Mapping[str, object]  # JSON values: what an acknowledgement means here
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """One member as this node sees it; None where it could not be asked.
+
+    `healthy` says that the node answered and knows the leader.
+    """
+
+    id: str
+    name: str
+    role: str | None
+    http: str
+    peer: str
+    pid: int | None
+    version: str | None
+    healthy: bool
+    term: int | None
+    log_index: int | None
+    commit_index: int | None
+    applied_index: int | None
+    disk_bytes: int | None
+    memory_bytes: int | None
+    uptime_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    cluster_id: str
+    leader: str | None  # node id
+    term: int
+    nodes: tuple[MemberView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessCheck:
+    """One condition for taking traffic. `code` is the error answered while it does not hold."""
+
+    name: str
+    ok: bool
+    message: str
+    code: str = "QUORUM_NOT_REACHED"  # QUORUM_NOT_REACHED | STALE | STOPPING
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFigures:
+    """What is measured about one Raft group on this node; None: not measured."""
+
+    status: GroupStatus
+    state: StateStats | None
+    log_bytes: int | None
+
+
+class NodeInfo(Protocol):
+    """What the daemon tells the doors about itself. Called on the loop thread."""
+
+    def local_status(self) -> StatusView: ...
+
+    async def cluster_status(self, timeout: float) -> ClusterView:
+        """Ask every member, at most `timeout` seconds; unreachable ones come back with None."""
+
+    def readiness(self) -> tuple[ReadinessCheck, ...]:
+        """The conditions of `/readyz`: a leader is known, this node keeps up, …"""
+
+    def leader_http(self) -> str | None:
+        """HTTP address of the leader, if known."""
+
+    def group_figures(self) -> tuple[GroupFigures, ...]:
+        """For the metrics: one entry per Raft group."""

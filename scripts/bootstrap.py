@@ -1,0 +1,135 @@
+"""The virtual environment of this checkout: made once, renewed when the pins change.
+
+Shared by scripts/up, scripts/test and scripts/check. Only the standard library, because
+nothing else is there yet. Several runs at once wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+BUILD_PINS = ROOT / "constraints-build.txt"
+PINS = {"runtime": ROOT / "constraints.txt", "dev": ROOT / "constraints-dev.txt"}
+
+
+def ensure_environment(kind: str) -> Path:
+    """Have .venv with the pinned packages and the project in it; returns its python.
+
+    `kind`: "runtime", or "dev", which holds the runtime packages too. Exits with a message
+    when it cannot be done.
+    """
+    with _lock():
+        if _stamp(kind).exists() and _stamp(kind).read_text() == _fingerprint(kind):
+            return PYTHON
+        _ensure_venv()
+        # The build tool comes first and pinned, so that building from source needs no
+        # network and no unpinned package.
+        _pip("the build tool", "--require-hashes", "-r", str(BUILD_PINS))
+        _pip(
+            f"the {kind} packages pinned in {PINS[kind].name}",
+            "--require-hashes",
+            "--no-build-isolation",
+            "-r",
+            str(PINS[kind]),
+        )
+        _pip("hivemem itself", "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT))
+        for covered in ("runtime", "dev") if kind == "dev" else ("runtime",):
+            _stamp(covered).write_text(_fingerprint(covered))
+    return PYTHON
+
+
+def run(title: str, *command: str) -> bool:
+    """Run one step of a check, say how it went, and return whether it passed."""
+    print(f"== {title}", flush=True)
+    passed = subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    if not passed:
+        print(f"!! {title} failed: {' '.join(command)}", flush=True)
+    return passed
+
+
+def static_checks(python: str) -> list[bool]:
+    """Format, lint and types of the whole checkout; one verdict each."""
+    return [
+        run("format", python, "-m", "ruff", "format", "--check", "."),
+        run("lint", python, "-m", "ruff", "check", "."),
+        run("types", python, "-m", "mypy"),
+    ]
+
+
+def _stamp(kind: str) -> Path:
+    return VENV / f".hivemem-{kind}"
+
+
+def _fingerprint(kind: str) -> str:
+    """Changes when what belongs into the environment does, or when the checkout moved."""
+    digest = hashlib.sha256(f"{ROOT} {sys.version}".encode())
+    for path in (ROOT / "pyproject.toml", BUILD_PINS, PINS[kind]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _lock():
+    with open(ROOT / ".venv.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another run that prepares .venv")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _ensure_venv() -> None:
+    """Make .venv unless a usable one is there. One that we half made is made anew."""
+    probe = "import sys, pip; sys.exit(sys.version_info < (3, 11))"
+    if PYTHON.exists() and _quiet(str(PYTHON), "-c", probe).returncode == 0:
+        return
+    if VENV.exists():
+        if not (VENV / "pyvenv.cfg").exists():
+            raise SystemExit(f"{VENV} is in the way and is no virtual environment; move it")
+        shutil.rmtree(VENV)
+    _say(f"making .venv with Python {sys.version.split()[0]}")
+    made = _quiet(sys.executable, "-m", "venv", str(VENV))
+    if made.returncode != 0:
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise SystemExit(
+            f"{made.stdout}\nThis Python cannot make a virtual environment. On Debian and Ubuntu "
+            f"its module is a package of its own:\n    sudo apt install "
+            f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+        )
+
+
+def _pip(what: str, *arguments: str) -> None:
+    _say(f"installing {what}")
+    options = ("--quiet", "--no-input", "--disable-pip-version-check", "--no-warn-script-location")
+    done = _quiet(str(PYTHON), "-m", "pip", "install", *options, *arguments)
+    if done.returncode != 0:
+        raise SystemExit(f"{done.stdout}\nhivemem: installing {what} failed; pip's output is above")
+
+
+def _quiet(*command: str) -> subprocess.CompletedProcess[str]:
+    # PYTHONHOME and PYTHONPATH of the caller would leak other packages into the environment.
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def _say(text: str) -> None:
+    print(f"hivemem: {text}", file=sys.stderr, flush=True)
