@@ -24,7 +24,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import lmdb
 
@@ -45,9 +45,10 @@ CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
 # no lock and no scan of the reader table.
 _SPARE_READERS_MAX = 16
 
-Transaction = lmdb.Transaction[memoryview]
-Cursor = lmdb.Cursor[memoryview]
-Database = lmdb._Database
+# Quoted: the classes are generic in lmdb's stubs alone.
+Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
+Cursor: TypeAlias = "lmdb.Cursor[memoryview]"
+Database: TypeAlias = "lmdb._Database"
 
 
 class Databases(NamedTuple):

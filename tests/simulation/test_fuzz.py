@@ -96,10 +96,9 @@ class Schedule:
 
     def crash(self, keep_unsynced: int = 0) -> None:
         up = self.cluster.up()
-        if len(up) > len(self.cluster.ids) // 2 + 1 or self.rng.random() < 0.2:
-            if up:
-                self.cluster.crash(self.rng.choice(up), keep_unsynced)
-                self.count("crash")
+        if (len(up) > len(self.cluster.ids) // 2 + 1 or self.rng.random() < 0.2) and up:
+            self.cluster.crash(self.rng.choice(up), keep_unsynced)
+            self.count("crash")
 
     def partial_sync_crash(self) -> None:
         self.crash(self.rng.randrange(1, 4))

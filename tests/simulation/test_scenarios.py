@@ -150,7 +150,7 @@ def test_p2_matching_entries_are_never_truncated(monkeypatch):
     frames = []
     for _ in range(20):
         cluster.turn("A")
-        frames += [f for f in cluster.network.queue("A", "B")]
+        frames += list(cluster.network.queue("A", "B"))
         cluster.network.deliver("A", "B")
         cluster.turn("B")
         cluster.sync("B")

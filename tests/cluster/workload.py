@@ -1,0 +1,110 @@
+"""Concurrent writers that remember what was acknowledged, and the check that it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from node.client import HivememClient
+
+from node.errors import HivememError
+
+NAMESPACE = "durability"
+
+
+class Writers:
+    """`count` writers, each putting its own keys one after another until `stop`.
+
+    acknowledged: session → {key: value}. refused: writes that certainly had no effect.
+    Times of acknowledgements are monotonic seconds, in order.
+    """
+
+    def __init__(self, endpoints: list[str], count: int = 64) -> None:
+        self.endpoints = endpoints
+        self.count = count
+        self.acknowledged: dict[str, dict[str, str]] = {}
+        self.refused: list[tuple[str, str]] = []
+        self.unknown = 0
+        self.times: list[float] = []
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Writers:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        if self._task is not None:
+            await self._task
+
+    async def reach(self, acknowledgements: int, seconds: float = 30.0) -> None:
+        """Wait until that many more writes are acknowledged."""
+        goal = len(self.times) + acknowledgements
+        deadline = time.monotonic() + seconds
+        while len(self.times) < goal:
+            assert time.monotonic() < deadline, f"{len(self.times)} of {goal} acknowledged"
+            await asyncio.sleep(0.01)
+
+    def gap_after(self, moment: float) -> float:
+        """Seconds from `moment` to the first acknowledgement at least 20 ms later.
+
+        What was already on its way when the fault struck arrives within milliseconds and
+        says nothing about recovery."""
+        later = [at for at in self.times if at > moment + 0.02]
+        previous = moment
+        longest = 0.0
+        for at in later:
+            longest = max(longest, at - previous)
+            previous = at
+        return longest
+
+    async def _run(self) -> None:
+        async with HivememClient(self.endpoints, timeout_ms=20_000) as client:
+            await asyncio.gather(*(self._write(client, number) for number in range(self.count)))
+
+    async def _write(self, client: HivememClient, writer: int) -> None:
+        session = f"writer-{writer:03d}"
+        mine = self.acknowledged.setdefault(session, {})
+        number = 0
+        while not self._stop.is_set():
+            key, value = f"{number:06d}", f"{session}:{number}"
+            number += 1
+            try:
+                await client.put(NAMESPACE, session, key, value)
+            except HivememError as error:
+                if error.definite:
+                    self.refused.append((session, key))
+                else:
+                    self.unknown += 1
+                continue
+            mine[key] = value
+            self.times.append(time.monotonic())
+
+
+async def stored(client: HivememClient) -> dict[str, dict[str, str]]:
+    """Everything the writers' namespace holds: session → {key: value}."""
+    found: dict[str, dict[str, str]] = {}
+    async for session in client.sessions(NAMESPACE):
+        found[session] = {
+            item.key: item.text() async for item in client.list(NAMESPACE, session, values=True)
+        }
+    return found
+
+
+async def check_nothing_lost(writers: Writers, endpoint: str) -> None:
+    """Every acknowledged write is there as written, and no definitely refused one is."""
+    async with HivememClient([endpoint], timeout_ms=20_000) as client:
+        found = await stored(client)
+    lost = [
+        (session, key)
+        for session, records in writers.acknowledged.items()
+        for key, value in records.items()
+        if found.get(session, {}).get(key) != value
+    ]
+    assert not lost, f"{len(lost)} acknowledged writes lost, first {lost[:3]}"
+    wrong = [place for place in writers.refused if place[1] in found.get(place[0], {})]
+    assert not wrong, f"refused with definite: true, yet stored: {wrong[:3]}"
