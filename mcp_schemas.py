@@ -6,13 +6,18 @@ the wire); all others are snake_case, as in the HTTP API. An absent figure is nu
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.alias_generators import to_camel
+
+T = TypeVar("T", bound=BaseModel)
 
 LIST_LIMIT_MAX = 200  # items of one answer; 200 keys of 4 KiB are more than an agent wants to read
 LIST_LIMIT_DEFAULT = 50
+HISTORY_LIMIT_DEFAULT = 10
+ALL_NAMESPACES = "*"  # no namespace can have this name
 TTL_SECONDS_MAX = 10 * 365 * 86_400  # ten years, the HTTP API's bound
 TIMEOUT_MS_MIN, TIMEOUT_MS_MAX, TIMEOUT_MS_DEFAULT = 1000, 30_000, 5000  # the guide's
 
@@ -25,7 +30,6 @@ def _not_bool(value: object) -> object:
 
 
 _Number = BeforeValidator(_not_bool)
-Count = Annotated[int, _Number]
 
 Namespace = Annotated[
     str, Field(min_length=1, max_length=64, description="Tenant or application: A-Z a-z 0-9 . _ -")
@@ -47,6 +51,12 @@ ExpectVersion = Annotated[
 TtlSeconds = Annotated[
     float | None, _Number, Field(gt=0, le=TTL_SECONDS_MAX, description="Forget after this time")
 ]
+ListedNamespace = Annotated[
+    str, Field(min_length=1, max_length=64, description='"*" lists the namespaces')
+]
+ListedSession = Annotated[str | None, Field(min_length=1, max_length=256)]
+Prefix = Annotated[str, Field(max_length=4096, description="Only keys that start with this")]
+WithValues = Annotated[bool, Field(description="With the values, not only names and versions")]
 Offset = Annotated[
     int, _Number, Field(ge=0, description="Byte to start at: next_offset of a truncated answer")
 ]
@@ -60,16 +70,31 @@ Timeout = Annotated[
     _Number,
     Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX, description="Milliseconds"),
 ]
+GuideOperation = Literal["read", "write", "delete", "sync", "repair"]
+GuideConsistency = Annotated[
+    Literal["eventual", "strong", "weak"],
+    Field(description="Of reads; writes always wait for a majority"),
+]
+MISSING = object()  # tells a value that was not given from null
+GuideValue = Annotated[
+    Any, Field(default_factory=lambda: MISSING, description="For write: any JSON value")
+]
 Component = Literal["coordinator", "optimizer", "backends", "all"]
+
+LIST_ARGUMENTS = frozenset({"components"})
+ComponentNames = Annotated[Sequence[Component], Field(min_length=1)]
+Detailed = Annotated[bool, Field(description="With figures of the leader and of every node")]
 
 Encoding = Literal["json", "utf-8", "base64"]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Base of every tool's answer."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class GetAnswer(_Answer):
+class GetAnswer(Answer):
     found: bool
     value: Any = Field(None, description="null if not found; text or base64 if truncated")
     encoding: Encoding | None = None
@@ -83,18 +108,18 @@ class GetAnswer(_Answer):
     served_by: str | None = None
 
 
-class PutAnswer(_Answer):
+class PutAnswer(Answer):
     version: int
     revision: int
 
 
-class DeleteAnswer(_Answer):
+class DeleteAnswer(Answer):
     deleted: bool = Field(description="false: there was nothing to delete")
     version: int | None = Field(description="The version that ended")
     revision: int | None
 
 
-class ListItem(_Answer):
+class ListItem(Answer):
     """One key; `value` and `encoding` only when values were asked for."""
 
     key: str
@@ -109,7 +134,7 @@ class ListItem(_Answer):
     truncated: bool = Field(False, description="The value is cut: read the rest with get")
 
 
-class ListAnswer(_Answer):
+class ListAnswer(Answer):
     """Exactly one of the three lists is filled."""
 
     keys: list[ListItem] | None = None
@@ -120,7 +145,7 @@ class ListAnswer(_Answer):
     revision: int | None = None
 
 
-class HistoryItem(_Answer):
+class HistoryItem(Answer):
     type: Literal["put", "delete", "expire"]
     version: int
     revision: int
@@ -132,14 +157,14 @@ class HistoryItem(_Answer):
     truncated: bool = False
 
 
-class HistoryAnswer(_Answer):
+class HistoryAnswer(Answer):
     items: list[HistoryItem] = Field(description="Newest first")
     compacted: bool = Field(description="Older versions existed and are no longer kept")
     truncated: bool = Field(description="There is more: call again with next_cursor")
     next_cursor: str | None = None
 
 
-class _Guide(_Answer):
+class _Guide(Answer):
     """Answers of the guide's tools: camelCase on the wire."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
@@ -148,7 +173,7 @@ class _Guide(_Answer):
 class Decision(_Guide):
     """What the cluster did: an id that names the place in its history, and who takes part."""
 
-    id: str = Field(description="<cluster>/<revision>")
+    id: str | None = Field(description="<cluster>/<revision>; null if a read found nothing")
     status: Literal["completed"]
     participants: list[str] | None = Field(description="Nodes healthy now; null: not known")
     timestamp: str = Field(description="When the answer was given, UTC")
@@ -204,6 +229,11 @@ class HealthAnswer(_Guide):
     components: Components
     issues: list[str]
     recommendations: list[str]
+
+
+def strict(arguments: type[T]) -> type[T]:
+    """The same arguments, but an unknown one is refused: a typo must not go unnoticed."""
+    return create_model(arguments.__name__, __base__=arguments, __cls_kwargs__={"extra": "forbid"})
 
 
 def explain(cause: object) -> str | None:

@@ -33,7 +33,7 @@ class _Inexact(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A stored value, as an answer carries it. Units: size, next_offset: bytes of the stored value."""
+    """A stored value, as an answer carries it. `size` and `next_offset` count stored bytes."""
 
     value: object
     encoding: str  # json | utf-8 | base64
@@ -53,7 +53,7 @@ def to_bytes(value: object) -> tuple[bytes, str]:
     except UnicodeEncodeError:
         raise ValueRefused("value: holds half of a surrogate pair, which is no text") from None
     except ValueError:
-        raise ValueRefused("value: NaN and infinity are not JSON") from None
+        raise ValueRefused("value: NaN, infinity and endless numbers are not JSON") from None
 
 
 def show(data: bytes, content_type: str, bytes_max: int, offset: int = 0) -> Shown:
@@ -66,8 +66,8 @@ def show(data: bytes, content_type: str, bytes_max: int, offset: int = 0) -> Sho
     if offset == 0 and size <= bytes_max and _is_json(content_type):
         try:
             return Shown(_parse_exactly(data), "json", size, None)
-        except (ValueError, RecursionError):
-            pass  # Not JSON after all, or more exact than a float: the bytes themselves are the answer.
+        except (ValueError, ArithmeticError, RecursionError):
+            pass  # Not JSON after all, or more exact than a float: the text is the answer.
     end = min(size, offset + bytes_max)
     text_end, text = _decode_prefix(data[offset:end], whole=end == size)
     if text is not None:
@@ -79,7 +79,7 @@ def show(data: bytes, content_type: str, bytes_max: int, offset: int = 0) -> Sho
 
 
 def fitting(sizes: Sequence[int], bytes_max: int) -> int:
-    """How many leading items fit into `bytes_max` together; at least one, so that paging advances."""
+    """How many leading items fit into `bytes_max`; at least one, so that paging advances."""
     total = 0
     for count, size in enumerate(sizes):
         total += size

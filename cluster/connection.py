@@ -11,6 +11,7 @@ kept in the lanes of the send queue and not in that buffer, or nothing could ove
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -337,8 +338,12 @@ def describe(error: BaseException) -> str:
         return f"TLS: the certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "the host name does not resolve"
     if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
+        # The loops word it differently, and less clearly than the system.
+        known = os.strerror(error.errno) if error.errno else error.strerror
+        return known or str(error) or type(error).__name__
     return str(error) or type(error).__name__
 
 

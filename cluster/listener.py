@@ -22,6 +22,9 @@ class Listener:
     `serve` returns once the connection is no longer a stranger: authenticated or gone.
     At most `strangers_max` run at a time; when one more arrives the oldest is
     cancelled, since an honest peer needs milliseconds and a flood waits.
+
+    Accepting is a reader callback and not a task that awaits `sock_accept`: cancelling
+    such a task can lose a socket that was accepted in the same turn of the loop.
     """
 
     def __init__(
@@ -30,17 +33,17 @@ class Listener:
         self._serve = serve
         self._strangers_max = strangers_max
         self._strangers: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._unserved: dict[asyncio.Task[None], socket.socket] = {}  # task yet to begin
         self._socket: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self.evicted = 0
+        self._port: int | None = None
+        self._retrying: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
-        """The port bound to. Raises RuntimeError before `start`."""
-        if self._socket is None:
-            raise RuntimeError("not listening")
-        port: int = self._socket.getsockname()[1]
-        return port
+        """The port bound to; still known after `stop`. Raises RuntimeError before `start`."""
+        if self._port is None:
+            raise RuntimeError("not listening yet")
+        return self._port
 
     async def start(self, host: str, port: int) -> None:
         """Bind and accept. Port 0: any free port. Raises OSError."""
@@ -58,45 +61,55 @@ class Listener:
             reason = f"cannot listen for peers on {host}:{port}: {error.strerror}"
             raise OSError(error.errno, reason) from error
         self._socket = sock
-        self._accepting = loop.create_task(self._accept_forever(sock))
+        self._port = sock.getsockname()[1]
+        loop.add_reader(sock, self._accept)
 
     async def stop(self) -> None:
         """Stop accepting and give up on strangers. Idempotent."""
-        tasks = [*self._strangers]
-        if self._accepting is not None:
-            tasks.append(self._accepting)
+        if self._retrying is not None:
+            self._retrying.cancel()
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        tasks = list(self._strangers)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._socket is not None:
-            self._socket.close()
 
-    async def _accept_forever(self, listening: socket.socket) -> None:
+    def _accept(self) -> None:
+        """Take one connection; the loop calls again while more are waiting."""
+        assert self._socket is not None
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listening)
-            except OSError as error:
-                logger.warning("cannot accept a peer's connection: %s", error.strerror)
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            if len(self._strangers) >= self._strangers_max:
-                next(iter(self._strangers)).cancel()
-                self.evicted += 1
-            task = loop.create_task(self._run(sock, str(PeerAddress(address[0], address[1]))))
-            self._strangers[task] = None
-            task.add_done_callback(self._forget)
-            # An accept that succeeds at once does not yield; a flood must not starve
-            # the loop, and a task must have begun before it can be cancelled.
-            await asyncio.sleep(0)
-
-    async def _run(self, sock: socket.socket, remote: str) -> None:
         try:
-            await self._serve(sock, remote)
-        except asyncio.CancelledError:
-            raise
+            sock, address = self._socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # It went away again.
+        except OSError as error:
+            # Out of file descriptors, as a rule: it stays readable, so rest for a while.
+            logger.warning("cannot accept a peer's connection: %s", error.strerror)
+            loop.remove_reader(self._socket)
+            self._retrying = loop.call_later(
+                _RETRY_SECONDS, loop.add_reader, self._socket, self._accept
+            )
+            return
+        sock.setblocking(False)
+        if len(self._strangers) >= self._strangers_max:
+            next(iter(self._strangers)).cancel()
+        task = loop.create_task(self._run(str(PeerAddress(address[0], address[1]))))
+        self._strangers[task] = None
+        self._unserved[task] = sock
+        task.add_done_callback(self._forget)
+
+    async def _run(self, remote: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._serve(self._unserved.pop(task), remote)
         except Exception:
             logger.exception("serving a connection from %s failed", remote)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._strangers.pop(task, None)
+        if (unserved := self._unserved.pop(task, None)) is not None:
+            unserved.close()  # Cancelled before it began.

@@ -16,6 +16,7 @@ and raised by each later `submit`: a node that cannot write its log must stop.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,11 @@ class WriterOptions:
 
     writer_queue_bytes_max: int = 128 * MIB  # bytes buffered, queued or being fsynced
     drain_seconds_max: float = 30.0  # seconds that stop() and close() wait for the disk
+    # Seconds after which a thread may demand the interpreter from another, process-wide.
+    # A busy loop lets go of it often but briefly, and each time restarts the wait of the
+    # writer, which with Python's 5 ms never gets to demand it: measured, one round per
+    # second. DESIGN-log.md has the figures, also for the cost, which is nothing measurable.
+    switch_interval_seconds: float = 10e-6
 
 
 class Done(NamedTuple):
@@ -94,6 +100,7 @@ class LogWriter:
         self._failure: StorageFailed | None = None
         self._failure_reported = False
         self._thread: threading.Thread | None = None
+        self._switch_interval_before = 0.0
 
     # --- Loop thread ---------------------------------------------------------------
 
@@ -107,8 +114,12 @@ class LogWriter:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start the thread. Idempotent."""
+        """Start the thread; shortens the interpreter's switch interval. Idempotent."""
         if self._thread is None:
+            self._switch_interval_before = sys.getswitchinterval()
+            sys.setswitchinterval(
+                min(self._switch_interval_before, self.options.switch_interval_seconds)
+            )
             self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
             self._thread.start()
 
@@ -143,6 +154,7 @@ class LogWriter:
         if self._thread.is_alive():
             raise self._slow()
         self._thread = None
+        sys.setswitchinterval(self._switch_interval_before)
         self.deliver()
 
     def deliver(self) -> None:

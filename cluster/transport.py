@@ -265,11 +265,14 @@ class Transport:
         connection = self._new_connection(str(peer.address), dialled=peer.id)
         try:
             async with asyncio.timeout(timeout):
+                # Connected here and not by create_connection: uvloop's, given up on
+                # while TLS has yet to begin, reports an error that nobody can catch.
+                sock = await _connected_socket(peer.address)
                 await loop.create_connection(
                     lambda: connection,
-                    peer.address.host,
-                    peer.address.port,
+                    sock=sock,
                     ssl=self._client_context,
+                    server_hostname=peer.address.host if self._client_context else None,
                     ssl_handshake_timeout=timeout if self._client_context else None,
                     ssl_shutdown_timeout=timeout if self._client_context else None,
                 )
@@ -436,3 +439,24 @@ def _report(task: asyncio.Task[None]) -> None:
         task.get_loop().call_exception_handler(
             {"message": "dialling a peer failed for good", "exception": error, "task": task}
         )
+
+
+async def _connected_socket(address: PeerAddress) -> socket.socket:
+    """A TCP connection to the first of the host's addresses that accepts. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure = OSError(f"no address for {address.host}")
+    for family, kind, protocol, _, target in found:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, target)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure

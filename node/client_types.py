@@ -31,7 +31,6 @@ class Value:
     expires_at: datetime | None = None
     served_by: str | None = None  # name of the node that answered, where the answer says it
 
-    @property
     def text(self) -> str:
         """The value as UTF-8. Raises: UnicodeDecodeError for bytes that are not text."""
         return self.value.decode()
@@ -69,6 +68,12 @@ class Item:
     updated_at: datetime
     expires_at: datetime | None
     value: bytes | None = None
+
+    def text(self) -> str:
+        """The value as UTF-8. Raises: UnicodeDecodeError; ValueError if it was not asked for."""
+        if self.value is None:
+            raise ValueError("this item was listed without its value; ask with values=True")
+        return self.value.decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from node.client_types import (
     BatchPut,
     BatchResult,
     ChangeType,
+    ClusterView,
     DeleteResult,
     Event,
     EventId,
@@ -30,6 +31,7 @@ from node.client_types import (
     HistoryPage,
     Item,
     NamePage,
+    NodeStatus,
     Page,
     PutResult,
     TxnResult,
@@ -66,39 +68,62 @@ ERRORS: Mapping[int, type[HivememError]] = {
 }
 
 
-def path(*names: str) -> str:
-    """Percent-encode each name and join by `/`.
+def path(namespace: str, session: str | None = None, key: str | None = None) -> str:
+    """Percent-encode the names and join them by `/`.
 
     Everything but unreserved characters is encoded, `/` too; so keys such as `a//b`, `%2F`
     and NUL arrive as they are. A name of dots only has its dots encoded, since they are
     unreserved and a proxy would take `..` for a step up.
+    Raises: BadRequest for an empty name (it would be another route) or text that is not UTF-8.
     """
-    return "/".join(_encoded(name) for name in names)
+    names = {"namespace": namespace, "session": session, "key": key}
+    return "/".join(_encoded(field, name) for field, name in names.items() if name is not None)
 
 
-def _encoded(name: str) -> str:
-    text = quote(name, safe="")
+def _encoded(field: str, name: str) -> str:
+    if not name:
+        raise BadRequest(f"{field}: must not be empty", field=field)
+    try:
+        text = quote(name, safe="")
+    except UnicodeEncodeError:
+        message = f"{field}: holds half of a surrogate pair, which is not Unicode text"
+        raise BadRequest(message, field=field) from None
     return text.replace(".", "%2E") if text in (".", "..") else text
 
 
 def query(parameters: Mapping[str, object]) -> str:
-    """Parameters that are not None, as `a=1&b=2`; booleans as true and false."""
-    return "&".join(
-        f"{name}={quote(_parameter(value), safe='')}"
-        for name, value in parameters.items()
-        if value is not None
-    )
+    """Parameters that are not None, as `?a=1&b=2`; booleans as true and false; "" if none.
+
+    Raises: BadRequest for text that UTF-8 cannot hold.
+    """
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if not given:
+        return ""
+    return "?" + "&".join(f"{name}={_parameter(name, value)}" for name, value in given.items())
 
 
-def _parameter(value: object) -> str:
+def _parameter(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    # repr of a float such as 1e-07 is no plain decimal; nine places are finer than 1 ms.
-    return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        # repr of a float such as 1e-07 is no plain decimal; nine places are finer than 1 ms.
+        return f"{value:.9f}".rstrip("0").rstrip(".")
+    try:
+        return quote(str(value), safe="")
+    except UnicodeEncodeError:
+        message = f"{name}: holds half of a surrogate pair, which is not Unicode text"
+        raise BadRequest(message, field=name) from None
 
 
 def body_of(value: bytes | str) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(value)
+    """Raises: BadRequest for text that UTF-8 cannot hold."""
+    if not isinstance(value, str):
+        return bytes(value)
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        message = "value: holds half of a surrogate pair, which is not Unicode text"
+        raise BadRequest(message, field="value") from None
 
 
 def content_type_of(value: bytes | str, content_type: str | None) -> str:
@@ -127,7 +152,19 @@ def decoded_value(value: str, encoding: str) -> bytes:
 
 
 def dumps(fields: object) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    """Compact JSON. Raises: BadRequest for text that UTF-8 cannot hold."""
+    try:
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        raise BadRequest("a name or value holds half of a surrogate pair") from None
+
+
+def json_value(value: object) -> str:
+    """A value for `put_json`. Raises: BadRequest for what JSON cannot hold, NaN too."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as reason:
+        raise BadRequest(f"value: is not JSON: {reason}", field="value") from None
 
 
 def without_none(fields: Mapping[str, object]) -> Fields:
@@ -144,13 +181,13 @@ def operation(op: BatchOperation) -> Fields:
             options = {"if_version": op.if_version, "request_id": op.request_id}
             return {"op": "delete", **names, **without_none(options)}
         case BatchPut():
-            options = {
+            written: Fields = {
                 "content_type": content_type_of(op.value, op.content_type),
                 "ttl_seconds": op.ttl_seconds,
                 "if_version": op.if_version,
                 "request_id": op.request_id,
             }
-            return {"op": "put", **names, **encoded_value(op.value), **without_none(options)}
+            return {"op": "put", **names, **encoded_value(op.value), **without_none(written)}
 
 
 def error(status: int, body: bytes) -> HivememError:
@@ -303,6 +340,24 @@ def value_of(headers: Mapping[str, str], body: bytes) -> Value:
         )
     except (KeyError, ValueError) as reason:
         raise unexpected(reason) from reason
+
+
+def node_status(fields: Fields) -> NodeStatus:
+    """Raises: KeyError if something that identifies the node is missing."""
+    _require(fields, "id", "name", "role", "http")
+    return cast(NodeStatus, fields)
+
+
+def cluster_view(fields: Fields) -> ClusterView:
+    _require(fields, "cluster_id", "leader", "term", "nodes")
+    for each in _objects(fields, "nodes"):
+        _require(each, "id", "name", "role", "http", "healthy")
+    return cast(ClusterView, fields)
+
+
+def _require(fields: Fields, *names: str) -> None:
+    for name in names:
+        fields[name]
 
 
 def txn_result(fields: Fields) -> TxnResult:

@@ -21,8 +21,10 @@ from node.config_checks import Finding, check
 from node.config_schema import SECTIONS, Member, NodeConfig, Setting, settings
 from node.errors import ConfigError
 
-# Variables with our prefix that are no settings of a daemon: clients and tools read them.
-OTHER_VARIABLES = frozenset({"HIVEMEM_URL", "HIVEMEM_TOKEN"})
+# Variables with our prefix that are no settings of a daemon: clients and tests read them.
+OTHER_VARIABLES = frozenset(
+    {"HIVEMEM_DATA_DIR", "HIVEMEM_ENDPOINTS", "HIVEMEM_SEED", "HIVEMEM_TOKEN"}
+)
 
 _PLACEHOLDERS: Mapping[str, object] = {"str": "", "Path": Path(), "tuple[Member, ...]": ()}
 

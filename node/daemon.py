@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -28,17 +29,20 @@ from engines.kv import KvReader
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node import private_file
+from node.auth import load_tokens
 from node.clock import SystemClock
-from node.config_schema import NodeConfig, RaftSection
+from node.config_schema import HttpSection, NodeConfig, RaftSection
 from node.datadir import DataDir
 from node.driver import GroupDriver
 from node.errors import StartupError
 from node.forward import Forwarder
+from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
 from node.leader_duties import LeaderDuties
 from node.node_info import LocalNodeInfo
 from node.router import Router
 from node.service import Service
+from node.watch import WatchHub
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +127,33 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     driver.start(group.turn)
     duties = LeaderDuties(config.node.id, group, router, machine, readers, config.limits, clock)
     await stack.enter_async_context(_background(duties.run(), node))
-    await _open_door(node, stack, service, info, machine, readers)
+    hub = WatchHub(
+        readers,
+        executor,
+        watches_max=limits.watches_max,
+        queue_changes_max=limits.watch_queue_changes_max,
+    )
+    machine.on_changes = hub.publish
+    tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
+    name = config.node.name
+    parts = HttpParts(service, hub, info, clock, name, tokens, limits, node.fail)
+    await _open_door(HttpServer(parts), config.http, stack)
+
+
+async def _open_door(server: HttpServer, section: HttpSection, stack: AsyncExitStack) -> None:
+    context = None
+    if section.tls_cert is not None and section.tls_key is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(section.tls_cert, section.tls_key)
+    stack.push_async_callback(server.stop)
+    try:
+        await server.start(section.host, section.port, context)
+    except OSError as error:
+        raise StartupError(
+            f"http.host and http.port: {section.host}:{section.port} cannot be listened on: "
+            f"{error.strerror}"
+        ) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from cluster.errors import NoQuorum, NotLeader, OutcomeUnknown, Overloaded
-from engines.errors import Compacted, InvalidArgument
+from engines.errors import Compacted, InvalidArgument, ReadersBusy
 from engines.interfaces import RejectCode, Rejected
 from node.errors import (
     BadRequest,
@@ -82,7 +82,7 @@ def as_hivemem(error: Exception, *, writes: bool) -> HivememError:
             return CompactedError(str(error))
         case NotLeader() | NoQuorum():
             return Unavailable("no quorum confirmed a leader", code="QUORUM_NOT_REACHED")
-        case Overloaded():
+        case Overloaded() | ReadersBusy():
             return Unavailable(str(error) or "a queue is full", code="OVERLOADED")
         case OutcomeUnknown():
             return Unavailable(

@@ -43,6 +43,7 @@ class HttpLimits:
     headers_max: int = _limit(64, "headers")  # 400 INVALID_ARGUMENT
     idle_connection_seconds_max: int = _limit(600, "seconds")  # then the connection is closed
     blocked_client_seconds_max: int = _limit(60, "seconds")  # takes no byte: it is cut off
+    stop_seconds_max: int = _limit(10, "seconds")  # for requests in flight when a node stops
     watches_max: int = _limit(1024, "watches")
     watch_queue_changes_max: int = _limit(1024, "changes")  # then the watch reads from the store
     watch_frames_bytes_max: int = _limit(8 * MIB, "bytes")  # encoded events shared by watches

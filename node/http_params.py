@@ -135,8 +135,8 @@ class Query:
             raise bad_request(name, "must be true or false")
         return text == "true"
 
-    def timeout_ms(self) -> int:
-        return self.integer("timeout_ms", 1, TIMEOUT_MS_MAX) or TIMEOUT_MS_DEFAULT
+    def timeout_seconds(self, default_ms: int = TIMEOUT_MS_DEFAULT) -> float:
+        return (self.integer("timeout_ms", 1, TIMEOUT_MS_MAX) or default_ms) / 1000
 
     def ttl_ms(self) -> int | None:
         text = self.text("ttl_seconds")

@@ -23,11 +23,12 @@ import shutil
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node import private_file
 from node.clock import Clock
+from node.config_checks import split_address
 from node.config_schema import HTTP_PORT, MEMBERS_MAX, PEER_PORT_OFFSET
 from node.datadir import explain, owner_pid, write_durably
 from node.errors import LaunchError
@@ -128,9 +129,17 @@ def _parse_plan(root: Path, fields: object) -> Plan:
     if not isinstance(fields, dict) or fields.get("format") != PLAN_FORMAT:
         raise LaunchError(f"{path} is not of format {PLAN_FORMAT}: made by another version?")
     try:
-        nodes = tuple(LocalNode(**node) for node in fields["nodes"])
+        nodes = tuple(
+            LocalNode(
+                str(node["name"]),
+                str(node["id"]),
+                split_address(node["http"].removeprefix("http://"))[1],
+                split_address(node["peer"])[1],
+            )
+            for node in fields["nodes"]
+        )
         plan = Plan(root, str(fields["cluster_id"]), nodes)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LaunchError(f"{path} is damaged: {error!r}") from error
     for node in nodes:
         # Names become folders that --fresh deletes: never let one lead elsewhere.
@@ -146,7 +155,11 @@ def write_plan(plan: Plan) -> None:
         fields = {
             "format": PLAN_FORMAT,
             "cluster_id": plan.cluster_id,
-            "nodes": [asdict(node) for node in plan.nodes],
+            # Clients on this machine find the nodes here too (node/discovery.py).
+            "nodes": [
+                {"name": node.name, "id": node.id, "http": node.http, "peer": node.peer}
+                for node in plan.nodes
+            ],
         }
         # First, because it marks the folder as ours: an interrupted start can be repeated.
         _write_changed(plan.root / "cluster.json", json.dumps(fields, indent=2) + "\n")

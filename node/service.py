@@ -16,10 +16,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from engines.command import Command, Delete, Put, Txn, validate
-from engines.errors import InvalidArgument
+from engines.command import (
+    Command,
+    Delete,
+    Put,
+    Txn,
+    validate,
+    validate_key,
+    validate_namespace,
+    validate_session,
+)
+from engines.errors import InvalidArgument, ReadersBusy
 from engines.interfaces import (
-    Change,
     ChangeId,
     DeleteResult,
     HistoryPage,
@@ -34,7 +42,7 @@ from engines.interfaces import (
 from engines.kv import KvReader
 from node.clock import Clock
 from node.errors import Conflict, DeadlineExceeded, HivememError, InternalError, NotFound
-from node.http_errors import as_hivemem, bad_argument, bad_request, rejection
+from node.http_errors import as_hivemem, bad_argument, rejection
 from node.http_limits import PAGE_BYTES_MAX
 from node.reads import LINEARIZABLE, ReadOptions
 
@@ -66,17 +74,6 @@ class Get:
     namespace: str
     session: str
     key: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A record as it was at an older revision; what GET shows of it."""
-
-    value: bytes
-    content_type: str
-    version: int
-    revision: int
-    expires_ms: int | None
 
 
 BatchOperation = Put | Delete | Get
@@ -141,10 +138,13 @@ class Service:
 
     def _validate_batch(self, operations: Sequence[BatchOperation]) -> None:
         for number, item in enumerate(operations):
-            if isinstance(item, Get):
-                continue
             try:
-                validate(item, self.limits)
+                if isinstance(item, Get):
+                    validate_namespace(item.namespace, self.limits)
+                    validate_session(item.session, self.limits)
+                    validate_key(item.key, self.limits)
+                else:
+                    validate(item, self.limits)
             except InvalidArgument as error:
                 raise bad_argument(error, f"operations[{number}].") from None
 
@@ -152,9 +152,9 @@ class Service:
         try:
             await self._router.barrier(LINEARIZABLE, deadline)
             return await self.offload(lambda: self._read_all(reads), deadline)
-        except HivememError as error:
+        except (HivememError, ReadersBusy) as error:
             # The writes of the batch have their outcomes; the reads must not hide them.
-            return [error] * len(reads)
+            return [as_hivemem(error, writes=False)] * len(reads)
 
     def _read_all(self, reads: Sequence[Get]) -> list[BatchOutcome]:
         outcomes: list[BatchOutcome] = []
@@ -163,13 +163,13 @@ class Service:
             for item in reads:
                 head = reader.get(item.namespace, item.session, item.key, values=False)
                 if head is None:
-                    outcomes.append(_not_found(item.key))
+                    outcomes.append(_not_found())
                 elif head.size > room and room < PAGE_BYTES_MAX:
                     outcomes.append(_batch_full())
                 else:
                     room -= head.size
                     record = reader.get(item.namespace, item.session, item.key)
-                    outcomes.append(record if record is not None else _not_found(item.key))
+                    outcomes.append(record if record is not None else _not_found())
         return outcomes
 
     # --- Reads ---------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Service:
         with self._readers() as reader:
             record = reader.get(namespace, session, key, values=values)
         if record is None:
-            raise _not_found(key)
+            raise _not_found()
         return record
 
     async def get_at(
@@ -204,13 +204,9 @@ class Service:
         """The record as it was at `revision`. Raises also: CompactedError, BadRequest."""
         await self._router.barrier(read, deadline)
         with self._readers() as reader:
-            if revision > reader.revision:
-                raise bad_request(
-                    "at_revision", f"lies in the future: this node is at {reader.revision}"
-                )
             record = reader.get_at(namespace, session, key, revision)
         if record is None:
-            raise _not_found(key)
+            raise _not_found()
         return record
 
     async def keys(
@@ -288,12 +284,15 @@ class Service:
 
         Raises: DeadlineExceeded; the work then still ends by itself, since pages are bounded.
         """
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                return await loop.run_in_executor(self._executor, work)
+                return await self.on_thread(work)
         except TimeoutError:
             raise DeadlineExceeded("the read did not finish within its deadline") from None
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` on a reader thread, however long it takes: what follows a write."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 def _expect(result: Result, kind: type[T]) -> T:
@@ -312,7 +311,7 @@ def _outcome(outcome: Result | HivememError, command: Put | Delete) -> BatchOutc
     return as_hivemem(TypeError(f"{type(outcome)} for {type(command)}"), writes=True)
 
 
-def _not_found(key: bytes) -> NotFound:
+def _not_found() -> NotFound:
     return NotFound("no such key", field="key")
 
 
@@ -321,6 +320,3 @@ def _batch_full() -> Conflict:
         f"the batch's answer would exceed {PAGE_BYTES_MAX} bytes; get this key by itself",
         code="LIMIT_EXCEEDED",
     )
-
-
-__all__ = ["BatchOperation", "BatchOutcome", "Change", "Get", "Readers", "Router", "Service"]

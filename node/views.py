@@ -12,6 +12,7 @@ from typing import Protocol
 
 from cluster.interfaces import GroupStatus
 from engines.interfaces import StateStats
+from node.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,10 @@ class ReadinessCheck:
     ok: bool
     message: str
     code: str = "QUORUM_NOT_REACHED"  # QUORUM_NOT_REACHED | STALE | STOPPING
+
+    def error(self) -> Unavailable:
+        """What a caller is told while the check fails."""
+        return Unavailable(f"{self.name}: {self.message}", code=self.code)
 
 
 @dataclass(frozen=True, slots=True)

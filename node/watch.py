@@ -25,7 +25,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from engines.interfaces import SUB_MAX, Change, ChangeId
+from engines.interfaces import INTEGER_MAX, SUB_MAX, Change, ChangeId
 from node.errors import Unavailable
 from node.service import Readers
 
@@ -36,6 +36,8 @@ JOIN_CHANGES_MAX = 200  # changes looked at on the loop thread, to become live
 BATCH_CHANGES_MAX = 100  # changes handed out at once
 BATCH_BYTES_MAX = 1 << 20  # value bytes handed out at once; the first change always fits
 LOOP_BYTES_MAX = 64 << 10  # value bytes that are read on the loop thread
+# Only the number of changes may end a page: a short page must mean that nothing follows.
+KEY_BYTES_UNBOUNDED = INTEGER_MAX
 
 
 class Selector(NamedTuple):
@@ -310,7 +312,7 @@ class Subscription:
         room = BATCH_BYTES_MAX
         with self._hub._readers() as reader:
             # Values are read for what matches only.
-            found = reader.changes(since, PAGE_CHANGES_MAX, BATCH_BYTES_MAX, False)
+            found = reader.changes(since, PAGE_CHANGES_MAX, KEY_BYTES_UNBOUNDED, False)
             for change in found:
                 if not self.selector.matches(change):
                     continue
@@ -329,7 +331,7 @@ class Subscription:
         There is no await in here, which is what makes the switch exact.
         """
         with self._hub._readers() as reader:
-            found = reader.changes(self._position, JOIN_CHANGES_MAX, BATCH_BYTES_MAX, False)
+            found = reader.changes(self._position, JOIN_CHANGES_MAX, KEY_BYTES_UNBOUNDED, False)
         if len(found) == JOIN_CHANGES_MAX:
             return
         matching = [change for change in found if self.selector.matches(change)]

@@ -131,7 +131,7 @@ def test_members_may_come_as_json(tmp_path: Path) -> None:
 
 
 def test_variables_of_clients_are_not_settings(tmp_path: Path) -> None:
-    environ = {"HIVEMEM_URL": "http://elsewhere", "HIVEMEM_TOKEN": "t", "PATH": "/bin"}
+    environ = {"HIVEMEM_ENDPOINTS": "http://elsewhere", "HIVEMEM_TOKEN": "t", "PATH": "/bin"}
     assert load(toml(tmp_path), environ=environ).http == HttpSection()
 
 

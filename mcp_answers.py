@@ -1,0 +1,281 @@
+"""From what the client returns to what the MCP tools answer. Pure: no I/O.
+
+Errors become text for an agent: what happened, whether anything was changed, what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from mcp_schemas import (
+    BackendsHealth,
+    Component,
+    Components,
+    CoordinatorHealth,
+    DistributeResult,
+    GetAnswer,
+    HealthAnswer,
+    HistoryAnswer,
+    HistoryItem,
+    ListAnswer,
+    ListItem,
+    OptimizerHealth,
+)
+from mcp_values import VALUE_BYTES_MAX, Shown, show
+from node import client_types as client
+from node.errors import HivememError
+
+# Beside its value an item has its own fields; with a name of a few bytes, about so much JSON.
+ITEM_BYTES = 250
+
+_RETRY = "Wait a second and call again; memory_health_check says what is wrong."
+_ADVICE = {
+    "INVALID_ARGUMENT": "Correct the argument and call again.",
+    "INVALID_CURSOR": "Call again without a cursor to start over, with the same other arguments.",
+    "KEY_TOO_LARGE": "Use a shorter key.",
+    "VALUE_TOO_LARGE": "Split the value over several keys.",
+    "BODY_TOO_LARGE": "Split the value over several keys.",
+    "LIMIT_EXCEEDED": "Do it in smaller steps.",
+    "COMPACTED": "Call history without at_revision to see which versions are still kept.",
+    "UNAUTHENTICATED": "Ask the operator to start this server with a token (HIVEMEM_TOKEN).",
+    "QUORUM_NOT_REACHED": _RETRY,
+    "OVERLOADED": "Wait a second and call again.",
+    "STOPPING": "Wait a second and call again.",
+    "STALE": "Wait a second and call again, or read with consistency=linearizable.",
+    "DEADLINE_EXCEEDED": _RETRY,
+}
+_CHECK_FIRST = "Get the key and compare before you write again."
+
+
+def error_text(error: HivememError, *, writes: bool) -> str:
+    """What an agent needs to know of an error, and what it should do next."""
+    said = error.message.rstrip(".")
+    if error.code == "VERSION_CONFLICT" and error.version is not None:
+        now = f"version {error.version}" if error.version else "absent (version 0)"
+        return (
+            f"VERSION_CONFLICT: nothing was changed; the record is now {now}. "
+            f"Get it, merge your change, and retry with expect_version={error.version}."
+        )
+    if writes and not error.definite:
+        return (
+            f"OUTCOME_UNKNOWN: {said}. The change may or may not have been applied. {_CHECK_FIRST}"
+        )
+    parts = [f"{error.code}: {said}."]
+    if writes:
+        parts.append("Nothing was changed.")
+    parts.append(_ADVICE.get(error.code, "If it stays so, tell the operator."))
+    return " ".join(parts).replace("if_version", "expect_version")
+
+
+def value_answer(found: client.Value, offset: int) -> GetAnswer:
+    shown = show(found.value, found.content_type, VALUE_BYTES_MAX, offset)
+    return GetAnswer(
+        found=True,
+        value=shown.value,
+        encoding=shown.encoding,  # type: ignore[arg-type]  # pydantic checks the literal
+        content_type=found.content_type,
+        version=found.version,
+        revision=found.revision,
+        size=shown.size,
+        truncated=shown.next_offset is not None,
+        next_offset=shown.next_offset,
+        expires_at=rfc3339(found.expires_at) if found.expires_at else None,
+        served_by=found.served_by,
+    )
+
+
+def shown_fields(value: bytes | None, content_type: str) -> dict[str, Any]:
+    """The fields `value`, `encoding`, `truncated` of an answer; none of them without a value."""
+    if value is None:
+        return {}
+    shown: Shown = show(value, content_type, VALUE_BYTES_MAX)
+    return {
+        "value": shown.value,
+        "encoding": shown.encoding,
+        "truncated": shown.next_offset is not None,
+    }
+
+
+def item_sizes(items: Sequence[client.Item | client.HistoryItem]) -> list[int]:
+    """Bytes that each item takes in an answer, near enough to bound it."""
+    return [
+        ITEM_BYTES
+        + (len(item.key.encode()) if isinstance(item, client.Item) else 0)
+        + (len(item.value) if item.value is not None else 0)
+        for item in items
+    ]
+
+
+def list_answer(page: client.Page) -> ListAnswer:
+    keys = [
+        ListItem(
+            key=item.key,
+            version=item.version,
+            revision=item.revision,
+            size=item.size,
+            content_type=item.content_type,
+            updated_at=rfc3339(item.updated_at),
+            expires_at=rfc3339(item.expires_at) if item.expires_at else None,
+            **shown_fields(item.value, item.content_type),
+        )
+        for item in page.items
+    ]
+    more = page.next_cursor is not None
+    return ListAnswer(
+        keys=keys, truncated=more, next_cursor=page.next_cursor, revision=page.revision
+    )
+
+
+def history_answer(page: client.HistoryPage) -> HistoryAnswer:
+    items = [
+        HistoryItem(
+            type=item.type,
+            version=item.version,
+            revision=item.revision,
+            time=rfc3339(item.time),
+            size=item.size,
+            content_type=item.content_type,
+            **shown_fields(item.value, item.content_type),
+        )
+        for item in page.items
+    ]
+    return HistoryAnswer(
+        items=items,
+        compacted=page.compacted,
+        truncated=page.next_cursor is not None,
+        next_cursor=page.next_cursor,
+    )
+
+
+def past_answer(found: client.Value | None) -> HistoryAnswer:
+    """The one version that was there at a revision; none if the key did not exist then."""
+    items = []
+    if found is not None:
+        past = HistoryItem(
+            type="put",
+            version=found.version,
+            revision=found.revision,
+            time=None,
+            size=len(found.value),
+            content_type=found.content_type,
+            **shown_fields(found.value, found.content_type),
+        )
+        items.append(past)
+    return HistoryAnswer(items=items, compacted=False, truncated=False)
+
+
+def distributed_read(found: client.Value) -> DistributeResult:
+    return DistributeResult(
+        found=True,
+        version=found.version,
+        revision=found.revision,
+        served_by=found.served_by,
+        **shown_fields(found.value, found.content_type),
+    )
+
+
+def distributed_write(value: object, done: client.PutResult) -> DistributeResult:
+    """A long value is not sent back: whoever wrote it has it."""
+    data, content_type = to_bytes(value)
+    return DistributeResult(
+        found=True,
+        version=done.version,
+        revision=done.revision,
+        **shown_fields(data[:ECHO_BYTES_MAX], content_type),
+    )
+
+
+def decision_id(cluster_id: str | None, revision: int | None) -> str | None:
+    """Names the place in the cluster's history; None for what left no trace in it."""
+    if revision is None:
+        return None
+    return f"{cluster_id}/{revision}" if cluster_id else str(revision)
+
+
+def healthy_names(view: client.ClusterView) -> list[str]:
+    return [node["name"] for node in view["nodes"] if node["healthy"]]
+
+
+def health_answer(
+    view: client.ClusterView | HivememError,
+    status: client.NodeStatus | None,
+    wanted: Sequence[Component],
+    now: str,
+    *,
+    detailed: bool,
+) -> HealthAnswer:
+    """Assess what `/v1/cluster` said, or the error met in asking.
+
+    `status` is the leader's, for details; None if it did not answer. Critical: no node answers, or no quorum
+    serves. Degraded: a node is down. What is not known is null.
+    """
+    if isinstance(view, HivememError):
+        coordinator = CoordinatorHealth(status="critical")
+        backends = BackendsHealth(total=None, healthy=None)
+        issues = [f"the cluster cannot be reached: {view.message}"]
+        advice = [
+            "Start the cluster with `hivemem up`, or check the addresses given to this server"
+        ]
+    else:
+        coordinator, issues, advice = _assess(view)
+        healthy = len(healthy_names(view))
+        backends = BackendsHealth(total=len(view["nodes"]), healthy=healthy)
+        if detailed:
+            coordinator.details = _coordinator_details(view, status)
+            backends.details = [dict(node) for node in view["nodes"]]
+    named = {"coordinator", "optimizer", "backends"} if "all" in wanted else set(wanted)
+    return HealthAnswer(
+        overall=coordinator.status,
+        timestamp=now,
+        components=Components(
+            coordinator=coordinator if "coordinator" in named else None,
+            # There is no optimizer in this version: saying so is all that is true of it.
+            optimizer=OptimizerHealth(status="not_initialized") if "optimizer" in named else None,
+            backends=backends if "backends" in named else None,
+        ),
+        issues=issues,
+        recommendations=advice,
+    )
+
+
+def _assess(view: client.ClusterView) -> tuple[CoordinatorHealth, list[str], list[str]]:
+    nodes = view["nodes"]
+    down = [node for node in nodes if not node["healthy"]]
+    quorum = len(nodes) // 2 + 1
+    issues = [f"node {node['name']} does not answer or knows no leader" for node in down]
+    advice = [f"Start {node['name']} again, or look into its log" for node in down]
+    leader = next((node for node in nodes if node["id"] == view["leader"]), None)
+    if len(nodes) - len(down) < quorum:
+        issues.insert(0, f"no quorum: {len(nodes) - len(down)} of {len(nodes)} nodes are healthy")
+        return CoordinatorHealth(status="critical"), issues, advice
+    if leader is None or not leader["healthy"]:
+        issues.insert(0, "no leader is known")
+        advice.insert(0, "Wait for the election, a second or two, and check again")
+        return CoordinatorHealth(status="critical"), issues, advice
+    return CoordinatorHealth(status="degraded" if down else "healthy"), issues, advice
+
+
+def _coordinator_details(
+    view: client.ClusterView, status: client.NodeStatus | None
+) -> dict[str, object]:
+    details: dict[str, object] = {
+        "clusterId": view["cluster_id"],
+        "leader": view["leader"],
+        "term": view["term"],
+    }
+    if status is None:
+        return details
+    return details | {
+        "revision": status["revision"],
+        "keys": status["keys"],
+        "commitIndex": status["commit_index"],
+        "appliedIndex": status["applied_index"],
+        "durability": dict(status["durability"]),
+    }
+
+
+def rfc3339(moment: datetime) -> str:
+    """An aware UTC time, to the millisecond."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

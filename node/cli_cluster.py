@@ -1,0 +1,212 @@
+"""`hivemem up`, `down` and `start`: a cluster on this machine, and one node in the foreground.
+
+Answers go to standard output (tables for people, JSON with `-o json`), everything said on
+the way to standard error. Exit status: 0 done, 1 refused or failed, 130 interrupted before
+the cluster served.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from node import console, discovery
+from node.clock import SystemClock
+from node.config import add_config_arguments, environment
+from node.errors import LaunchError
+from node.local_cluster import (
+    Exit,
+    Interrupted,
+    LocalCluster,
+    NodeView,
+    daemon_command,
+    daemon_environment,
+    supervise,
+)
+from node.local_launch import NODES_DEFAULT, Request, bring_up
+from node.local_plan import launch_lock, read_plan
+
+EXIT_INTERRUPTED = 130
+
+
+def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the three commands; each sets `run`, a function from options to exit status."""
+    up = subparsers.add_parser("up", help="start a cluster on this machine")
+    up.add_argument(
+        "--nodes", type=int, metavar="N", help=f"nodes of a new cluster (default {NODES_DEFAULT})"
+    )
+    up.add_argument("--detach", action="store_true", help="leave it running and return")
+    up.add_argument("--fresh", action="store_true", help="delete the data of a former cluster")
+    up.add_argument(
+        "--port", type=int, metavar="BASE", help="first HTTP port; peers use BASE+10 and up"
+    )
+    up.set_defaults(run=run_up)
+    down = subparsers.add_parser("down", help="stop the cluster on this machine")
+    down.set_defaults(run=run_down)
+    for command in (up, down):
+        command.add_argument(
+            "--data-dir",
+            type=Path,
+            metavar="D",
+            help="folder of the cluster (default: HIVEMEM_DATA_DIR, else one of the user's)",
+        )
+        command.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    start = subparsers.add_parser("start", help="run one node in the foreground")
+    add_config_arguments(start)
+    start.set_defaults(run=run_start)
+
+
+def run_up(options: argparse.Namespace) -> int:
+    """Start a local cluster; in the foreground, stop it on SIGINT, SIGTERM or SIGHUP.
+
+    Raises StartupError when it cannot be started; nothing is left half-started.
+    """
+    environ = environment()
+    root = discovery.data_dir(options.data_dir, environ)
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: interrupted.set())
+    console.say(f"hivemem: starting the cluster in {root}")
+    request = Request(root, options.nodes, options.port, options.fresh)
+    try:
+        cluster = bring_up(request, SystemClock(), environ, interrupted)
+    except Interrupted:
+        console.say("hivemem: interrupted; nothing was left running")
+        return EXIT_INTERRUPTED
+    already = not cluster.children
+    views = cluster.views()
+    if already:
+        console.say("hivemem: already running")
+    _show(cluster, views, options.output)
+    if options.output == "table":
+        flag = "" if root == discovery.data_dir(None, environ) else f" --data-dir {root}"
+        stays = options.detach or already
+        console.write(_next_steps(views, flag, stays=stays))
+    if options.detach or already:
+        return 0 if options.detach else 1
+    return _stay(cluster, interrupted)
+
+
+def run_down(options: argparse.Namespace) -> int:
+    """Stop every node of a local cluster, whoever started it. Raises StartupError."""
+    environ = environment()
+    root = discovery.data_dir(options.data_dir, environ)
+    plan = read_plan(root)
+    if plan is None:
+        raise LaunchError(f"no cluster in {root}; say where it is with --data-dir")
+    with launch_lock(root):
+        running = plan.running()
+        killed = LocalCluster(plan, SystemClock(), environ).stop()
+    if options.output == "json":
+        stopped = [
+            {"name": name, "pid": pid, "killed": name in killed} for name, pid in running.items()
+        ]
+        console.write_json({"data_dir": str(root), "stopped": stopped})
+    elif running:
+        text = f"stopped {', '.join(running)}{_and_killed(killed)}; the data stays in {root}"
+        console.write(text)
+    else:
+        console.write(f"the cluster in {root} was not running")
+    return 0
+
+
+def run_start(options: argparse.Namespace) -> int:
+    """Become one daemon. Raises LaunchError if that is not possible."""
+    command = daemon_command(options.config.absolute())
+    for setting in options.set:
+        command += ["--set", setting]
+    try:
+        os.execve(command[0], command, daemon_environment(environment(), None))
+    except OSError as error:
+        raise LaunchError(f"{command[0]} cannot be run: {error.strerror}") from error
+
+
+def _stay(cluster: LocalCluster, interrupted: threading.Event) -> int:
+    """Keep a cluster in the foreground: report nodes that end; on an interrupt stop all."""
+    codes: list[int] = []
+
+    def report(ended: Exit) -> None:
+        codes.append(ended.code)
+        config = cluster.plan.config_path(ended.node)
+        console.say(f"hivemem: {ended.node.name} (pid {ended.pid}) {ended}; the others go on.")
+        console.say(f"         its log: {cluster.plan.log_path(ended.node)}")
+        console.say(f"         to start it again: hivemem start --config {config}")
+
+    supervise(cluster, interrupted, report)
+    if not interrupted.is_set():
+        console.say("hivemem: no node is left")
+        return 0 if not any(codes) else 1
+    console.say("hivemem: stopping (again to kill)")
+    killed = cluster.stop()
+    console.say(f"hivemem: stopped{_and_killed(killed)}; the data stays in {cluster.plan.root}")
+    return 0
+
+
+def _and_killed(names: list[str]) -> str:
+    return f" ({', '.join(names)} had to be killed)" if names else ""
+
+
+def _show(cluster: LocalCluster, views: list[NodeView], output: str) -> None:
+    if output == "json":
+        nodes = [
+            {
+                "name": view.name,
+                "id": view.id,
+                "http": view.http,
+                "peer": view.peer,
+                "pid": view.pid,
+                "role": view.role,
+                "data_dir": str(view.data_dir),
+            }
+            for view in views
+        ]
+        document = {
+            "cluster_id": cluster.plan.cluster_id,
+            "data_dir": str(cluster.plan.root),
+            "nodes": nodes,
+        }
+        console.write_json(document)
+        return
+    rows = [
+        (
+            view.name,
+            view.http,
+            view.role or ("unknown" if view.ready else "starting"),
+            str(view.pid),
+            str(view.data_dir),
+        )
+        for view in views
+    ]
+    console.table(("node", "http", "role", "pid", "data"), rows)
+
+
+def _next_steps(views: list[NodeView], flag: str, *, stays: bool) -> str:
+    """Commands to try, with this cluster's own addresses; `flag` leads them to its folder."""
+    http = views[0].http
+    hivemem = _as_typed(Path(sys.argv[0]))
+    end = f"{hivemem} down{flag}" if stays else "Ctrl-C    # stops all nodes, keeps the data"
+    return "\n".join(
+        (
+            "",
+            "Try next:",
+            f"  curl -X PUT --data 'likes green tea' {http}/v1/kv/demo/ann/drinks",
+            f"  curl {http}/v1/kv/demo/ann/drinks",
+            f"  {hivemem} status{flag}",
+            f"  {hivemem} mcp{flag}    # tools for agents, over stdio",
+            f"  {end}",
+        )
+    )
+
+
+def _as_typed(command: Path) -> str:
+    """The command as the shell would find it from the working folder."""
+    if command.name != "hivemem" or shutil.which("hivemem") == str(command):
+        return "hivemem"
+    relative = os.path.relpath(command.absolute())
+    return str(command) if relative.startswith("..") else relative

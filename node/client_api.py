@@ -1,0 +1,395 @@
+"""One method per call of the HTTP API: build the request, decode the answer. No I/O here.
+
+`HivememClient` (node/client.py) inherits these and supplies `_reply`, which finds a node
+and retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from node import client_wire as wire
+from node.client_operations import Transaction, batch_document
+from node.client_retry import Call, Reply
+from node.client_types import (
+    JSON,
+    BatchGet,
+    BatchOperation,
+    BatchResult,
+    ClusterView,
+    Consistency,
+    DeleteResult,
+    HistoryPage,
+    Item,
+    NamePage,
+    NodeStatus,
+    Page,
+    PutResult,
+    TxnResult,
+    Value,
+)
+from node.clock import Clock
+from node.errors import HivememError, Unavailable
+
+T = TypeVar("T")
+
+PAGE_ITEMS = 1000  # items asked for at once when listing everything
+BATCH_PAUSE_SECONDS_MAX = 0.1  # before operations without an outcome are sent again
+
+
+class ClientApi(ABC):
+    """The API's calls. Each raises HivememError's subclasses.
+
+    `timeout_ms` (1 to 60,000) bounds a whole call with its retries; None: the client's.
+    """
+
+    _clock: Clock
+
+    @abstractmethod
+    async def _reply(self, call: Call, timeout_ms: int | None) -> Reply:
+        """The successful answer to `call`. Raises: HivememError."""
+
+    @abstractmethod
+    def _deadline(self, timeout_ms: int | None) -> float:
+        """Monotonic seconds."""
+
+    # --- Records -------------------------------------------------------------------
+
+    async def get(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        *,
+        consistency: Consistency | None = None,
+        max_staleness_ms: int | None = None,
+        min_revision: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> Value:
+        """The record. Raises: NotFound, Unavailable, DeadlineExceeded, …"""
+        reads = _reads(consistency, max_staleness_ms, min_revision)
+        path = f"/v1/kv/{wire.path(namespace, session, key)}"
+        reply = await self._read(path, reads, timeout_ms)
+        return wire.value_of(reply.headers, reply.body)
+
+    async def put(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        value: bytes | str,
+        *,
+        content_type: str | None = None,
+        ttl_seconds: float | None = None,
+        if_version: int | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> PutResult:
+        """Store `value`. `if_version` 0: only if the key is absent. Raises: Conflict, …
+
+        `content_type` None: text for a str, octet-stream for bytes. `request_id`: give the
+        same one to repeat a call whose outcome is unknown.
+        """
+        options: dict[str, object] = {
+            "ttl_seconds": ttl_seconds,
+            "if_version": if_version,
+            "request_id": request_id or self._clock.new_id(),
+        }
+        call = Call(
+            "PUT",
+            f"/v1/kv/{wire.path(namespace, session, key)}{wire.query(options)}",
+            headers={"Content-Type": wire.content_type_of(value, content_type)},
+            body=wire.body_of(value),
+            mutates=True,
+        )
+        return await self._write(call, wire.put_result, timeout_ms)
+
+    async def put_json(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        value: object,
+        *,
+        ttl_seconds: float | None = None,
+        if_version: int | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> PutResult:
+        """Store `value` as JSON (application/json); `Value.json()` reads it back."""
+        return await self.put(
+            namespace,
+            session,
+            key,
+            wire.json_value(value),
+            content_type=JSON,
+            ttl_seconds=ttl_seconds,
+            if_version=if_version,
+            request_id=request_id,
+            timeout_ms=timeout_ms,
+        )
+
+    async def delete(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        *,
+        if_version: int | None = None,
+        request_id: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> DeleteResult:
+        """Delete a record; deleting what is absent is no error. Raises: Conflict, …"""
+        options: dict[str, object] = {
+            "if_version": if_version,
+            "request_id": request_id or self._clock.new_id(),
+        }
+        target = f"/v1/kv/{wire.path(namespace, session, key)}{wire.query(options)}"
+        call = Call("DELETE", target, mutates=True)
+        return await self._write(call, wire.delete_result, timeout_ms)
+
+    # --- Listings ------------------------------------------------------------------
+
+    async def list_page(
+        self,
+        namespace: str,
+        session: str,
+        *,
+        prefix: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        values: bool = False,
+        consistency: Consistency | None = None,
+        max_staleness_ms: int | None = None,
+        min_revision: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> Page:
+        """One page of a session's records, keys in byte order."""
+        parameters = {"prefix": prefix, "limit": limit, "cursor": cursor, "values": values}
+        reads = _reads(consistency, max_staleness_ms, min_revision)
+        path = f"/v1/kv/{wire.path(namespace, session)}"
+        reply = await self._read(path, {**parameters, **reads}, timeout_ms)
+        return wire.parsed(reply.body, wire.page)
+
+    async def list(
+        self,
+        namespace: str,
+        session: str,
+        *,
+        prefix: str | None = None,
+        values: bool = False,
+        consistency: Consistency | None = None,
+        timeout_ms: int | None = None,
+    ) -> AsyncIterator[Item]:
+        """Every record of a session, page by page (each page at its own revision)."""
+        cursor: str | None = None
+        while True:
+            page = await self.list_page(
+                namespace,
+                session,
+                prefix=prefix,
+                limit=PAGE_ITEMS,
+                cursor=cursor,
+                values=values,
+                consistency=consistency,
+                timeout_ms=timeout_ms,
+            )
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def sessions_page(
+        self,
+        namespace: str,
+        *,
+        limit: int = PAGE_ITEMS,
+        cursor: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> NamePage:
+        path = f"/v1/kv/{wire.path(namespace)}"
+        reply = await self._read(path, {"limit": limit, "cursor": cursor}, timeout_ms)
+        return wire.parsed(reply.body, wire.name_page("session"))
+
+    def sessions(self, namespace: str, *, timeout_ms: int | None = None) -> AsyncIterator[str]:
+        """Names of a namespace's sessions, in order."""
+        return _names(
+            lambda cursor: self.sessions_page(namespace, cursor=cursor, timeout_ms=timeout_ms)
+        )
+
+    async def namespaces_page(
+        self,
+        *,
+        limit: int = PAGE_ITEMS,
+        cursor: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> NamePage:
+        reply = await self._read("/v1/kv", {"limit": limit, "cursor": cursor}, timeout_ms)
+        return wire.parsed(reply.body, wire.name_page("namespace"))
+
+    def namespaces(self, *, timeout_ms: int | None = None) -> AsyncIterator[str]:
+        """Names of all namespaces, in order."""
+        return _names(lambda cursor: self.namespaces_page(cursor=cursor, timeout_ms=timeout_ms))
+
+    async def history(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        values: bool = True,
+        consistency: Consistency | None = None,
+        timeout_ms: int | None = None,
+    ) -> HistoryPage:
+        """One page of a record's retained changes, newest first."""
+        parameters = {"limit": limit, "cursor": cursor, "values": values}
+        path = f"/v1/history/{wire.path(namespace, session, key)}"
+        reads = _reads(consistency, None, None)
+        reply = await self._read(path, {**parameters, **reads}, timeout_ms)
+        return wire.parsed(reply.body, wire.history_page)
+
+    async def get_at(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        revision: int,
+        *,
+        timeout_ms: int | None = None,
+    ) -> Value:
+        """The record as it was at `revision`. Raises: NotFound, CompactedError."""
+        path = f"/v1/history/{wire.path(namespace, session, key)}"
+        reply = await self._read(path, {"at_revision": revision}, timeout_ms)
+        return wire.value_of(reply.headers, reply.body)
+
+    # --- Several at once -----------------------------------------------------------
+
+    def txn(self, namespace: str, session: str) -> Transaction:
+        """A transaction to fill and commit."""
+        return Transaction(namespace, session, self._commit)
+
+    async def _commit(
+        self, txn: Transaction, request_id: str | None, timeout_ms: int | None
+    ) -> TxnResult:
+        document = txn.document(request_id or self._clock.new_id())
+        return await self._write(_post("/v1/txn", document), wire.txn_result, timeout_ms)
+
+    async def batch(
+        self, operations: Sequence[BatchOperation], *, timeout_ms: int | None = None
+    ) -> Sequence[BatchResult | HivememError]:
+        """Up to 1000 independent operations; one result, or error, for each, in order.
+
+        Operations that no quorum could decide are tried again within the deadline, each
+        with its own request id. Errors of single operations are returned; what concerns
+        the batch as a whole is raised.
+        """
+        deadline = self._deadline(timeout_ms)
+        filled = [self._identified(each) for each in operations]
+        results: dict[int, BatchResult | HivememError] = {}
+        waiting = range(len(filled))
+        while waiting:
+            chosen = [filled[i] for i in waiting]
+            left_ms = max(1, int(1000 * (deadline - self._clock.monotonic())))
+            call = _post("/v1/batch", batch_document(chosen))
+            try:
+                decode = wire.batch_results(chosen)
+                answers = await self._write(call, decode, min(left_ms, 60_000))
+            except HivememError as error:
+                if not results:
+                    raise
+                answers = [error_again(error) for _ in waiting]
+            for i, answer in zip(waiting, answers, strict=True):
+                results[i] = _carried(results.get(i), answer)
+            waiting = [i for i in waiting if isinstance(results[i], Unavailable)]
+            pause = self._clock.random().uniform(0, BATCH_PAUSE_SECONDS_MAX)
+            if not waiting or self._clock.monotonic() + pause >= deadline:
+                break
+            await asyncio.sleep(pause)
+        return [results[i] for i in range(len(filled))]
+
+    def _identified(self, op: BatchOperation) -> BatchOperation:
+        if isinstance(op, BatchGet) or op.request_id is not None:
+            return op
+        return replace(op, request_id=self._clock.new_id())
+
+    # --- The cluster ---------------------------------------------------------------
+
+    async def status(
+        self, endpoint: str | None = None, *, timeout_ms: int | None = None
+    ) -> NodeStatus:
+        """What a node says of itself: the one at `endpoint`, or any."""
+        call = Call("GET", "/v1/status", leader=False, timed=False, only=endpoint)
+        return wire.parsed((await self._reply(call, timeout_ms)).body, wire.node_status)
+
+    async def cluster(self, *, timeout_ms: int | None = None) -> ClusterView:
+        """All nodes, as the one that answers sees them."""
+        call = Call("GET", "/v1/cluster", leader=False, timed=False)
+        return wire.parsed((await self._reply(call, timeout_ms)).body, wire.cluster_view)
+
+    async def health(self, endpoint: str | None = None, *, timeout_ms: int | None = None) -> bool:
+        """Whether a node is ready: it knows a leader and keeps up. False also if unreachable."""
+        call = Call("GET", "/readyz", leader=False, timed=False, only=endpoint)
+        try:
+            await self._reply(call, timeout_ms)
+        except HivememError:
+            return False
+        return True
+
+    # --- Ways of calling -----------------------------------------------------------
+
+    async def _read(
+        self, path: str, parameters: Mapping[str, object], timeout_ms: int | None
+    ) -> Reply:
+        stale = parameters.get("consistency") in ("stale", "eventual")
+        target = f"{path}{wire.query(parameters)}"
+        return await self._reply(Call("GET", target, leader=not stale, spread=stale), timeout_ms)
+
+    async def _write(
+        self, call: Call, decode: Callable[[wire.Fields], T], timeout_ms: int | None
+    ) -> T:
+        reply = await self._reply(call, timeout_ms)
+        return wire.parsed(reply.body, decode, mutates=True)
+
+
+def _reads(
+    consistency: Consistency | None, max_staleness_ms: int | None, min_revision: int | None
+) -> dict[str, object]:
+    return {
+        "consistency": consistency,
+        "max_staleness_ms": max_staleness_ms,
+        "min_revision": min_revision,
+    }
+
+
+def _post(target: str, document: bytes) -> Call:
+    headers = {"Content-Type": JSON}
+    return Call("POST", target, headers=headers, document=document, mutates=True)
+
+
+async def _names(next_page: Callable[[str | None], Awaitable[NamePage]]) -> AsyncIterator[str]:
+    cursor: str | None = None
+    while True:
+        page = await next_page(cursor)
+        for name in page.names:
+            yield name
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _carried(
+    earlier: BatchResult | HivememError | None, now: BatchResult | HivememError
+) -> BatchResult | HivememError:
+    """`now`, but not more certain than what is known of earlier tries of the operation."""
+    unsure = isinstance(earlier, HivememError) and not earlier.definite
+    # Nodes remember a conflict under the request id: it settles the earlier tries too.
+    if unsure and isinstance(now, HivememError) and now.code != "VERSION_CONFLICT":
+        now.definite = False
+    return now

@@ -1,0 +1,292 @@
+"""The HTTP door: routes, the path of a request, start and stop.
+
+A request passes, in this order: stopping, route, authentication, method, admission,
+handler. Handlers raise; `_fail` turns what they raise into the one error shape.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from engines.errors import CorruptRecord, StoreFailed, UnknownFormat
+from node.admission import Admission, ByteBudget
+from node.auth import Tokens, refuse_browser
+from node.clock import Clock
+from node.errors import MethodNotAllowed, NotFound, Unavailable
+from node.http_errors import as_hivemem, bad_request
+from node.http_handlers import Handlers
+from node.http_limits import HttpLimits
+from node.http_params import split_target
+from node.http_watch import WatchStreams
+from node.http_wire import (
+    BACKLOG_CONNECTIONS,
+    Answer,
+    BodyReader,
+    Call,
+    Door,
+    Sender,
+    error_response,
+)
+from node.metrics import Metrics, RouteFigures, Sources
+from node.service import Service
+from node.views import NodeInfo
+from node.watch import WatchHub
+
+# Reading what is damaged must stop the node rather than be answered from.
+_FATAL = (CorruptRecord, StoreFailed, UnknownFormat)
+_WITH_BODY = frozenset({"PUT", "POST"})
+_CHANGING = frozenset({"PUT", "POST", "DELETE"})
+_UNROUTED = "unrouted"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path. `handler` names a method of `Handlers`."""
+
+    method: str
+    path: str
+    handler: str
+    open: bool = False  # answers without a token
+    counted: bool = True  # takes part in requests_inflight_max
+
+
+KEY = "/v1/kv/{namespace}/{session}/{key}"
+ROUTES = (
+    Route("PUT", KEY, "put_key"),
+    Route("GET", KEY, "get_key"),
+    Route("HEAD", KEY, "get_key"),
+    Route("DELETE", KEY, "delete_key"),
+    Route("GET", "/v1/kv/{namespace}/{session}", "list_keys"),
+    Route("GET", "/v1/kv/{namespace}", "list_sessions"),
+    Route("GET", "/v1/kv", "list_namespaces"),
+    Route("GET", "/v1/history/{namespace}/{session}/{key}", "history"),
+    Route("POST", "/v1/txn", "txn"),
+    Route("POST", "/v1/batch", "batch"),
+    # Watches have their own bound, and last.
+    Route("GET", "/v1/watch", "watch", counted=False),
+    Route("GET", "/v1/status", "status"),
+    Route("GET", "/v1/cluster", "cluster"),
+    # An overloaded node is alive, and has to be able to say that it is overloaded.
+    Route("GET", "/livez", "live", open=True, counted=False),
+    Route("HEAD", "/livez", "live", open=True, counted=False),
+    Route("GET", "/readyz", "ready", open=True, counted=False),
+    Route("HEAD", "/readyz", "ready", open=True, counted=False),
+    Route("GET", "/metrics", "metrics", counted=False),
+)
+_BY_NAMES = ("/v1/kv/{namespace}", "/v1/kv/{namespace}/{session}", KEY)
+_HISTORY = "/v1/history/{namespace}/{session}/{key}"
+_FIXED = frozenset(route.path for route in ROUTES if "{" not in route.path)
+
+
+def resolve(path: str) -> tuple[str, list[str]]:
+    """The route's path and the raw names in it. Raises: NotFound ROUTE_NOT_FOUND."""
+    if path.startswith("/v1/kv/"):
+        names = path[7:].split("/", 2)
+        return _BY_NAMES[len(names) - 1], names
+    if path in _FIXED:
+        return path, []
+    if path.startswith("/v1/history/"):
+        names = path[12:].split("/", 2)
+        if len(names) == 3:
+            return _HISTORY, names
+    raise NotFound("no such route; docs/http-api.md lists them", code="ROUTE_NOT_FOUND")
+
+
+@dataclass(slots=True)
+class Target:
+    """A route ready to run."""
+
+    route: Route
+    handle: Callable[[Call], Awaitable[Answer | web.StreamResponse]]
+    figures: RouteFigures
+
+
+@dataclass(frozen=True, slots=True)
+class HttpParts:
+    """What the door is built on; the daemon supplies it."""
+
+    service: Service
+    hub: WatchHub
+    info: NodeInfo
+    clock: Clock
+    node_name: str
+    tokens: Tokens | None  # None: no authentication, for loopback only
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    on_fatal: Callable[[BaseException], None] | None = None
+
+
+class HttpServer:
+    """The HTTP door of one node. Loop thread only; make it on a running loop."""
+
+    def __init__(self, parts: HttpParts) -> None:
+        limits = parts.limits
+        self._parts = parts
+        self._clock = parts.clock
+        self._stopping = False
+        self._stopped = False
+        self._admission = Admission(limits.requests_inflight_max)
+        request_bytes = ByteBudget(
+            "request_body_bytes_inflight_max",
+            limits.request_body_bytes_inflight_max,
+            self._admission,
+        )
+        response_bytes = ByteBudget(
+            "response_body_bytes_inflight_max",
+            limits.response_body_bytes_inflight_max,
+            self._admission,
+        )
+        self._door = Door(self._serve, limits)
+        self._runner = web.ServerRunner(self._door, shutdown_timeout=limits.stop_seconds_max)
+        self._bodies = BodyReader(request_bytes, parts.clock)
+        self._sender = Sender(response_bytes, limits.blocked_client_seconds_max)
+        self._streams = WatchStreams(
+            parts.hub,
+            parts.service,
+            self._sender,
+            response_bytes,
+            limits,
+            parts.clock,
+            parts.node_name,
+        )
+        self.metrics = Metrics(
+            Sources(
+                parts.info.group_figures,
+                parts.hub,
+                self._admission,
+                request_bytes,
+                response_bytes,
+                lambda: self._door.open_count,
+            )
+        )
+        self._targets = self._build_targets()
+        self._unrouted = self.metrics.route(_UNROUTED, "any")
+
+    def _build_targets(self) -> dict[str, dict[str, Target]]:
+        parts = self._parts
+        handlers = Handlers(
+            parts.service,
+            parts.info,
+            self._streams,
+            self._bodies,
+            self.metrics,
+            parts.clock,
+            parts.node_name,
+        )
+        targets: dict[str, dict[str, Target]] = {}
+        for route in ROUTES:
+            targets.setdefault(route.path, {})[route.method] = Target(
+                route,
+                getattr(handlers, route.handler),
+                self.metrics.route(route.path, route.method),
+            )
+        return targets
+
+    # --- Start and stop ------------------------------------------------------------
+
+    async def start(
+        self, host: str, port: int, ssl_context: ssl.SSLContext | None = None
+    ) -> tuple[str, int]:
+        """Listen. Returns the address bound (port 0 picks one). Raises: OSError."""
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, host, port, ssl_context=ssl_context, backlog=BACKLOG_CONNECTIONS
+        )
+        try:
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        bound = self._runner.addresses[0]
+        return str(bound[0]), int(bound[1])
+
+    def begin_stop(self) -> None:
+        """From now on new requests are refused as STOPPING. Idempotent."""
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """Refuse what is new, end streams, let requests finish, close. Idempotent.
+
+        Requests that are still running after `stop_seconds_max` are cancelled.
+        """
+        self.begin_stop()
+        if self._stopped:
+            return
+        self._stopped = True
+        await self._streams.close()
+        await self._runner.cleanup()
+
+    # --- The path of a request -----------------------------------------------------
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        start = self._clock.monotonic()
+        figures, allow = self._unrouted, ""
+        call: Call | None = None
+        counted = False
+        try:
+            raw_path, query = split_target(request.raw_path)
+            path, names = resolve(raw_path)
+            methods = self._targets[path]
+            allow = ", ".join(methods) if request.method not in methods else ""
+            target = methods.get(request.method)
+            self._check(request, target)
+            if target is None:
+                raise MethodNotAllowed(f"only {allow} can be used here")
+            figures = target.figures
+            if request.method not in _WITH_BODY and request.body_exists:
+                raise bad_request("body", f"is not allowed with {request.method}")
+            if target.route.counted:
+                self._admission.enter()
+                counted = True
+            call = Call(request, start, names, query, figures)
+            answer = await target.handle(call)
+            if isinstance(answer, Answer):
+                response = await self._sender.respond(call, answer)
+            else:
+                response = answer
+        except Exception as error:
+            response = self._fail(request, error, allow)
+        finally:
+            if counted:
+                self._admission.leave()
+            if call is not None:
+                self._bodies.release(call)
+        if call is None or not call.observed:
+            figures.observe(response.status, self._clock.monotonic() - start)
+        return response
+
+    def _check(self, request: web.BaseRequest, target: Target | None) -> None:
+        """Raises: Unavailable STOPPING, Unauthenticated."""
+        headers = request.headers
+        if target is not None and target.route.open:
+            if self._stopping and target.route.handler != "live":
+                raise Unavailable("this node is stopping", code="STOPPING")
+            return
+        if self._parts.tokens is not None:
+            self._parts.tokens.authenticate(headers.get("Authorization"))
+        else:
+            refuse_browser(headers.get("Host"), headers.get("Origin"))
+        if self._stopping:
+            raise Unavailable("this node is stopping", code="STOPPING")
+
+    def _fail(self, request: web.BaseRequest, error: Exception, allow: str) -> web.StreamResponse:
+        if isinstance(error, _FATAL) and self._parts.on_fatal is not None and not self._stopping:
+            self._parts.on_fatal(error)
+        if isinstance(error, ConnectionError):
+            # The client is gone: nobody will read this.
+            return error_response(Unavailable("the connection was lost", definite=False), None)
+        known = as_hivemem(error, writes=request.method in _CHANGING)
+        self.metrics.errors[known.code] += 1
+        response = error_response(known, self._parts.info.leader_http())
+        if known.code == "METHOD_NOT_ALLOWED":
+            response.headers["Allow"] = allow
+        # What is left of a body that was refused is not worth reading.
+        if self._stopping or not request.content.is_eof():
+            response.force_close()
+        if request.writer.output_size and request.transport is not None:
+            # An answer was begun: a second one would be taken for more of the first.
+            request.transport.abort()
+        return response

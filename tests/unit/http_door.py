@@ -1,0 +1,257 @@
+"""A whole node in one process behind a real HTTP door, and a client that hides nothing.
+
+Commands go through the real router and state machine on an in-memory group. The client
+writes requests byte for byte: ready-made ones tidy up targets, which is what is tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from cluster.inmem import InMemoryGroup
+from engines.command import Command
+from engines.interfaces import Change, Limits, Result
+from engines.kv import KvReader
+from engines.state_machine import StateMachine
+from engines.store import Store
+from node.auth import Tokens
+from node.clock import SystemClock
+from node.errors import HivememError
+from node.http import HttpParts, HttpServer
+from node.http_limits import HttpLimits
+from node.reads import ReadOptions
+from node.router import Router
+from node.service import Service
+from node.views import (
+    ClusterView,
+    DiskView,
+    GroupFigures,
+    LimitView,
+    MemberView,
+    MemoryView,
+    ReadinessCheck,
+    StatusView,
+)
+from node.watch import WatchHub
+
+WAIT_SECONDS = 10.0
+LEADER = "http://127.0.0.1:7411"
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+
+    def json(self) -> dict:
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        parsed = json.loads(self.body)
+        assert isinstance(parsed, dict)
+        return parsed
+
+    @property
+    def code(self) -> str:
+        """The error's code, having checked the shape that every error has."""
+        error = self.json()["error"]
+        required = {"code", "message", "definite", "leader"}
+        assert required <= error.keys() <= required | {"field", "version"}, error
+        assert isinstance(error["definite"], bool)
+        assert error["message"]
+        assert self.headers["x-hivemem-error"] == error["code"]
+        return error["code"]
+
+
+class ScriptedRouter(Router):
+    """The real router, which a test may make fail or wait. Remembers what reached it."""
+
+    error: Exception | None = None
+    barrier_error: Exception | None = None
+    hold: asyncio.Event | None = None  # requests wait here
+    reads: list[ReadOptions]
+
+    async def propose(self, command: Command, deadline: float) -> Result:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().propose(command, deadline)
+
+    async def propose_many(
+        self, commands: Sequence[Command], deadline: float
+    ) -> list[Result | HivememError]:
+        if self.error is not None and not isinstance(self.error, HivememError):
+            raise self.error
+        return await super().propose_many(commands, deadline)
+
+    async def barrier(self, read: ReadOptions, deadline: float) -> None:
+        self.reads.append(read)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.barrier_error is not None:
+            raise self.barrier_error
+        await super().barrier(read, deadline)
+
+
+@dataclass
+class ScriptedInfo:
+    machine: StateMachine
+    group: InMemoryGroup
+    checks: tuple[ReadinessCheck, ...] = (ReadinessCheck("leader", True, "leader is n1"),)
+    leader: str | None = LEADER
+
+    def local_status(self) -> StatusView:
+        status = self.group.status()
+        return StatusView(
+            "n1", "one", "0.1.0", "leader", "n1", 1, status.last_index, status.durable_index,
+            status.commit_index, status.applied_index, self.machine.revision, 42, 1.5,
+            1_760_000_000_123, LEADER, "127.0.0.1:7421", "/data", DiskView(1, 2, None),
+            MemoryView(None), self.machine.stats().keys, {"http.watches_max": LimitView(7, "watches")},
+            {"tokens": False}, {"voters": 1},
+        )  # fmt: skip
+
+    async def cluster_status(self, timeout: float) -> ClusterView:
+        assert 0 < timeout <= 60
+        dead = MemberView(
+            "n2", "two", None, "http://127.0.0.1:7412", "127.0.0.1:7422", None, None, False,
+            None, None, None, None, None, None, None,
+        )  # fmt: skip
+        return ClusterView("c1", "n1", 1, (dead,))
+
+    def readiness(self) -> tuple[ReadinessCheck, ...]:
+        return self.checks
+
+    def leader_http(self) -> str | None:
+        return self.leader
+
+    def group_figures(self) -> tuple[GroupFigures, ...]:
+        return (GroupFigures(self.group.status(), self.machine.stats(), None),)
+
+
+@dataclass
+class OpenDoor:
+    port: int
+    machine: StateMachine
+    router: ScriptedRouter
+    info: ScriptedInfo
+    hub: WatchHub
+    server: HttpServer
+    service: Service
+    fatal: list[BaseException] = field(default_factory=list)
+
+    async def request(
+        self,
+        method: str,
+        target: str | bytes,
+        body: bytes | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+    ) -> Reply:
+        """One request on a connection of its own."""
+        head = [method.encode(), target if isinstance(target, bytes) else target.encode()]
+        lines = [b" ".join(head) + b" HTTP/1.1", b"Connection: close"]
+        given = {"Host": f"127.0.0.1:{self.port}", **(headers or {})}
+        if body is not None and "Transfer-Encoding" not in given:
+            given.setdefault("Content-Length", str(len(body)))
+        lines += [
+            name.encode() + b": " + (value if isinstance(value, bytes) else value.encode())
+            for name, value in given.items()
+        ]
+        return await self.raw(b"\r\n".join(lines) + b"\r\n\r\n" + (body or b""), method)
+
+    async def raw(self, data: bytes, method: str = "GET") -> Reply:
+        """Send bytes, read until the node closes, and parse the one answer."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            try:
+                writer.write(data)
+                answer = await reader.read(-1)
+            finally:
+                writer.close()
+        return parse_reply(answer, method)
+
+    async def post(self, path: str, document: object) -> Reply:
+        return await self.request("POST", path, json.dumps(document).encode())
+
+    async def put(self, key: str, value: bytes = b"v", query: str = "", session: str = "s") -> Reply:
+        return await self.request("PUT", f"/v1/kv/n/{session}/{quote(key, safe='')}{query}", value)
+
+
+def parse_reply(answer: bytes, method: str) -> Reply:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *rest = head.decode().split("\r\n")
+    headers = {}
+    for line in rest:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value
+    if headers.get("transfer-encoding") == "chunked":
+        body = b"".join(chunks(body))
+    elif "content-length" in headers and method != "HEAD":
+        assert len(body) == int(headers["content-length"]), answer[:500]
+    return Reply(int(first.split(" ")[1]), headers, body)
+
+
+def chunks(body: bytes) -> Iterator[bytes]:
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        yield body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]
+
+
+@asynccontextmanager
+async def open_door(
+    folder: Path,
+    *,
+    limits: HttpLimits | None = None,
+    state_limits: Limits | None = None,
+    tokens: Tokens | None = None,
+    clock: SystemClock | None = None,
+) -> AsyncIterator[OpenDoor]:
+    clock = clock or SystemClock()
+    limits = limits or HttpLimits()
+    state_limits = state_limits or Limits()
+    store = Store(folder / "state", 1 << 30, 32)
+    machine = StateMachine(store, state_limits)
+
+    @contextmanager
+    def readers() -> Iterator[KvReader]:
+        with store.read() as snapshot:
+            yield KvReader(snapshot)
+
+    with ThreadPoolExecutor(2) as executor:
+        group = InMemoryGroup("n1", machine, clock.monotonic)
+        router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER})
+        router.reads = []
+        service = Service(router, readers, state_limits, clock, executor)
+        hub = WatchHub(
+            readers,
+            executor,
+            watches_max=limits.watches_max,
+            queue_changes_max=limits.watch_queue_changes_max,
+        )
+        publish: Callable[[Sequence[Change]], None] = hub.publish
+        machine.on_changes = publish
+        info = ScriptedInfo(machine, group)
+        fatal: list[BaseException] = []
+        parts = HttpParts(service, hub, info, clock, "one", tokens, limits, fatal.append)
+        server = HttpServer(parts)
+        _, port = await server.start("127.0.0.1", 0)
+        try:
+            yield OpenDoor(port, machine, router, info, hub, server, service, fatal)
+        finally:
+            await server.stop()
+    machine.close()
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Poll until `condition` holds."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.002)
+    assert condition(), what

@@ -1,0 +1,247 @@
+"""Starting and stopping the processes of a local cluster, with stand-ins for the daemons."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from node import local_cluster
+from node.clock import SystemClock
+from node.config import environment
+from node.errors import LaunchError
+from node.local_cluster import Interrupted, LocalCluster
+from node.local_launch import Request, bring_up
+from node.local_plan import read_plan
+
+STANDIN = Path(__file__).with_name("standin_daemon.py")
+CLOCK = SystemClock()
+
+Up = Callable[..., LocalCluster]
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
+    """Bring a cluster of stand-ins up in tmp_path/data; all are gone after the test."""
+    monkeypatch.setattr(
+        local_cluster,
+        "daemon_command",
+        lambda config: [sys.executable, str(STANDIN), "node", "--config", str(config)],
+    )
+    root = tmp_path / "data"
+    started: list[LocalCluster] = []
+
+    def bring(
+        environ: dict[str, str] | None = None,
+        interrupted: threading.Event | None = None,
+        **modes: str,
+    ) -> LocalCluster:
+        request = modes.pop("request", None) or Request(root)
+        surroundings = {**environment(), **(environ or {}), "STANDIN": json.dumps(modes)}
+        cluster = bring_up(request, CLOCK, surroundings, interrupted or threading.Event())
+        started.append(cluster)
+        return cluster
+
+    yield bring
+    for cluster in started:
+        for child in cluster.children.values():
+            child.kill()
+            child.wait()
+    plan = read_plan(root)
+    for pid in plan.running().values() if plan else ():
+        os.kill(pid, signal.SIGKILL)
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
+    pause = threading.Event()
+    deadline = CLOCK.monotonic() + seconds
+    while not holds():
+        assert CLOCK.monotonic() < deadline
+        pause.wait(0.02)
+
+
+def test_a_cluster_comes_up_and_goes_down(up: Up) -> None:
+    cluster = up()
+    views = cluster.views()
+    assert [view.role for view in views] == ["leader", "follower", "follower"]
+    assert all(view.ready for view in views)
+    assert {view.name: view.pid for view in views} == cluster.plan.running()
+    assert cluster.stop() == []
+    assert cluster.plan.running() == {}
+    assert cluster.views()[0].pid is None
+
+
+def test_a_second_start_finds_the_first_running(up: Up) -> None:
+    first = up()
+    second = up()
+    assert not second.children
+    assert second.pids() == first.pids()
+    with pytest.raises(LaunchError, match="end it first: hivemem down"):
+        up(request=Request(first.plan.root, base=4000))
+    with pytest.raises(LaunchError, match="is running"):
+        up(request=Request(first.plan.root, fresh=True))
+    assert second.stop() == []  # they are not its children
+    assert first.plan.running() == {}
+
+
+def test_a_second_start_after_a_stop_finds_the_same_nodes(up: Up) -> None:
+    first = up()
+    first.stop()
+    second = up()
+    assert second.plan == first.plan
+    second.stop()
+    fresh = up(request=Request(first.plan.root, fresh=True))
+    assert fresh.plan.cluster_id != first.plan.cluster_id
+
+
+def test_another_number_of_nodes_is_refused(up: Up) -> None:
+    cluster = up()
+    cluster.stop()
+    with pytest.raises(LaunchError, match="has 3 nodes, not 5"):
+        up(request=Request(cluster.plan.root, count=5))
+
+
+def test_only_the_missing_nodes_of_a_cluster_are_started(up: Up) -> None:
+    first = up()
+    survivors = first.pids()
+    killed = survivors.pop("node2")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: first.pids() == survivors)
+    second = up()
+    assert list(second.children) == ["node2"]
+    assert {name: second.pids()[name] for name in survivors} == survivors
+
+
+def test_one_that_does_not_start_takes_the_others_down(up: Up, tmp_path: Path) -> None:
+    with pytest.raises(LaunchError) as caught:
+        up(node2="exit")
+    assert "node2 ended with exit code 3" in str(caught.value)
+    assert "last words of node2" in str(caught.value)
+    plan = read_plan(tmp_path / "data")
+    assert plan is not None
+    assert plan.running() == {}
+
+
+def test_a_failed_join_leaves_the_running_nodes_alone(up: Up) -> None:
+    first = up()
+    survivors = first.pids()
+    os.kill(survivors.pop("node3"), signal.SIGKILL)
+    eventually(lambda: first.pids() == survivors)
+    with pytest.raises(LaunchError, match="node3 ended"):
+        up(node3="exit")
+    assert first.pids() == survivors
+
+
+def test_a_cluster_without_quorum_is_stopped_at_the_deadline(
+    up: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_cluster, "START_DEADLINE_MS", 2_000)
+    with pytest.raises(LaunchError, match="no quorum served within 2 s; not ready: node2, node3"):
+        up(node2="silent", node3="silent")
+    plan = read_plan(tmp_path / "data")
+    assert plan is not None
+    assert plan.running() == {}
+
+
+def test_one_that_stays_behind_does_not_hold_up_the_others(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_cluster, "ALL_READY_GRACE_MS", 100)
+    cluster = up(node3="silent")
+    assert [view.ready for view in cluster.views()] == [True, True, False]
+
+
+def test_an_interrupt_during_the_start_leaves_nothing(up: Up, tmp_path: Path) -> None:
+    interrupted = threading.Event()
+    interrupted.set()
+    with pytest.raises(Interrupted):
+        up(interrupted=interrupted)
+    plan = read_plan(tmp_path / "data")
+    assert plan is not None
+    assert plan.running() == {}
+
+
+def test_a_node_that_ignores_the_request_to_stop_is_killed(up: Up) -> None:
+    cluster = up(node1="deaf")
+    assert cluster.stop(grace_ms=500) == ["node1"]
+    assert cluster.plan.running() == {}
+
+
+def test_a_second_interrupt_kills_at_once(up: Up) -> None:
+    cluster = up(node1="deaf", node2="deaf", node3="deaf")
+    again = threading.Timer(0.3, cluster.interrupted.set)
+    again.start()
+    began = CLOCK.monotonic()
+    assert sorted(cluster.stop()) == ["node1", "node2", "node3"]
+    assert CLOCK.monotonic() - began < local_cluster.STOP_GRACE_MS / 1000
+    again.join()
+
+
+def test_the_end_of_a_node_is_reported_once_with_its_cause(up: Up) -> None:
+    cluster = up()
+    pid = cluster.pids()["node2"]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: cluster.children["node2"].poll() is not None)
+    (ended,) = cluster.exited()
+    assert (ended.node.name, ended.pid, str(ended)) == ("node2", pid, "was ended by SIGKILL")
+    assert cluster.exited() == []
+
+
+def test_a_pid_that_is_not_a_daemon_is_not_signalled(up: Up) -> None:
+    cluster = up()
+    with pytest.raises(LaunchError, match="another machine or container"):
+        cluster.signal("node9", os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("variable", ["HIVEMEM_HTTP_PORT", "HIVEMEM_NODE_ID", "HIVEMEM_CLUSTER_ID"])
+def test_variables_that_would_make_all_nodes_alike_are_refused(
+    up: Up, tmp_path: Path, variable: str
+) -> None:
+    with pytest.raises(LaunchError, match=f"{variable} would apply to every node"):
+        up(environ={variable: "1"})
+
+
+def test_ports_taken_under_our_hands_are_chosen_anew(
+    up: Up, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first look says free, the daemon's bind fails; the second attempt moves on."""
+    import socket
+
+    from node import local_launch, local_plan
+
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", 0))
+        thief.listen()
+        stolen = thief.getsockname()[1]
+        real = local_plan.with_ports
+        looks: list[int] = []
+
+        def first_look_is_wrong(plan: local_plan.Plan, *rest: object) -> local_plan.Plan:
+            looks.append(1)
+            chosen = real(plan, *rest)  # type: ignore[arg-type]
+            if len(looks) > 1:
+                return chosen
+            first = chosen.nodes[0]
+            unlucky = local_plan.LocalNode(first.name, first.id, stolen, first.peer_port)
+            return local_plan.Plan(chosen.root, chosen.cluster_id, (unlucky, *chosen.nodes[1:]))
+
+        monkeypatch.setattr(local_launch, "with_ports", first_look_is_wrong)
+        cluster = up()
+        assert len(looks) == 2
+        assert stolen not in cluster.plan.ports()
+        assert all(view.ready for view in cluster.views())
+
+
+def test_logs_of_the_run_before_are_kept_once(up: Up) -> None:
+    cluster = up()
+    cluster.stop()
+    log = cluster.plan.log_path(cluster.plan.nodes[0])
+    log.write_text("first run")
+    up().stop()
+    assert log.with_name("daemon.log.1").read_text() == "first run"

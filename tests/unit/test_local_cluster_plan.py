@@ -1,0 +1,241 @@
+"""A local cluster's folder: what is written, kept, moved, refused and deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node.clock import SystemClock
+from node.config import load
+from node.config_schema import HTTP_PORT, PEER_PORT_OFFSET
+from node.datadir import DataDir
+from node.errors import LaunchError
+from node.local_plan import (
+    Plan,
+    delete_plan,
+    launch_lock,
+    new_plan,
+    port_is_free,
+    read_plan,
+    with_ports,
+    write_plan,
+)
+
+CLOCK = SystemClock()
+
+
+@contextlib.contextmanager
+def listening(port: int = 0) -> Iterator[int]:
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def numbered(plan: Plan, first: int = 30_000) -> Plan:
+    """The plan with ports that need not be free."""
+    nodes = tuple(
+        replace(node, http_port=first + i, peer_port=first + 100 + i)
+        for i, node in enumerate(plan.nodes)
+    )
+    return replace(plan, nodes=nodes)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    made = numbered(new_plan(tmp_path / "data", 3, CLOCK))
+    write_plan(made)
+    return made
+
+
+def test_what_is_written_is_found_again(plan: Plan) -> None:
+    assert read_plan(plan.root) == plan
+    before = {path: path.stat().st_mtime_ns for path in plan.root.rglob("*") if path.is_file()}
+    write_plan(plan)
+    after = {path: path.stat().st_mtime_ns for path in plan.root.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_every_node_gets_settings_that_load(plan: Plan) -> None:
+    for node in plan.nodes:
+        config = load(plan.config_path(node), environ={})
+        assert (config.node.id, config.http.port) == (node.id, node.http_port)
+        assert config.node.data_dir == plan.folder(node)
+        assert [member.id for member in config.cluster.members] == [n.id for n in plan.nodes]
+    digests = {load(plan.config_path(n), environ={}).replicated_digest() for n in plan.nodes}
+    assert len(digests) == 1
+
+
+def test_a_moved_folder_still_works(plan: Plan, tmp_path: Path) -> None:
+    os.rename(plan.root, tmp_path / "moved")
+    moved = read_plan(tmp_path / "moved")
+    assert moved is not None
+    assert moved.nodes == plan.nodes
+    config = load(moved.config_path(moved.nodes[0]), environ={})
+    assert config.node.data_dir == tmp_path / "moved" / "node1"
+
+
+def test_secrets_and_folders_are_private_and_stay(plan: Plan) -> None:
+    secret = plan.root / "secret"
+    content = secret.read_bytes()
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert stat.S_IMODE(plan.root.stat().st_mode) == 0o700
+    write_plan(numbered(plan, 31_000))
+    assert secret.read_bytes() == content
+
+
+def test_new_ports_reach_every_file_and_settings_by_hand_stay(plan: Plan) -> None:
+    path = plan.config_path(plan.nodes[0])
+    path.write_text(
+        path.read_text() + '\n[raft]\nheartbeat_ms = 80\n[auth]\ntokens_file = "a\\"\\\\ü"\n'
+    )
+    moved = numbered(plan, 31_000)
+    write_plan(moved)
+    document = tomllib.loads(path.read_text())
+    assert document["raft"] == {"heartbeat_ms": 80}
+    assert document["auth"] == {"tokens_file": 'a"\\ü'}
+    assert document["http"]["port"] == 31_000
+    assert [m["peer"] for m in document["cluster"]["members"]] == [n.peer for n in moved.nodes]
+
+
+@pytest.mark.parametrize("text", ["[node", "raft = 1\n[http]\nx = 2020-01-01", "http = 3"])
+def test_settings_that_cannot_be_kept_are_refused(plan: Plan, text: str) -> None:
+    path = plan.config_path(plan.nodes[1])
+    path.write_text(text)
+    with pytest.raises(LaunchError, match=r"node2/node\.toml"):
+        write_plan(plan)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("count", [0, -1, 10])
+def test_the_number_of_nodes_is_bounded(tmp_path: Path, count: int) -> None:
+    with pytest.raises(LaunchError, match="1 to 9 nodes"):
+        new_plan(tmp_path, count, CLOCK)
+
+
+# Folders that are not ours
+
+
+def test_an_empty_or_absent_folder_has_no_cluster(tmp_path: Path) -> None:
+    assert read_plan(tmp_path) is None
+    assert read_plan(tmp_path / "absent") is None
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("…")
+    with pytest.raises(LaunchError, match="not a hivemem folder"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1, "nodes": [{}]}',
+        '{"format": 1, "cluster_id": "c", "nodes": '
+        '[{"name": "../..", "id": "i", "http": "http://127.0.0.1:1", "peer": "127.0.0.1:2"}]}',
+        '{"format": 1, "cluster_id": "c", "nodes": '
+        '[{"name": "a", "id": "i", "http": 1, "peer": 2}]}',
+    ],
+)
+def test_a_damaged_plan_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cluster.json").write_text(content)
+    with pytest.raises(LaunchError, match=r"cluster\.json is"):
+        read_plan(tmp_path)
+
+
+def test_a_path_through_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LaunchError, match="a part of the path is a file"):
+        read_plan(tmp_path / "file" / "data")
+    with (
+        pytest.raises(LaunchError, match="a part of the path is a file"),
+        launch_lock(tmp_path / "file" / "data"),
+    ):
+        pass
+
+
+def test_only_one_command_works_on_a_folder(tmp_path: Path) -> None:
+    with (
+        launch_lock(tmp_path),
+        pytest.raises(LaunchError, match="another hivemem command"),
+        launch_lock(tmp_path),
+    ):
+        pass
+    with launch_lock(tmp_path):
+        assert read_plan(tmp_path) is None  # the lock's file does not make it somebody's folder
+
+
+# Deletion
+
+
+def test_deletion_takes_what_is_ours_and_nothing_else(plan: Plan) -> None:
+    (plan.root / "notes.txt").write_text("mine")
+    (plan.folder(plan.nodes[0]) / "groups").mkdir()
+    delete_plan(plan)
+    assert [path.name for path in plan.root.iterdir()] == ["notes.txt"]
+
+
+def test_a_running_cluster_is_not_deleted(plan: Plan) -> None:
+    data = DataDir.open(
+        plan.folder(plan.nodes[1]),
+        node_id=plan.nodes[1].id,
+        cluster_id=plan.cluster_id,
+        name="node2",
+        clock=CLOCK,
+    )
+    assert plan.running() == {"node2": os.getpid()}
+    with pytest.raises(LaunchError, match=f"is running .pid {os.getpid()}.*hivemem down"):
+        delete_plan(plan)
+    data.close()
+    assert plan.config_path(plan.nodes[0]).exists()
+
+
+# Ports
+
+
+def test_taken_ports_are_named_when_they_were_asked_for(plan: Plan) -> None:
+    with listening() as port:
+        base = port - 1 - PEER_PORT_OFFSET  # the second peer port
+        with pytest.raises(LaunchError, match=rf"--port {base}: already in use .*\b{port}\b"):
+            with_ports(plan, base, CLOCK)
+
+
+@pytest.mark.parametrize("base", [0, -5, 65_535, 70_000])
+def test_ports_that_do_not_exist_are_refused(plan: Plan, base: int) -> None:
+    with pytest.raises(LaunchError, match="do not fit"):
+        with_ports(plan, base, CLOCK)
+
+
+def test_a_cluster_keeps_its_ports_while_they_are_free(tmp_path: Path) -> None:
+    fresh = new_plan(tmp_path, 3, CLOCK)
+    with listening(), contextlib.ExitStack() as taken:
+        if port_is_free(HTTP_PORT):
+            taken.enter_context(listening(HTTP_PORT))
+        spare = with_ports(fresh, None, CLOCK)
+        assert HTTP_PORT not in spare.ports()
+        assert len(set(spare.ports())) == 6
+        assert with_ports(spare, None, CLOCK) == spare
+
+
+def test_a_port_taken_since_means_other_ports(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as taken:
+        if port_is_free(HTTP_PORT):
+            taken.enter_context(listening(HTTP_PORT))
+        spare = with_ports(new_plan(tmp_path, 3, CLOCK), None, CLOCK)
+        taken.enter_context(listening(spare.nodes[2].peer_port))
+        moved = with_ports(spare, None, CLOCK)
+        assert spare.nodes[2].peer_port not in moved.ports()
+        assert [node.id for node in moved.nodes] == [node.id for node in spare.nodes]

@@ -1,0 +1,234 @@
+"""Where requests run, and what their errors claim."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from cluster.errors import ClusterError, NoQuorum, NotLeader, Overloaded, PeerUnreachable
+from cluster.interfaces import GroupStatus, Role
+from engines.command import Put
+from engines.interfaces import PutResult
+from node.clock import SystemClock
+from node.errors import DeadlineExceeded, Unavailable
+from node.reads import Consistency, ReadOptions
+from node.router import Router
+
+CLOCK = SystemClock()
+PLAIN = Put("n", "s", b"k", b"v", "text/plain", 1)
+REPEATABLE = Put("n", "s", b"k", b"v", "text/plain", 1, request_id="r1")
+DONE = PutResult(1, 7)
+
+
+class ScriptedGroup:
+    """A `Consensus` that answers as a test says; None: never answers."""
+
+    def __init__(self, leader: str | None = "me") -> None:
+        self.on_leader_change: Callable[[], None] = lambda: None
+        self.leader = leader
+        self.answers: list[object] = []
+        self.reads: list[object] = []
+        self.submitted = 0
+        self.leader_heard_at = CLOCK.monotonic()
+
+    def submit(self, command, done) -> None:
+        self.submitted += 1
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, ClusterError):
+            done(None, answer)
+        elif answer is not None:
+            done(answer, None)
+
+    def read_index(self, done) -> None:
+        answer = self.reads.pop(0) if self.reads else None
+        if isinstance(answer, ClusterError):
+            done(None, answer)
+        elif answer is not None:
+            done(answer, None)
+
+    def when_applied(self, index, done) -> None:
+        if index <= 5:
+            done()
+
+    def role(self) -> Role:
+        return Role("leader" if self.leader == "me" else "follower", self.leader, 1)
+
+    def status(self) -> GroupStatus:
+        return GroupStatus(0, "leader", self.leader, 1, 5, 5, 5, 5, {}, 0, True)
+
+
+class ScriptedForwarder:
+    def __init__(self) -> None:
+        self.answers: list[object] = []
+        self.calls = 0
+
+    async def propose(self, leader, command, timeout_seconds):
+        self.calls += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, ClusterError):
+            raise answer
+        return answer
+
+    async def read_index(self, leader, *, confirmed, timeout_seconds):
+        return await self.propose(leader, b"", timeout_seconds)
+
+
+class Machine:
+    applied_index = 0
+    revision = 3
+
+
+def make(leader: str | None = "me"):
+    group, forwarder = ScriptedGroup(leader), ScriptedForwarder()
+    http = {"me": "http://me", "other": "http://other"}
+    return Router("me", group, Machine(), forwarder, CLOCK, http), group, forwarder
+
+
+def soon(seconds: float = 0.15) -> float:
+    return CLOCK.monotonic() + seconds
+
+
+async def test_a_leader_proposes_itself():
+    router, group, forwarder = make()
+    group.answers = [DONE]
+    assert await router.propose(PLAIN, soon()) == DONE
+    assert forwarder.calls == 0
+
+
+async def test_a_follower_asks_the_leader_once():
+    router, group, forwarder = make("other")
+    forwarder.answers = [DONE]
+    assert await router.propose(PLAIN, soon()) == DONE
+    assert group.submitted == 0
+
+
+async def test_without_a_leader_the_error_is_definite():
+    router, _, _ = make(None)
+    with pytest.raises(Unavailable) as caught:
+        await router.propose(PLAIN, soon())
+    assert caught.value.code == "QUORUM_NOT_REACHED"
+    assert caught.value.definite
+    assert caught.value.leader is None
+
+
+async def test_a_proposal_without_quorum_is_not_definite():
+    router, _, _ = make()
+    with pytest.raises(Unavailable) as caught:
+        await router.propose(PLAIN, soon())
+    assert caught.value.code == "QUORUM_NOT_REACHED"
+    assert not caught.value.definite
+    assert caught.value.leader == "http://me"
+
+
+async def test_a_late_answer_after_the_deadline_is_ignored():
+    router, group, _ = make()
+    late: list = []
+    group.submit = lambda command, done: late.append(done)
+    with pytest.raises(Unavailable):
+        await router.propose(PLAIN, soon(0.05))
+    late[0](DONE, None)
+
+
+async def test_a_definite_refusal_is_tried_again_when_a_leader_appears():
+    router, group, _ = make()
+    group.answers = [NotLeader(None), DONE]
+    assert await router.propose(PLAIN, soon(1)) == DONE
+    assert group.submitted == 2
+
+
+async def test_waiting_for_a_leader_ends_when_one_is_elected():
+    router, group, _ = make(None)
+    group.answers = [DONE]
+    task = asyncio.create_task(router.propose(PLAIN, soon(5)))
+    await asyncio.sleep(0)
+    group.leader = "me"
+    group.on_leader_change()
+    assert await task == DONE
+
+
+async def test_an_unknown_outcome_is_not_retried_without_a_request_id():
+    router, _, forwarder = make("other")
+    forwarder.answers = [PeerUnreachable("gone", definite=False), DONE]
+    with pytest.raises(Unavailable) as caught:
+        await router.propose(PLAIN, soon(1))
+    assert caught.value.code == "OUTCOME_UNKNOWN"
+    assert not caught.value.definite
+    assert forwarder.calls == 1
+
+
+async def test_an_unknown_outcome_is_retried_with_a_request_id():
+    router, _, forwarder = make("other")
+    forwarder.answers = [PeerUnreachable("gone", definite=False), DONE]
+    assert await router.propose(REPEATABLE, soon(1)) == DONE
+    assert forwarder.calls == 2
+
+
+async def test_once_unknown_a_later_definite_refusal_stays_unknown():
+    router, group, forwarder = make("other")
+    forwarder.answers = [PeerUnreachable("gone", definite=False)]
+    task = asyncio.create_task(router.propose(REPEATABLE, soon(0.2)))
+    await asyncio.sleep(0)
+    group.leader = None
+    with pytest.raises(Unavailable) as caught:
+        await task
+    assert not caught.value.definite
+
+
+async def test_overload_is_definite_and_not_retried():
+    router, group, _ = make()
+    group.answers = [Overloaded("full")]
+    with pytest.raises(Unavailable) as caught:
+        await router.propose(PLAIN, soon(1))
+    assert caught.value.code == "OVERLOADED"
+    assert caught.value.definite
+
+
+async def test_many_proposals_have_their_own_outcomes():
+    router, group, _ = make()
+    group.answers = [DONE, Overloaded("full"), DONE]
+    outcomes = await router.propose_many([PLAIN] * 3, soon(1))
+    assert outcomes[0] == outcomes[2] == DONE
+    assert isinstance(outcomes[1], Unavailable)
+
+
+async def test_a_linearizable_read_waits_for_its_index():
+    router, group, _ = make()
+    group.reads = [NoQuorum("lost"), 5]
+    await router.barrier(ReadOptions(), soon(1))
+    group.reads = [6]  # never applied here
+    with pytest.raises(DeadlineExceeded):
+        await router.barrier(ReadOptions(), soon())
+
+
+async def test_a_linearizable_read_without_quorum_fails():
+    router, _, _ = make()
+    with pytest.raises(Unavailable) as caught:
+        await router.barrier(ReadOptions(), soon())
+    assert caught.value.code == "QUORUM_NOT_REACHED"
+    assert caught.value.definite
+
+
+async def test_a_followers_read_asks_the_leader_for_the_index():
+    router, _, forwarder = make("other")
+    forwarder.answers = [PeerUnreachable("gone", definite=False), 5]
+    await router.barrier(ReadOptions(), soon(1))
+    assert forwarder.calls == 2
+
+
+async def test_stale_reads_bound_their_staleness():
+    router, group, _ = make(None)
+    await router.barrier(ReadOptions(Consistency.STALE), soon())
+    group.leader_heard_at = CLOCK.monotonic() - 2
+    await router.barrier(ReadOptions(Consistency.STALE, max_staleness_ms=60_000), soon())
+    with pytest.raises(Unavailable) as caught:
+        await router.barrier(ReadOptions(Consistency.STALE, max_staleness_ms=1000), soon())
+    assert caught.value.code == "STALE"
+
+
+async def test_min_revision_waits_for_the_revision():
+    router, _, _ = make()
+    await router.barrier(ReadOptions(Consistency.STALE, min_revision=3), soon())
+    with pytest.raises(DeadlineExceeded, match="at 3"):
+        await router.barrier(ReadOptions(Consistency.STALE, min_revision=4), soon())
