@@ -166,7 +166,9 @@ def past_answer(found: client.Value | None) -> HistoryAnswer:
     return HistoryAnswer(items=items, compacted=False, truncated=False)
 
 
-def distributed_read(found: client.Value) -> DistributeResult:
+def distributed_read(found: client.Value | None) -> DistributeResult:
+    if found is None:
+        return DistributeResult(found=False)
     return DistributeResult(
         found=True,
         version=found.version,
@@ -176,14 +178,12 @@ def distributed_read(found: client.Value) -> DistributeResult:
     )
 
 
-def distributed_write(value: object, done: client.PutResult) -> DistributeResult:
-    """A long value is not sent back: whoever wrote it has it."""
-    data, content_type = to_bytes(value)
+def distributed_write(data: bytes, content_type: str, done: client.PutResult) -> DistributeResult:
     return DistributeResult(
         found=True,
         version=done.version,
         revision=done.revision,
-        **shown_fields(data[:ECHO_BYTES_MAX], content_type),
+        **shown_fields(data, content_type),
     )
 
 
@@ -208,8 +208,8 @@ def health_answer(
 ) -> HealthAnswer:
     """Assess what `/v1/cluster` said, or the error met in asking.
 
-    `status` is the leader's, for details; None if it did not answer. Critical: no node answers, or no quorum
-    serves. Degraded: a node is down. What is not known is null.
+    `status` is the leader's, for details; None if it did not answer. Critical: no node
+    answers, or no quorum serves. Degraded: a node is down. What is not known is null.
     """
     if isinstance(view, HivememError):
         coordinator = CoordinatorHealth(status="critical")

@@ -71,6 +71,7 @@ Timeout = Annotated[
     Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX, description="Milliseconds"),
 ]
 GuideOperation = Literal["read", "write", "delete", "sync", "repair"]
+DoneOperation = Literal["read", "write", "delete"]
 GuideConsistency = Annotated[
     Literal["eventual", "strong", "weak"],
     Field(description="Of reads; writes always wait for a majority"),
@@ -96,12 +97,12 @@ class Answer(BaseModel):
 
 class GetAnswer(Answer):
     found: bool
-    value: Any = Field(None, description="null if not found; text or base64 if truncated")
+    value: Any = Field(default=None, description="null if not found; text or base64 if truncated")
     encoding: Encoding | None = None
     content_type: str | None = None
     version: int | None = None
-    revision: int | None = Field(None, description="Of the record's last change")
-    size: int | None = Field(None, description="Bytes of the whole value")
+    revision: int | None = Field(default=None, description="Of the record's last change")
+    size: int | None = Field(default=None, description="Bytes of the whole value")
     truncated: bool = False
     next_offset: int | None = None
     expires_at: str | None = None
@@ -131,7 +132,7 @@ class ListItem(Answer):
     expires_at: str | None = None
     value: Any = None
     encoding: Encoding | None = None
-    truncated: bool = Field(False, description="The value is cut: read the rest with get")
+    truncated: bool = Field(default=False, description="The value is cut: read the rest with get")
 
 
 class ListAnswer(Answer):
@@ -180,7 +181,7 @@ class Decision(_Guide):
 
 
 class DistributeResult(_Guide):
-    found: bool = Field(description="read: the key exists; delete: it existed")
+    found: bool = Field(description="read: the key exists; delete: it did; write: true")
     value: Any = None
     encoding: Encoding | None = None
     truncated: bool = False
@@ -190,7 +191,7 @@ class DistributeResult(_Guide):
 
 
 class DistributeAnswer(_Guide):
-    operation: Literal["read", "write", "delete"]
+    operation: DoneOperation
     session_id: str
     key: str
     decision: Decision
@@ -205,7 +206,7 @@ class CoordinatorHealth(_Guide):
 
 class OptimizerHealth(_Guide):
     status: Literal["not_initialized"]
-    metrics: None = Field(None, description="Nothing is measured yet")
+    metrics: None = Field(default=None, description="Nothing is measured yet")
     details: dict[str, Any] | None = None
 
 

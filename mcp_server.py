@@ -7,13 +7,10 @@ handshake never waits for a cluster. One tool is one client call; shapes are in 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
 
 from mcp.server import CacheHint, MCPServer
 from mcp.server.mcpserver import Context
@@ -25,26 +22,14 @@ from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnno
 import mcp_answers as answers
 import mcp_schemas as schemas
 import mcp_values
+from mcp_cluster import Attachment
 from node.client import HivememClient
-from node.client_types import (
-    ClusterView,
-    Consistency,
-    HistoryPage,
-    NodeStatus,
-    Page,
-    Value,
-)
 from node.clock import Clock, SystemClock
-from node.errors import HivememError, NotFound, Unavailable
-
-AnyPage = TypeVar("AnyPage", Page, HistoryPage)
+from node.errors import HivememError
 
 ClientFactory = Callable[[], HivememClient]
 """Makes an unopened client; the server opens it when it starts and closes it when it stops."""
 
-VIEW_SECONDS_MAX = 3.0  # how long a health check waits for a node that answers
-PARTICIPANTS_SECONDS_MAX = 0.5  # how much longer a decision waits for the cluster's members
-GUIDE_NAMESPACE = "default"  # the guide's tools know sessions and keys only
 TOOLS_TTL_MS = 3_600_000  # the tools never change while the server runs
 
 INSTRUCTIONS = """\
@@ -56,55 +41,6 @@ Other agents write too: to change a record, get it, then put with expect_version
 version you read; expect_version=0 creates it only if it is absent. On VERSION_CONFLICT get, \
 merge and retry. When an error says that the outcome is unknown, get before you write again.
 Long answers are truncated and say how to go on (next_offset, next_cursor)."""
-
-
-@dataclass(slots=True)
-class Attachment:
-    """What one running server knows of its cluster."""
-
-    client: HivememClient
-    clock: Clock
-    cluster_id: str | None = None
-    revision_seen: int = 0  # stale reads wait for it: an agent sees what it wrote and read before
-
-    async def read(
-        self,
-        namespace: str,
-        session: str,
-        key: str,
-        consistency: Consistency,
-        timeout_ms: int | None = None,
-    ) -> Value:
-        """Raises: NotFound and the client's other errors."""
-        stale = consistency in ("stale", "eventual")
-        found = await self.client.get(
-            namespace,
-            session,
-            key,
-            consistency=consistency,
-            min_revision=self.revision_seen or None if stale else None,
-            timeout_ms=timeout_ms,
-        )
-        self.saw(found.revision)
-        return found
-
-    async def view(self) -> ClusterView | HivememError:
-        """The cluster as one node sees it, or why no node says so in time."""
-        try:
-            async with asyncio.timeout(VIEW_SECONDS_MAX):
-                view = await self.client.cluster()
-        except TimeoutError:
-            return Unavailable(f"no node answered within {VIEW_SECONDS_MAX:g} seconds")
-        except HivememError as error:
-            return error
-        self.cluster_id = view["cluster_id"]
-        return view
-
-    def saw(self, revision: int | None) -> None:
-        self.revision_seen = max(self.revision_seen, revision or 0)
-
-    def now(self) -> str:
-        return answers.rfc3339(datetime.fromtimestamp(self.clock.now_ms() / 1000, UTC))
 
 
 Call = Context[Attachment, Any]
@@ -146,12 +82,10 @@ async def get(
     offset: schemas.Offset = 0,
 ) -> Annotated[CallToolResult, schemas.GetAnswer]:
     """Read one record. A key that does not exist is found=false, not an error."""
-    here = _attachment(call)
     with _explained(writes=False):
-        try:
-            found = await here.read(namespace, session, key, consistency)
-        except NotFound:
-            return _answer(schemas.GetAnswer(found=False))
+        found = await _attachment(call).read(namespace, session, key, consistency)
+    if found is None:
+        return _answer(schemas.GetAnswer(found=False))
     return _answer(answers.value_answer(found, offset))
 
 
@@ -194,50 +128,13 @@ async def list_(
     """List the keys of a session; without session, the sessions of the namespace."""
     here = _attachment(call)
     with _explained(writes=False):
+        if session is None and not prefix and not values:
+            return _answer(await here.names(namespace, limit, cursor))
         if session is None:
-            if prefix or values:
-                raise ToolError("INVALID_ARGUMENT: prefix and values need a session. Add session.")
-            return _answer(await _names(here, namespace, limit, cursor))
+            raise ToolError("INVALID_ARGUMENT: prefix and values need a session: add it.")
         if namespace == schemas.ALL_NAMESPACES:
-            raise ToolError("INVALID_ARGUMENT: session needs one namespace. Name it.")
-        client = here.client
-
-        async def page(limit: int) -> Page:
-            return await client.list_page(
-                namespace, session, prefix=prefix, limit=limit, cursor=cursor, values=values
-            )
-
-        return _answer(answers.list_answer(await _fitting(page, limit)))
-
-
-async def _names(
-    here: Attachment, namespace: str, limit: int, cursor: str | None
-) -> schemas.ListAnswer:
-    if namespace == schemas.ALL_NAMESPACES:
-        page = await here.client.namespaces_page(limit=limit, cursor=cursor)
-    else:
-        page = await here.client.sessions_page(namespace, limit=limit, cursor=cursor)
-    names = list(page.names)
-    every = namespace == schemas.ALL_NAMESPACES
-    return schemas.ListAnswer(
-        namespaces=names if every else None,
-        sessions=None if every else names,
-        truncated=page.next_cursor is not None,
-        next_cursor=page.next_cursor,
-    )
-
-
-async def _fitting(fetch: Callable[[int], Awaitable[AnyPage]], limit: int) -> AnyPage:
-    """A page that fits into one answer: fetched again, shorter, where it does not.
-
-    Only the cluster can make the cursor that goes on after a shorter page.
-    """
-    while True:
-        page = await fetch(limit)
-        fits = mcp_values.fitting(answers.item_sizes(page.items), mcp_values.VALUE_BYTES_MAX)
-        if fits == len(page.items):
-            return page
-        limit = fits
+            raise ToolError("INVALID_ARGUMENT: a session needs one namespace: name it.")
+        return _answer(await here.keys(namespace, session, prefix, limit, cursor, values))
 
 
 async def delete(
@@ -267,25 +164,17 @@ async def history(
     at_revision: schemas.AtRevision = None,
 ) -> Annotated[CallToolResult, schemas.HistoryAnswer]:
     """Past versions of one record, newest first; or, with at_revision, as it was then."""
-    client = _attachment(call).client
+    here = _attachment(call)
     with _explained(writes=False):
         if at_revision is not None:
-            try:
-                past = await client.get_at(namespace, session, key, at_revision)
-            except NotFound:
-                return _answer(answers.past_answer(None))
-            return _answer(answers.past_answer(past))
-
-        async def page(limit: int) -> HistoryPage:
-            return await client.history_page(namespace, session, key, limit=limit, cursor=cursor)
-
-        return _answer(answers.history_answer(await _fitting(page, limit)))
+            return _answer(await here.past_at(namespace, session, key, at_revision))
+        return _answer(await here.past(namespace, session, key, limit, cursor))
 
 
 async def memory_distribute(
     call: Call,
     operation: schemas.GuideOperation,
-    sessionId: schemas.Session,  # noqa: N803  # the guide's name
+    sessionId: schemas.Session,  # the guide's name
     key: schemas.Key,
     value: schemas.GuideValue,
     consistency: schemas.GuideConsistency = "eventual",
@@ -293,7 +182,7 @@ async def memory_distribute(
 ) -> Annotated[CallToolResult, schemas.DistributeAnswer]:
     """read, write or delete a key of a session (namespace "default") and say what the cluster
     decided. sync and repair are not available yet."""
-    if operation in ("sync", "repair"):
+    if operation == "sync" or operation == "repair":
         raise ToolError(
             f"NOT_AVAILABLE: operation {operation} is not available yet, and nothing was done. "
             "Replicas follow one log; memory_health_check shows how each of them is."
@@ -301,21 +190,12 @@ async def memory_distribute(
     if operation == "write" and value is schemas.MISSING:
         raise ToolError("INVALID_ARGUMENT: value: a write needs one. Nothing was changed.")
     here = _attachment(call)
-    looking = asyncio.create_task(here.view())
-    try:
-        with _explained(writes=operation != "read"):
-            result = await _distributed(
-                here, operation, sessionId, key, value, consistency, timeout
-            )
-        await asyncio.wait({looking}, timeout=PARTICIPANTS_SECONDS_MAX)
-        view = looking.result() if looking.done() else None
-    finally:
-        looking.cancel()
-    known = None if view is None or isinstance(view, HivememError) else view
+    with _explained(writes=operation != "read"):
+        result, view = await here.distribute(operation, sessionId, key, value, consistency, timeout)
     decision = schemas.Decision(
         id=answers.decision_id(here.cluster_id, result.revision),
         status="completed",
-        participants=None if known is None else answers.healthy_names(known),
+        participants=None if view is None else answers.healthy_names(view),
         timestamp=here.now(),
     )
     return _answer(
@@ -330,34 +210,6 @@ async def memory_distribute(
     )
 
 
-async def _distributed(
-    here: Attachment,
-    operation: schemas.GuideOperation,
-    session: str,
-    key: str,
-    value: object,
-    consistency: Consistency,
-    timeout_ms: int,
-) -> schemas.DistributeResult:
-    place = (GUIDE_NAMESPACE, session, key)
-    if operation == "read":
-        try:
-            found = await here.read(*place, consistency, timeout_ms)
-        except NotFound:
-            return schemas.DistributeResult(found=False)
-        return answers.distributed_read(found)
-    if operation == "write":
-        data, content_type = mcp_values.to_bytes(value)
-        put = await here.client.put(*place, data, content_type=content_type, timeout_ms=timeout_ms)
-        here.saw(put.revision)
-        return answers.distributed_write(value, put)
-    gone = await here.client.delete(*place, timeout_ms=timeout_ms)
-    here.saw(gone.revision)
-    return schemas.DistributeResult(
-        found=gone.deleted, version=gone.version, revision=gone.revision
-    )
-
-
 async def memory_health_check(
     call: Call,
     components: schemas.ComponentNames = ("all",),
@@ -366,21 +218,8 @@ async def memory_health_check(
     """How the cluster is: critical without a quorum, degraded while a node is down."""
     here = _attachment(call)
     view = await here.view()
-    status = await _leader_status(here, view) if detailed else None
+    status = await here.leader_status(view) if detailed else None
     return _answer(answers.health_answer(view, status, components, here.now(), detailed=detailed))
-
-
-async def _leader_status(here: Attachment, view: ClusterView | HivememError) -> NodeStatus | None:
-    """What the leader says of itself; None if there is none, or it does not answer."""
-    if isinstance(view, HivememError):
-        return None
-    leader = next((node for node in view["nodes"] if node["id"] == view["leader"]), None)
-    if leader is None or leader["http"] is None:
-        return None
-    with contextlib.suppress(HivememError, TimeoutError):
-        async with asyncio.timeout(VIEW_SECONDS_MAX):
-            return await here.client.status(leader["http"])
-    return None
 
 
 class ExactArguments(FuncMetadata):

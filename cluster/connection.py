@@ -285,8 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.shut("closed by the other side" if exc is None else describe(exc))
         self._queue.clear()
-        if not self.gone.done():
-            self.gone.set_result(None)
+        self._set_gone()
 
     def tick(self, now: float, late_seconds: float) -> None:
         """Ask a silent peer for a sign of life, give up on one silent for too long.
@@ -328,7 +327,12 @@ class Connection(asyncio.BufferedProtocol):
         self._queue.clear()
         if self._transport is not None:
             self._transport.abort()
-        elif not self.gone.done():
+        # Not left to connection_lost: uvloop does not call it for a connection that was
+        # just made when the task that was making it is cancelled.
+        self._loop.call_soon(self._set_gone)
+
+    def _set_gone(self) -> None:
+        if not self.gone.done():
             self.gone.set_result(None)
 
 

@@ -1,35 +1,32 @@
 """The typed async client: everything a program, the CLI or the MCP server does to a cluster.
 
-    async with connect() as memory:
+    async with HivememClient(["http://127.0.0.1:7411"]) as memory:
         await memory.put("app", "chat", "turn-1", "hello")
         value = await memory.get("app", "chat", "turn-1")
 
 It finds the leader and follows it, fails over to other nodes, and retries within the
 deadline with one request id per write (node/client_retry.py). Errors are those of
-node/errors.py; `definite` says whether the request certainly had no effect. Two codes are
-the client's own: UNREACHABLE (no node could be connected to) and, from its own deadline,
-OUTCOME_UNKNOWN. One client belongs to one event loop; its calls may run concurrently.
+node/errors.py; `definite` says whether the request certainly had no effect. Two codes can
+be the client's own: UNREACHABLE (no node could be connected to), and OUTCOME_UNKNOWN where
+the answer to a write was lost. One client belongs to one event loop; its calls may run
+concurrently. The calls themselves are in node/client_api.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
-from typing import Self, TypeVar
-
-import aiohttp
-from yarl import URL
+from types import TracebackType
+from typing import Self
 
 from node import client_wire as wire
-from node.client_operations import Branch, Transaction, batch_document
-from node.client_retry import Call, Reply, Retrier, SendFailed, node_timeout_ms
+from node.client_api import ClientApi
+from node.client_http import Connections
+from node.client_operations import Branch, Transaction
+from node.client_retry import Call, Reply, Retrier, SendFailed
 from node.client_types import (
-    JSON,
     BatchDelete,
     BatchGet,
     BatchOperation,
@@ -40,6 +37,7 @@ from node.client_types import (
     DeleteResult,
     Event,
     EventId,
+    GetResult,
     HistoryItem,
     HistoryPage,
     Item,
@@ -53,20 +51,46 @@ from node.client_types import (
 )
 from node.client_watch import Watch
 from node.clock import Clock, SystemClock
-from node.discovery import find
 from node.errors import BadRequest, HivememError, Unavailable
-from node.topology import Topology
+from node.topology import Topology, normalised
 
-T = TypeVar("T")
+__all__ = [
+    "BatchDelete",
+    "BatchGet",
+    "BatchOperation",
+    "BatchPut",
+    "BatchResult",
+    "Branch",
+    "ClusterView",
+    "Consistency",
+    "DeleteResult",
+    "Event",
+    "EventId",
+    "GetResult",
+    "HistoryItem",
+    "HistoryPage",
+    "HivememClient",
+    "Item",
+    "NamePage",
+    "NodeStatus",
+    "NodeView",
+    "Page",
+    "PutResult",
+    "Transaction",
+    "TxnResult",
+    "Value",
+    "Watch",
+    "connect",
+]
 
 TIMEOUT_MS_DEFAULT = 5000
-CONNECTIONS_MAX_DEFAULT = 100  # connections per node, so that a dead one cannot take them all
+TIMEOUT_MS_MAX = 60_000
+CONNECTIONS_MAX_DEFAULT = 100  # connections per node
 WATCHES_MAX_DEFAULT = 100  # open watches; each holds a connection of its own
 PATIENCE_MS_DEFAULT = 60_000  # how long a watch looks for a node that answers
-CONNECT_SECONDS_MAX = 1.0  # for one TCP and TLS handshake
-DISCOVERY_SECONDS_MAX = 1.0
-DISCOVERY_SECONDS_PERIOD = 10.0  # while calls are made
-PAGE_ITEMS = 1000
+DISCOVERY_SECONDS_MAX = 1.0  # for one look at the cluster
+DISCOVERY_SECONDS_PERIOD = 10.0  # between looks while all is well
+DISCOVERY_SECONDS_PAUSE = 0.2  # between looks while calls fail
 
 
 def connect(
@@ -77,35 +101,24 @@ def connect(
     ca_file: Path | None = None,
     data_dir: Path | None = None,
     timeout_ms: int = TIMEOUT_MS_DEFAULT,
-    connections_max: int = CONNECTIONS_MAX_DEFAULT,
 ) -> HivememClient:
-    """A client for the given endpoints, or for those found by node/discovery.py's rule.
+    """A client for the given endpoints, or for those that node/discovery.py's rule finds.
 
     Raises: BadRequest, if what was found cannot be used.
     """
+    from node.discovery import find  # only who asks for the rule pays for reading settings
+
     found = find(endpoints, data_dir=data_dir, token_file=token_file, ca_file=ca_file)
     return HivememClient(
         found.endpoints,
-        token=token or found.token,
+        token=found.token if token is None else token,
         ca_file=found.ca_file,
         timeout_ms=timeout_ms,
-        connections_max=connections_max,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class HivememClient:
-    """Calls to one cluster. Use it as `async with`, or call `aclose` at the end.
-
-    Every method raises HivememError's subclasses. `timeout_ms` (1 to 60,000) bounds a whole
-    call with its retries; None: the client's. Values are bytes, or str for UTF-8 text.
-    """
+class HivememClient(ClientApi):
+    """Calls to one cluster. Use it as `async with`, or call `aclose` at the end."""
 
     def __init__(
         self,
@@ -118,22 +131,27 @@ class HivememClient:
         watches_max: int = WATCHES_MAX_DEFAULT,
         clock: Clock | None = None,
     ) -> None:
-        """`ca_file`: PEM certificates to trust for https; None: the system's."""
-        self.topology = Topology([endpoints] if isinstance(endpoints, str) else endpoints)
-        self._token = token
-        self._ca_file = ca_file
-        self._timeout_ms = _checked_timeout(timeout_ms)
-        self._connections_max = connections_max
-        self._watches_max = watches_max
+        """`ca_file`: PEM certificates to trust for https; None: the system's.
+
+        Connects to nothing yet, and needs no event loop. Raises: BadRequest.
+        """
         self._clock = clock or SystemClock()
-        self._retrier = Retrier(self.topology, self._send, self._clock, self._look_again)
-        self._session: aiohttp.ClientSession | None = None
-        self._watch_session: aiohttp.ClientSession | None = None
+        self._topology = Topology([endpoints] if isinstance(endpoints, str) else endpoints)
+        self._connections = Connections(
+            token=token,
+            ca_file=None if ca_file is None else str(ca_file),
+            connections_max=connections_max,
+            streams_max=watches_max,
+        )
+        self._retrier = Retrier(
+            self._topology, self._connections.send, self._clock, self._leader_may_have_changed
+        )
+        self._timeout_ms = _checked(timeout_ms)
+        self._watches_max = watches_max
         self._watches: set[Watch] = set()
-        self._calls = 0
         self._discovery: asyncio.Task[None] | None = None
-        self._discovered_at = float("-inf")
-        self._closed = False
+        self._discover_at = float("-inf")
+        self._calls = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,14 +166,111 @@ class HivememClient:
 
     async def aclose(self) -> None:
         """End watches and close connections. Idempotent."""
-        self._closed = True
         for watch in list(self._watches):
             watch.close()
         if self._discovery is not None:
             self._discovery.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._discovery
-        for session in (self._session, self._watch_session):
-            if session is not None:
-                await session.close()
+        await self._connections.aclose()
 
+    def watch(
+        self,
+        namespace: str,
+        session: str | None = None,
+        *,
+        prefix: str | None = None,
+        since: int | str | EventId | None = None,
+        values: bool = True,
+        patience_ms: int = PATIENCE_MS_DEFAULT,
+    ) -> Watch:
+        """Changes from now on, or after `since`: a revision, or an event's id.
+
+        Goes on at another node by itself, each event once and in order. Iterate it, and
+        close it (`async with`). Raises, when iterated: CompactedError, Unavailable after
+        `patience_ms` without a node, BadRequest. Raises at once: Unavailable OVERLOADED
+        beyond the client's `watches_max`.
+        """
+        if len(self._watches) >= self._watches_max:
+            message = f"watches_max: this client has {self._watches_max} open watches"
+            raise Unavailable(message, code="OVERLOADED")
+        parameters = {
+            "namespace": namespace,
+            "session": session,
+            "prefix": prefix or None,
+            "values": values,
+        }
+        found = Watch(
+            lambda after: f"/v1/watch{wire.query({**parameters, 'since': after})}",
+            since,
+            topology=self._topology,
+            open_stream=self._connections.open,
+            clock=self._clock,
+            patience_ms=patience_ms,
+            on_close=self._watches.discard,
+        )
+        self._watches.add(found)
+        return found
+
+    def _deadline(self, timeout_ms: int | None) -> float:
+        total_ms = self._timeout_ms if timeout_ms is None else _checked(timeout_ms)
+        return self._clock.monotonic() + total_ms / 1000
+
+    async def _reply(self, call: Call, timeout_ms: int | None) -> Reply:
+        self._calls += 1
+        if self._calls > 1:
+            # Whoever makes a single call gains nothing from knowing the leader.
+            self._discover(DISCOVERY_SECONDS_PERIOD)
+        total_ms = self._timeout_ms if timeout_ms is None else _checked(timeout_ms)
+        return await self._retrier.run(call, total_ms)
+
+    async def _once(self, endpoint: str, call: Call, timeout_ms: int | None) -> Reply:
+        total_ms = self._timeout_ms if timeout_ms is None else _checked(timeout_ms)
+        return await self._retrier.once(normalised(endpoint), call, total_ms)
+
+    # --- Finding the leader --------------------------------------------------------
+
+    def _leader_may_have_changed(self) -> None:
+        self._discover(DISCOVERY_SECONDS_PAUSE)
+
+    def _discover(self, pause: float) -> None:
+        """Look at the cluster in the background, unless that was done `pause` seconds ago."""
+        now = self._clock.monotonic()
+        if now < self._discover_at + pause or self._discovery is not None:
+            return
+        self._discover_at = now
+        self._discovery = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Learn nodes and leader from the first node that knows one."""
+        call = Call("GET", "/v1/cluster", timed=False)
+        tried: set[str] = set()
+        try:
+            while True:
+                now = self._clock.monotonic()
+                address = self._topology.next(tried, now, leader=False)
+                if address is None:
+                    return
+                tried.add(address)
+                with contextlib.suppress(SendFailed, HivememError):
+                    reply = await self._connections.send(address, call, DISCOVERY_SECONDS_MAX)
+                    if reply.status == 200 and self._learn(
+                        wire.parsed(reply.body, wire.cluster_view)
+                    ):
+                        return
+        finally:
+            self._discovery = None
+
+    def _learn(self, view: ClusterView) -> bool:
+        addresses = {node["id"]: node["http"] for node in view["nodes"]}
+        leader = addresses.get(view["leader"] or "")
+        self._topology.learn([each for each in addresses.values() if each], leader)
+        return leader is not None
+
+
+def _checked(timeout_ms: int) -> int:
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int):
+        raise BadRequest("timeout_ms: must be a whole number", field="timeout_ms")
+    if not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
+        raise BadRequest(f"timeout_ms: must be from 1 to {TIMEOUT_MS_MAX}", field="timeout_ms")
+    return timeout_ms

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from node.client_types import (
     ClusterView,
     Consistency,
     DeleteResult,
+    HistoryItem,
     HistoryPage,
     Item,
     NamePage,
@@ -52,6 +54,10 @@ class ClientApi(ABC):
     @abstractmethod
     async def _reply(self, call: Call, timeout_ms: int | None) -> Reply:
         """The successful answer to `call`. Raises: HivememError."""
+
+    @abstractmethod
+    async def _once(self, endpoint: str, call: Call, timeout_ms: int | None) -> Reply:
+        """The answer of one node, asked once. Raises: HivememError."""
 
     @abstractmethod
     def _deadline(self, timeout_ms: int | None) -> float:
@@ -169,7 +175,7 @@ class ClientApi(ABC):
         timeout_ms: int | None = None,
     ) -> Page:
         """One page of a session's records, keys in byte order."""
-        parameters = {"prefix": prefix, "limit": limit, "cursor": cursor, "values": values}
+        parameters = {"prefix": prefix or None, "limit": limit, "cursor": cursor, "values": values}
         reads = _reads(consistency, max_staleness_ms, min_revision)
         path = f"/v1/kv/{wire.path(namespace, session)}"
         reply = await self._read(path, {**parameters, **reads}, timeout_ms)
@@ -236,7 +242,7 @@ class ClientApi(ABC):
         """Names of all namespaces, in order."""
         return _names(lambda cursor: self.namespaces_page(cursor=cursor, timeout_ms=timeout_ms))
 
-    async def history(
+    async def history_page(
         self,
         namespace: str,
         session: str,
@@ -254,6 +260,33 @@ class ClientApi(ABC):
         reads = _reads(consistency, None, None)
         reply = await self._read(path, {**parameters, **reads}, timeout_ms)
         return wire.parsed(reply.body, wire.history_page)
+
+    async def history(
+        self,
+        namespace: str,
+        session: str,
+        key: str,
+        *,
+        values: bool = True,
+        timeout_ms: int | None = None,
+    ) -> AsyncIterator[HistoryItem]:
+        """A record's retained changes, newest first."""
+        cursor: str | None = None
+        while True:
+            page = await self.history_page(
+                namespace,
+                session,
+                key,
+                limit=PAGE_ITEMS,
+                cursor=cursor,
+                values=values,
+                timeout_ms=timeout_ms,
+            )
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def get_at(
         self,
@@ -293,7 +326,7 @@ class ClientApi(ABC):
         deadline = self._deadline(timeout_ms)
         filled = [self._identified(each) for each in operations]
         results: dict[int, BatchResult | HivememError] = {}
-        waiting = range(len(filled))
+        waiting = list(range(len(filled)))
         while waiting:
             chosen = [filled[i] for i in waiting]
             left_ms = max(1, int(1000 * (deadline - self._clock.monotonic())))
@@ -304,7 +337,8 @@ class ClientApi(ABC):
             except HivememError as error:
                 if not results:
                     raise
-                answers = [error_again(error) for _ in waiting]
+                # Each its own, because what is known of each operation differs.
+                answers = [copy(error) for _ in waiting]
             for i, answer in zip(waiting, answers, strict=True):
                 results[i] = _carried(results.get(i), answer)
             waiting = [i for i in waiting if isinstance(results[i], Unavailable)]
@@ -324,9 +358,9 @@ class ClientApi(ABC):
     async def status(
         self, endpoint: str | None = None, *, timeout_ms: int | None = None
     ) -> NodeStatus:
-        """What a node says of itself: the one at `endpoint`, or any."""
-        call = Call("GET", "/v1/status", leader=False, timed=False, only=endpoint)
-        return wire.parsed((await self._reply(call, timeout_ms)).body, wire.node_status)
+        """What a node says of itself: the one at `endpoint`, asked once, or any."""
+        reply = await self._from(endpoint, "/v1/status", timeout_ms)
+        return wire.parsed(reply.body, wire.node_status)
 
     async def cluster(self, *, timeout_ms: int | None = None) -> ClusterView:
         """All nodes, as the one that answers sees them."""
@@ -335,12 +369,17 @@ class ClientApi(ABC):
 
     async def health(self, endpoint: str | None = None, *, timeout_ms: int | None = None) -> bool:
         """Whether a node is ready: it knows a leader and keeps up. False also if unreachable."""
-        call = Call("GET", "/readyz", leader=False, timed=False, only=endpoint)
         try:
-            await self._reply(call, timeout_ms)
+            await self._from(endpoint, "/readyz", timeout_ms)
         except HivememError:
             return False
         return True
+
+    async def _from(self, endpoint: str | None, path: str, timeout_ms: int | None) -> Reply:
+        call = Call("GET", path, leader=False, timed=False)
+        if endpoint is None:
+            return await self._reply(call, timeout_ms)
+        return await self._once(endpoint, call, timeout_ms)
 
     # --- Ways of calling -----------------------------------------------------------
 

@@ -70,7 +70,6 @@ class Call:
     leader: bool = True  # prefer the leader
     spread: bool = False  # take turns between nodes
     timed: bool = True  # False: this route takes no timeout_ms
-    only: str | None = None  # ask nobody but this address
 
     def at(self, timeout_ms: int) -> tuple[str, bytes | None]:
         """Target and body of an attempt that the node may spend `timeout_ms` on."""
@@ -167,13 +166,26 @@ class Retrier:
                 raise trouble.expired()
             await asyncio.sleep(wait)
 
+    async def once(self, address: str, call: Call, timeout_ms: int) -> Reply:
+        """One attempt at one node, whatever else is known. Raises: HivememError."""
+        trouble = _Trouble(call.mutates)
+        try:
+            reply = await self._send(address, call, timeout_ms / 1000)
+        except SendFailed as failure:
+            trouble.note_failure(address, failure)
+            raise trouble.expired() from failure
+        if reply.status >= 300:
+            raise wire.error(reply.status, reply.body)
+        return reply
+
     async def _round(
         self, call: Call, deadline: float, budget: _Budget, trouble: _Trouble
     ) -> Reply | None:
         """Ask each address once; None: none could answer, try again later."""
         tried: set[str] = set()
         while True:
-            address = self._choose(call, tried)
+            now = self._clock.monotonic()
+            address = self._topology.next(tried, now, leader=call.leader, spread=call.spread)
             if address is None:
                 return None
             tried.add(address)
@@ -181,8 +193,7 @@ class Retrier:
             if left < ATTEMPT_SECONDS_MIN and (trouble.answered or trouble.failed):
                 raise trouble.expired()
             try:
-                alone = call.only is not None or len(self._topology.known) == 1
-                seconds = budget.attempt(left, alone=alone)
+                seconds = budget.attempt(left, alone=len(self._topology.known) == 1)
                 reply = await self._send(address, call, seconds)
             except SendFailed as failure:
                 self._topology.failed(address, self._clock.monotonic())
@@ -198,12 +209,6 @@ class Retrier:
             budget.double()
             if trouble.overloaded:
                 return None  # asking its neighbours at once would only spread the load
-
-    def _choose(self, call: Call, tried: set[str]) -> str | None:
-        if call.only is not None:
-            return None if call.only in tried else call.only
-        now = self._clock.monotonic()
-        return self._topology.next(tried, now, leader=call.leader, spread=call.spread)
 
     def _refused(self, address: str, reply: Reply, trouble: _Trouble) -> None:
         """Learn from an error; raise it unless another node, or the same later, may do better."""

@@ -224,6 +224,8 @@ class Watch:
                     f"events up to revision {kept} are no longer kept; list the keys again "
                     "and watch from the revision of that list"
                 )
+            case _:
+                pass  # a kind of message that a later version sends
         return None
 
     def _ready(self, message: Message) -> None:

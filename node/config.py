@@ -23,7 +23,13 @@ from node.errors import ConfigError
 
 # Variables with our prefix that are no settings of a daemon: clients and tests read them.
 OTHER_VARIABLES = frozenset(
-    {"HIVEMEM_DATA_DIR", "HIVEMEM_ENDPOINTS", "HIVEMEM_SEED", "HIVEMEM_TOKEN"}
+    {
+        "HIVEMEM_CA_FILE",
+        "HIVEMEM_DATA_DIR",
+        "HIVEMEM_ENDPOINTS",
+        "HIVEMEM_SEED",
+        "HIVEMEM_TOKEN",
+    }
 )
 
 _PLACEHOLDERS: Mapping[str, object] = {"str": "", "Path": Path(), "tuple[Member, ...]": ()}

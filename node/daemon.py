@@ -101,7 +101,6 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     # Every state begins with the same limits, whatever is configured here and now: the same
     # log must give the same state. The leader brings the configured ones into the log.
     machine = StateMachine(store, Limits())
-    stack.callback(machine.close)
     log = stack.enter_context(_log(node, data_dir))
     transport = _transport(config, data_dir, clock)
     driver = GroupDriver(config.raft.heartbeat_ms / 4000)

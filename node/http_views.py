@@ -1,6 +1,6 @@
 """Encoding of answers: what `docs/http-api.md` shows, field by field.
 
-Times are RFC 3339 in UTC with milliseconds. A value is text where it is valid UTF-8, and
+Times are RFC 3339 in UTC with milliseconds. A value is text where it reads as text, and
 base64 otherwise; `encoding` says which, so that every byte comes back.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from node.views import ClusterView, StatusView
 
 Json = dict[str, object]
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
 _KINDS = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
 
 
@@ -52,9 +54,13 @@ def value_fields(value: bytes | None) -> Json:
     if value is None:
         return {"value": None, "encoding": None}
     try:
-        return {"value": value.decode("utf-8"), "encoding": "utf-8"}
+        # JSON writes a control character with six: what holds them is shown as bytes, so
+        # that an answer is never more than twice its values.
+        if _CONTROL(value) is None:
+            return {"value": value.decode("utf-8"), "encoding": "utf-8"}
     except UnicodeDecodeError:
-        return {"value": base64.b64encode(value).decode("ascii"), "encoding": "base64"}
+        pass
+    return {"value": base64.b64encode(value).decode("ascii"), "encoding": "base64"}
 
 
 def put(result: PutResult) -> Json:

@@ -27,12 +27,16 @@ PORT_ATTEMPTS_MAX = 3  # starts with other ports when ports are taken under our 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What `hivemem up` was asked for. `count` and `base` None: as it is, else the usual."""
+    """What `hivemem up` was asked for. `count` and `base` None: as it is, else the usual.
+
+    `spare`: keep off the usual ports (see with_ports).
+    """
 
     root: Path
     count: int | None = None
     base: int | None = None
     fresh: bool = False
+    spare: bool = False
 
 
 def bring_up(
@@ -51,7 +55,9 @@ def bring_up(
             old, plan = plan, new_plan(request.root, count, clock)
             if old is not None:
                 if not old.running():
-                    with_ports(plan, request.base, clock)  # what cannot start deletes nothing
+                    with_ports(
+                        plan, request.base, clock, spare=request.spare
+                    )  # what cannot start deletes nothing
                 delete_plan(old)
         elif request.count not in (None, len(plan.nodes)):
             raise LaunchError(
@@ -59,19 +65,19 @@ def bring_up(
                 "leave --nodes out, choose another --data-dir, or delete its data with --fresh"
             )
         if plan.running():
-            return _join_running(plan, request.base, clock, environ, interrupted)
-        return _start_all(plan, request.base, clock, environ, interrupted)
+            return _join_running(plan, request, clock, environ, interrupted)
+        return _start_all(plan, request, clock, environ, interrupted)
 
 
 def _join_running(
     plan: Plan,
-    base: int | None,
+    request: Request,
     clock: Clock,
     environ: Mapping[str, str],
     interrupted: threading.Event,
 ) -> LocalCluster:
     """Start what is missing of a cluster that runs in part; its ports cannot change now."""
-    if base not in (None, plan.nodes[0].http_port):
+    if request.base not in (None, plan.nodes[0].http_port):
         raise LaunchError(
             f"the cluster in {plan.root} is running on ports from {plan.nodes[0].http_port}; "
             f"end it first: hivemem down --data-dir {plan.root}"
@@ -84,13 +90,13 @@ def _join_running(
 
 def _start_all(
     plan: Plan,
-    base: int | None,
+    request: Request,
     clock: Clock,
     environ: Mapping[str, str],
     interrupted: threading.Event,
 ) -> LocalCluster:
     for attempt in range(PORT_ATTEMPTS_MAX):
-        plan = with_ports(plan, base, clock)
+        plan = with_ports(plan, request.base, clock, spare=request.spare)
         write_plan(plan)
         cluster = LocalCluster(plan, clock, environ, interrupted=interrupted)
         try:
@@ -99,7 +105,7 @@ def _start_all(
             # Between our look at the ports and the daemons' bind somebody may have come
             # first. Free ports are then chosen anew, unless the caller insists on these.
             taken = not all(port_is_free(port) for port in plan.ports())
-            if base is not None or not taken or attempt + 1 == PORT_ATTEMPTS_MAX:
+            if request.base is not None or not taken or attempt + 1 == PORT_ATTEMPTS_MAX:
                 raise
         else:
             break

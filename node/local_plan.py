@@ -211,11 +211,12 @@ def launch_lock(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def with_ports(plan: Plan, base: int | None, clock: Clock) -> Plan:
+def with_ports(plan: Plan, base: int | None, clock: Clock, *, spare: bool = False) -> Plan:
     """Give each node its ports.
 
     `base`: explicit first HTTP port, refused with LaunchError where any is taken. Without
     it: the ports the cluster had, else the usual ones, else spare ones, whole sets at a time.
+    `spare`: never the usual ones, which tests leave to people.
     """
     count = len(plan.nodes)
     if base is not None:
@@ -230,7 +231,7 @@ def with_ports(plan: Plan, base: int | None, clock: Clock) -> Plan:
             )
         return _assigned(plan, ports)
     had = [(node.http_port, node.peer_port) for node in plan.nodes]
-    for ports in (had, _row(HTTP_PORT, count)):
+    for ports in (had,) if spare else (had, _row(HTTP_PORT, count)):
         if all(port > 0 and port_is_free(port) for pair in ports for port in pair):
             return _assigned(plan, ports)
     return _assigned(plan, _spare(count, clock))

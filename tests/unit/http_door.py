@@ -113,8 +113,8 @@ class ScriptedInfo:
             "n1", "one", "0.1.0", "leader", "n1", 1, status.last_index, status.durable_index,
             status.commit_index, status.applied_index, self.machine.revision, 42, 1.5,
             1_760_000_000_123, LEADER, "127.0.0.1:7421", "/data", DiskView(1, 2, None),
-            MemoryView(None), self.machine.stats().keys, {"http.watches_max": LimitView(7, "watches")},
-            {"tokens": False}, {"voters": 1},
+            MemoryView(None), self.machine.stats().keys,
+            {"http.watches_max": LimitView(7, "watches")}, {"tokens": False}, {"voters": 1},
         )  # fmt: skip
 
     async def cluster_status(self, timeout: float) -> ClusterView:
@@ -179,8 +179,8 @@ class OpenDoor:
     async def post(self, path: str, document: object) -> Reply:
         return await self.request("POST", path, json.dumps(document).encode())
 
-    async def put(self, key: str, value: bytes = b"v", query: str = "", session: str = "s") -> Reply:
-        return await self.request("PUT", f"/v1/kv/n/{session}/{quote(key, safe='')}{query}", value)
+    async def put(self, key: str, value: bytes = b"v", query: str = "") -> Reply:
+        return await self.request("PUT", f"/v1/kv/n/s/{quote(key, safe='')}{query}", value)
 
 
 def parse_reply(answer: bytes, method: str) -> Reply:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Up]:
         interrupted: threading.Event | None = None,
         **modes: str,
     ) -> LocalCluster:
-        request = modes.pop("request", None) or Request(root)
+        request = modes.pop("request", None) or Request(root, spare=True)
         surroundings = {**environment(), **(environ or {}), "STANDIN": json.dumps(modes)}
         cluster = bring_up(request, CLOCK, surroundings, interrupted or threading.Event())
         started.append(cluster)
@@ -222,9 +223,11 @@ def test_ports_taken_under_our_hands_are_chosen_anew(
         real = local_plan.with_ports
         looks: list[int] = []
 
-        def first_look_is_wrong(plan: local_plan.Plan, *rest: object) -> local_plan.Plan:
+        def first_look_is_wrong(
+            plan: local_plan.Plan, *rest: Any, **options: Any
+        ) -> local_plan.Plan:
             looks.append(1)
-            chosen = real(plan, *rest)  # type: ignore[arg-type]
+            chosen = real(plan, *rest, **options)
             if len(looks) > 1:
                 return chosen
             first = chosen.nodes[0]
