@@ -3,16 +3,15 @@
 Theory of operation. LMDB keys end at 511 bytes; ours go to 4 KiB, and a scan must give
 them in exact byte order. So live keys are stored as a trie of segments in `leaves`:
 
-    parent id (8 bytes) | up to 480 bytes of key                  a leaf
-    parent id           | 480 bytes of key | 0x00                 a leaf, the key ends here
-    parent id           | 480 bytes of key | 0x01                 a directory → its id
+    parent id (8 bytes) | up to 480 bytes: the rest of a key     a leaf
+    parent id           | 480 bytes of a longer key | 0x01       a directory → its id
 
 A session's root is a directory; `sessions` maps namespace NUL session to its id. A key
-of n bytes is found after n // 480 descents: none for ordinary keys, 8 for 4 KiB.
+of n bytes is found after (n - 1) // 480 descents: none for ordinary keys, 8 for 4 KiB.
 
-Order: within one parent, LMDB's byte order is the keys' byte order. The type byte puts
-a key that ends with its segment (0) before the longer ones that go on (1). A segment of
-less than 480 bytes has none and cannot be mistaken: only full ones reach that length.
+Order: within one parent, LMDB's byte order is the keys' byte order. The mark of a
+directory puts it right behind the key that ends where it begins, and before any other
+segment; no leaf is as long as a directory's entry, so the two are never confused.
 A depth-first walk therefore visits keys in byte order.
 
 Invariant: no directory is empty, and no session's root is: what empties is removed in
@@ -35,10 +34,9 @@ from engines.store import Cursor, Database, Transaction
 
 ID_BYTES = 8
 SEGMENT_BYTES = 480
-_FULL_BYTES = ID_BYTES + SEGMENT_BYTES + 1  # of a physical key with a type byte
-_LEAF = b"\x00"
 _DIRECTORY = b"\x01"
-assert _FULL_BYTES <= PHYSICAL_KEY_BYTES_MAX
+_DIRECTORY_BYTES = ID_BYTES + SEGMENT_BYTES + len(_DIRECTORY)  # of its entry
+assert _DIRECTORY_BYTES <= PHYSICAL_KEY_BYTES_MAX
 
 
 def session_key(namespace: str, session: str) -> bytes:
@@ -70,7 +68,7 @@ def find_root(txn: Transaction, sessions: Database, session: bytes) -> bytes | N
 
 def find_leaf(txn: Transaction, leaves: Database, root: bytes, key: bytes) -> bytes | None:
     """Physical key of the leaf for `key`; None if a directory on the way is missing."""
-    if len(key) < SEGMENT_BYTES:
+    if len(key) <= SEGMENT_BYTES:
         return root + key
     return _locate(txn, leaves, root, key, None)
 
@@ -103,7 +101,7 @@ def _locate(
         else:
             return None
         start += SEGMENT_BYTES
-    return _leaf(parent, key[start:])
+    return parent + key[start:]
 
 
 def remove_leaf(txn: Transaction, leaves: Database, root: bytes, key: bytes) -> bool:
@@ -118,7 +116,7 @@ def remove_leaf(txn: Transaction, leaves: Database, root: bytes, key: bytes) -> 
         entries.append(entry)
         parent = unseal("leaves", entry, record)
         start += SEGMENT_BYTES
-    doomed = _leaf(parent, key[start:])
+    doomed = parent + key[start:]
     with txn.cursor(db=leaves) as cursor:
         while True:
             if not txn.delete(doomed, db=leaves):
@@ -153,8 +151,7 @@ def walk(cursor: Cursor, root: bytes, start: bytes) -> Iterator[tuple[bytes, byt
             parent = unseal("leaves", physical, cursor.value())
             found = cursor.set_range(parent)
         else:
-            segment = physical[ID_BYTES : ID_BYTES + SEGMENT_BYTES]
-            yield base + segment, physical, cursor.value()
+            yield base + physical[ID_BYTES:], physical, cursor.value()
             found = cursor.next()
 
 
@@ -176,14 +173,9 @@ def _seek(
         stack.append((start[:offset], entry))
         parent = unseal("leaves", entry, cursor.value())
         offset += SEGMENT_BYTES
-    return start[:offset], parent, _leaf(parent, start[offset:]), stack
-
-
-def _leaf(parent: bytes, segment: bytes) -> bytes:
-    full = len(segment) == SEGMENT_BYTES
-    return parent + segment + _LEAF if full else parent + segment
+    return start[:offset], parent, parent + start[offset:], stack
 
 
 def is_directory(physical: bytes) -> bool:
     """Whether an entry of `leaves` leads to another directory."""
-    return len(physical) == _FULL_BYTES and physical.endswith(_DIRECTORY)
+    return len(physical) == _DIRECTORY_BYTES

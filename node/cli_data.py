@@ -15,7 +15,6 @@ from node import client_wire as wire
 from node import console, discovery
 from node.client import HivememClient
 from node.client_types import BYTES, TEXT, Event, Item, NodeView
-from node.config import environment
 from node.errors import BadRequest, HivememError
 
 Work = Callable[[HivememClient, argparse.Namespace], Awaitable[int]]
@@ -79,11 +78,11 @@ def _command(
 
 
 async def _with_client(work: Work, options: argparse.Namespace) -> int:
-    environ = environment()
+    found = discovery.from_options(options)
     async with HivememClient(
-        discovery.endpoints(options, environ),
-        token=discovery.token(options, environ),
-        ca_file=options.ca_file,
+        found.endpoints,
+        token=found.token,
+        ca_file=found.ca_file,
         timeout_ms=options.timeout_ms,
     ) as client:
         return await work(client, options)

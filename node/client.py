@@ -243,7 +243,8 @@ class HivememClient(ClientApi):
 
     async def _look(self) -> None:
         """Learn nodes and leader from the first node that knows one."""
-        call = Call("GET", "/v1/cluster", timed=False)
+        # A node that hangs must not make the others' answers late.
+        call = Call("GET", "/v1/cluster?timeout_ms=400", timed=False)
         tried: set[str] = set()
         try:
             while True:

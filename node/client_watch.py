@@ -33,7 +33,7 @@ _AFTER_REVISION = 1 << 62  # a position behind every event of its revision
 
 
 class Message(NamedTuple):
-    """One Server-Sent Event; `id` is "" if it has none."""
+    """One Server-Sent Event, or only an id to resume from; what it lacks is ""."""
 
     name: str
     id: str
@@ -71,9 +71,9 @@ class EventParser:
         line = line.removesuffix(b"\r")
         if not line:
             fields, self._fields = self._fields, {}
-            if "data" not in fields:
+            if not fields:
                 return None
-            return Message(fields.get("event", "message"), fields.get("id", ""), fields["data"])
+            return Message(fields.get("event", ""), fields.get("id", ""), fields.get("data", ""))
         name, _, value = line.partition(b":")
         if name in (b"event", b"id", b"data"):
             try:
@@ -218,6 +218,10 @@ class Watch:
                 return event
             case "ready":
                 self._ready(message)
+            case "" if message.id:
+                # A quiet watch moves on with the changes of others, so that what it would
+                # resume from is still kept.
+                self._resume_from(message.id)
             case "compacted":
                 kept = json.loads(message.data).get("compacted_revision")
                 raise CompactedError(
@@ -234,8 +238,12 @@ class Watch:
             self.revision = revision
         if self._since is None:
             # From now on "now" must not move, whichever node the watch goes on at.
-            self._since = str(revision)
-            self._last = _position(self._since)
+            self._resume_from(message.id or str(revision))
+
+    def _resume_from(self, since: str) -> None:
+        position = _position(since)
+        if position > self._last:
+            self._last, self._since = position, since
 
     async def _connect(self) -> None:
         """Connect to some node and read its `ready`. Raises: HivememError."""

@@ -7,7 +7,9 @@ names what was odd, so that no caller meets a KeyError from inside.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar, cast
@@ -51,6 +53,7 @@ from node.errors import (
 )
 
 T = TypeVar("T")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
 Fields = dict[str, object]
 
 ERRORS: Mapping[int, type[HivememError]] = {
@@ -133,13 +136,15 @@ def content_type_of(value: bytes | str, content_type: str | None) -> str:
 
 
 def encoded_value(value: bytes | str) -> Fields:
-    """`{"value", "encoding"}`: text where the bytes are UTF-8, base64 otherwise."""
-    if isinstance(value, str):
-        return {"value": value, "encoding": "utf-8"}
-    try:
-        return {"value": value.decode(), "encoding": "utf-8"}
-    except UnicodeDecodeError:
-        return {"value": base64.b64encode(value).decode("ascii"), "encoding": "base64"}
+    """`{"value", "encoding"}`: text where the bytes are plain UTF-8, base64 otherwise.
+
+    Control characters take six bytes each in JSON, so that what holds any goes as base64.
+    """
+    data = body_of(value)
+    if not _CONTROL(data):
+        with contextlib.suppress(UnicodeDecodeError):
+            return {"value": data.decode(), "encoding": "utf-8"}
+    return {"value": base64.b64encode(data).decode("ascii"), "encoding": "base64"}
 
 
 def decoded_value(value: str, encoding: str) -> bytes:

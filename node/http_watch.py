@@ -71,7 +71,7 @@ class WatchStreams:
         self._clock = clock
         self._node_name = node_name
         self._frames = FrameCache(limits.watch_frames_bytes_max)
-        self._open: set[web.BaseRequest] = set()
+        self._open: dict[int, web.BaseRequest] = {}  # by id: requests do not hash
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -85,7 +85,7 @@ class WatchStreams:
         request = call.request
         subscription = self._hub.subscribe(selector, since, values=values)
         response = web.StreamResponse(headers=_HEADERS)
-        self._open.add(request)
+        self._open[id(request)] = request
         self._all_closed.clear()
         try:
             await response.prepare(request)
@@ -98,7 +98,7 @@ class WatchStreams:
             pass  # the client went, or took nothing for too long
         finally:
             subscription.close()
-            self._open.discard(request)
+            self._open.pop(id(request), None)
             if not self._open:
                 self._all_closed.set()
         response.force_close()
@@ -111,7 +111,7 @@ class WatchStreams:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._all_closed.wait()
         except TimeoutError:
-            for request in self._open:
+            for request in self._open.values():
                 if request.transport is not None:
                     request.transport.abort()
 

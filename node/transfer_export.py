@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from node import client_wire as wire
 from node import console
@@ -43,7 +43,7 @@ async def _write(
     client: HivememClient,
     namespace: str,
     session: str | None,
-    file: BinaryIO,
+    file: IO[bytes],
     after: tuple[str, str] | None,
 ) -> int:
     count = 0

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from node import client_wire as wire
 from node import console
 from node.client import HivememClient
-from node.client_types import BatchPut
+from node.client_types import TEXT, BatchPut
 from node.clock import SystemClock
 from node.errors import BadRequest, HivememError
 
@@ -184,7 +184,7 @@ class _Import:
             texts["session"],
             texts["key"],
             value,
-            content_type=_text(fields, "content_type", wire.TEXT),
+            content_type=_text(fields, "content_type", TEXT),
             ttl_seconds=self._ttl(fields.get("expires_at")),
             request_id=f"import-{self._digest}-{number}",
         )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from node.client import HivememClient
 
-from node.errors import Unavailable
+from node.errors import Conflict, Unavailable
 from tests.cluster.workload import Writers, check_nothing_lost
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
@@ -37,10 +37,8 @@ async def test_kill_9_of_all_three_loses_no_acknowledged_write(cluster):
     await cluster.wait_leader()
     async with Writers(endpoints(cluster)) as writers:
         await writers.reach(500)
-        for i in range(3):
-            await cluster.kill(i)
-        for i in range(3):
-            await cluster.restart(i)
+        await cluster.kill_all()
+        await asyncio.gather(*(cluster.restart(i, ready=False) for i in range(3)))
         await cluster.wait_leader()
         await writers.reach(200)
     for i in range(3):
@@ -65,8 +63,7 @@ async def test_without_a_quorum_writes_fail_and_recover(cluster):
             assert caught.value.code == "QUORUM_NOT_REACHED"
             failures[f"k{number}"] = caught.value
         assert any(error.definite for error in failures.values())
-        for i in others:
-            await cluster.restart(i)
+        await asyncio.gather(*(cluster.restart(i, ready=False) for i in others))
         await cluster.wait_leader()
         await client.put("q", "s", "after", "1")
         present = {item.key async for item in client.list("q", "s")}
@@ -80,9 +77,9 @@ async def test_a_paused_follower_catches_up(cluster):
     paused = (leader + 1) % 3
     async with Writers(endpoints(cluster), count=8) as writers:
         await writers.reach(50)
-        await cluster.pause(paused)
+        cluster.pause(paused)
         await writers.reach(200)
-        await cluster.resume(paused)
+        cluster.resume(paused)
         await writers.reach(50)
     await check_nothing_lost(writers, cluster.nodes[paused].http)
 
@@ -94,8 +91,6 @@ async def test_concurrent_compare_and_set_counts_every_success(cluster):
         await client.put("cas", "s", "counter", "0")
 
         async def increment() -> None:
-            from node.errors import Conflict
-
             while True:
                 seen = await client.get("cas", "s", "counter")
                 try:

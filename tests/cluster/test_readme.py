@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def run(command: list[str], cluster, folder: Path) -> str:
     """Run one example as a newcomer would, but for the port and the data folder."""
-    environment = dict(os.environ, HIVEMEM_DATA_DIR=str(cluster.data_dir), PYTHONPATH=str(ROOT))
+    environment = dict(os.environ, HIVEMEM_DATA_DIR=str(cluster.plan.root), PYTHONPATH=str(ROOT))
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60

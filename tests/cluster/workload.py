@@ -90,7 +90,8 @@ async def stored(client: HivememClient) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     async for session in client.sessions(NAMESPACE):
         found[session] = {
-            item.key: item.text() async for item in client.list(NAMESPACE, session, values=True)
+            item.key: (item.value or b"").decode()
+            async for item in client.list(NAMESPACE, session, values=True)
         }
     return found
 

@@ -84,7 +84,12 @@ def prefix_of(place: int) -> bytes:
 keys = st.integers(0, len(KEYS) - 1).map(key_of)
 PREFIXES = [b"", b"a", P[:10], P, P + b"x", P + P, P * 8, b"z"]
 prefixes = st.integers(0, len(PREFIXES) - 1).map(prefix_of)
-owners = st.tuples(st.sampled_from(NAMESPACES), st.sampled_from(SESSIONS))
+# Mostly one session, so that it fills; the others show that sessions do not mix.
+owners = st.one_of(
+    st.just(("n", "s")),
+    st.just(("n", "s1")),
+    st.tuples(st.sampled_from(NAMESPACES), st.sampled_from(SESSIONS)),
+)
 values = st.one_of(
     st.sampled_from([b"", b"0", b"false", b"null", b"\x00"]),
     st.integers(1, 400).map(lambda n: b"v" * n),
@@ -212,7 +217,12 @@ class KvMachine(RuleBasedStateMachine):
         ((result,),) = self.s.state.apply([Entry(index, 1, [encode(command)])])
         assert as_compared(result) == as_compared(expected)
         with self.s.store.read() as snapshot:
-            self.oracle.floor_moved(load_counters(snapshot.txn, snapshot.databases).floor)
+            floor = load_counters(snapshot.txn, snapshot.databases).floor
+        if floor != self.oracle.floor and self.limits.watch_window_bytes_max >= 1 << 20:
+            # Nothing leaves a window that is not over its limit.
+            inside = sum(change.id > floor for change in self.oracle.log)
+            assert inside >= self.oracle.limits.watch_window_changes_max
+        self.oracle.floor_moved(floor)
         return result
 
     # -- writes ------------------------------------------------------------------------
@@ -329,8 +339,9 @@ class KvMachine(RuleBasedStateMachine):
             case _:
                 self.commit(command)
 
-    @rule(passed=st.integers(0, 60), stale=st.integers(0, 1))
-    def expire(self, passed: int, stale: int) -> None:
+    @rule(passed=st.integers(0, 60), stale=st.booleans())
+    def expire(self, passed: int, stale: bool) -> None:
+        """The leader's expiry; `stale`: again with what was due earlier, too."""
         self.now += passed
         with self.a.store.read() as snapshot:
             reader = KvReader(snapshot)
@@ -338,8 +349,13 @@ class KvMachine(RuleBasedStateMachine):
             deadlines = [r.expires_ms for r in self.oracle.live.values() if r.expires_ms]
             assert reader.next_due_ms() == min(deadlines, default=None)
         assert sorted(due, key=_due_name) == sorted(self.oracle.due(self.now), key=_due_name)
-        never = [DueRecord("n", "s", b"a", 0)] * stale
-        self.commit(Expire((*due, *never), self.now))
+        # Every deadline of the past, whatever has become of the record since.
+        was_due = [
+            DueRecord(change.namespace, change.session, change.key, change.id.revision)
+            for change in self.oracle.log
+            if stale and change.expires_ms
+        ]
+        self.commit(Expire((*due, *was_due), self.now))
 
     @rule(
         versions=st.integers(1, 4), window=st.sampled_from([5, 10, 15]),
@@ -467,10 +483,10 @@ class KvMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), limit=st.integers(1, 5), wanted=st.booleans())
     def resume(self, data: st.DataObject, limit: int, wanted: bool) -> None:
-        revision = data.draw(st.integers(0, self.oracle.revision))
-        sub = data.draw(st.integers(0, 4))
-        since = ChangeId(revision, sub)
         floor = self.oracle.floor
+        revisions = st.integers(0, self.oracle.revision)
+        revision = data.draw(st.one_of(st.just(floor.revision), revisions))
+        since = ChangeId(revision, data.draw(st.integers(0, 4)))
         with self.a.store.read() as snapshot:
             reader = KvReader(snapshot)
             assert reader.compacted_revision == floor.revision
