@@ -5,6 +5,7 @@ Errors become text for an agent: what happened, whether anything was changed, wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -24,7 +25,7 @@ from mcp_schemas import (
     OptimizerHealth,
 )
 from mcp_values import VALUE_BYTES_MAX, Shown, show
-from node import client_types as client
+from node import client
 from node.errors import HivememError
 
 # Beside its value an item has its own fields; with a name of a few bytes, about so much JSON.
@@ -41,6 +42,7 @@ _ADVICE = {
     "COMPACTED": "Call history without at_revision to see which versions are still kept.",
     "UNAUTHENTICATED": "Ask the operator to start this server with a token (HIVEMEM_TOKEN).",
     "QUORUM_NOT_REACHED": _RETRY,
+    "UNREACHABLE": "No node can be reached: ask the operator to start the cluster (hivemem up).",
     "OVERLOADED": "Wait a second and call again.",
     "STOPPING": "Wait a second and call again.",
     "STALE": "Wait a second and call again, or read with consistency=linearizable.",
@@ -274,6 +276,25 @@ def _coordinator_details(
         "appliedIndex": status["applied_index"],
         "durability": dict(status["durability"]),
     }
+
+
+def brief_text(fields: dict[str, Any]) -> str:
+    """An answer as compact JSON, without what is null; a stored null stays."""
+    return json.dumps(_brief(fields), ensure_ascii=False, separators=(",", ":"))
+
+
+def _brief(fields: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, item in fields.items():
+        if name == "value" and fields.get("encoding") is not None:
+            kept[name] = item  # as stored, with all nulls in it
+        elif name == "details" or isinstance(item, str | int | float):
+            kept[name] = item
+        elif isinstance(item, dict):
+            kept[name] = _brief(item)
+        elif isinstance(item, list):
+            kept[name] = [_brief(each) if isinstance(each, dict) else each for each in item]
+    return kept
 
 
 def rfc3339(moment: datetime) -> str:

@@ -12,21 +12,28 @@ from typing import TypeVar
 import mcp_answers as answers
 import mcp_schemas as schemas
 import mcp_values
-from node.client import HivememClient
-from node.client_types import ClusterView, Consistency, HistoryPage, NodeStatus, Page, Value
+from node.client import (
+    ClusterView,
+    Consistency,
+    HistoryPage,
+    HivememClient,
+    NodeStatus,
+    Page,
+    Value,
+)
 from node.clock import Clock
-from node.errors import HivememError, NotFound, Unavailable
+from node.errors import HivememError, NotFound
 
 AnyPage = TypeVar("AnyPage", Page, HistoryPage)
 
-VIEW_SECONDS_MAX = 3.0  # how long a health check waits for a node that answers
+VIEW_MS_MAX = 3000  # ms; how long a health check waits for a node that answers
 PARTICIPANTS_SECONDS_MAX = 0.5  # how much longer a decision waits for the cluster's members
 GUIDE_NAMESPACE = "default"  # the guide's tools know sessions and keys only
 
 
 @dataclass(slots=True)
-class Attachment:
-    """One server's connection to its cluster, and what it remembers of it."""
+class Cluster:
+    """The client of one running server, and what the server remembers between calls."""
 
     client: HivememClient
     clock: Clock
@@ -74,7 +81,7 @@ class Attachment:
     ) -> schemas.ListAnswer:
         async def fetch(limit: int) -> Page:
             return await self.client.list_page(
-                namespace, session, prefix=prefix, limit=limit, cursor=cursor, values=values
+                namespace, session, prefix=prefix or None, limit=limit, cursor=cursor, values=values
             )
 
         return answers.list_answer(await _fitting(fetch, limit))
@@ -162,10 +169,7 @@ class Attachment:
     async def view(self) -> ClusterView | HivememError:
         """The cluster as one node sees it, or why no node says so in time."""
         try:
-            async with asyncio.timeout(VIEW_SECONDS_MAX):
-                view = await self.client.cluster()
-        except TimeoutError:
-            return Unavailable(f"no node answered within {VIEW_SECONDS_MAX:g} seconds")
+            view = await self.client.cluster(timeout_ms=VIEW_MS_MAX)
         except HivememError as error:
             return error
         self.cluster_id = view["cluster_id"]
@@ -178,9 +182,8 @@ class Attachment:
         leader = next((node for node in view["nodes"] if node["id"] == view["leader"]), None)
         if leader is None or leader["http"] is None:
             return None
-        with contextlib.suppress(HivememError, TimeoutError):
-            async with asyncio.timeout(VIEW_SECONDS_MAX):
-                return await self.client.status(leader["http"])
+        with contextlib.suppress(HivememError):
+            return await self.client.status(leader["http"], timeout_ms=VIEW_MS_MAX)
         return None
 
 

@@ -29,7 +29,7 @@ def _not_bool(value: object) -> object:
     return value
 
 
-_Number = BeforeValidator(_not_bool)
+_NUMBER = BeforeValidator(_not_bool)
 
 Namespace = Annotated[
     str, Field(min_length=1, max_length=64, description="Tenant or application: A-Z a-z 0-9 . _ -")
@@ -45,11 +45,11 @@ Consistency = Annotated[
 ]
 ExpectVersion = Annotated[
     int | None,
-    _Number,
     Field(ge=0, description="Write only if the record has this version; 0: only if it is absent"),
+    _NUMBER,
 ]
 TtlSeconds = Annotated[
-    float | None, _Number, Field(gt=0, le=TTL_SECONDS_MAX, description="Forget after this time")
+    float | None, Field(gt=0, le=TTL_SECONDS_MAX, description="Forget after this time"), _NUMBER
 ]
 ListedNamespace = Annotated[
     str, Field(min_length=1, max_length=64, description='"*" lists the namespaces')
@@ -58,17 +58,15 @@ ListedSession = Annotated[str | None, Field(min_length=1, max_length=256)]
 Prefix = Annotated[str, Field(max_length=4096, description="Only keys that start with this")]
 WithValues = Annotated[bool, Field(description="With the values, not only names and versions")]
 Offset = Annotated[
-    int, _Number, Field(ge=0, description="Byte to start at: next_offset of a truncated answer")
+    int, Field(ge=0, description="Byte to start at: next_offset of a truncated answer"), _NUMBER
 ]
-Limit = Annotated[int, _Number, Field(ge=1, le=LIST_LIMIT_MAX)]
+Limit = Annotated[int, Field(ge=1, le=LIST_LIMIT_MAX), _NUMBER]
 Cursor = Annotated[str | None, Field(description="next_cursor of the previous answer")]
 AtRevision = Annotated[
-    int | None, _Number, Field(ge=1, description="Only the value as it was at this revision")
+    int | None, Field(ge=1, description="Only the value as it was at this revision"), _NUMBER
 ]
 Timeout = Annotated[
-    int,
-    _Number,
-    Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX, description="Milliseconds"),
+    int, Field(ge=TIMEOUT_MS_MIN, le=TIMEOUT_MS_MAX, description="Milliseconds"), _NUMBER
 ]
 GuideOperation = Literal["read", "write", "delete", "sync", "repair"]
 DoneOperation = Literal["read", "write", "delete"]
@@ -247,7 +245,8 @@ def explain(cause: object) -> str | None:
         if error["type"] == "extra_forbidden":
             lines.append(f"{name}: there is no such argument")
         else:
-            lines.append(f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}")
+            said = error["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {said[0].lower()}{said[1:]}")
     return "; ".join(lines)
 
 
@@ -264,3 +263,20 @@ def without_titles(schema: Any) -> Any:
         elif name != "title" or not isinstance(item, str):
             kept[name] = without_titles(item)
     return kept
+
+
+def concise_arguments(arguments: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a tool's arguments, in as few tokens as say it.
+
+    An argument that may be left out is not described as "or null" too; null is accepted.
+    """
+    schema: dict[str, Any] = without_titles(arguments.model_json_schema(by_alias=True))
+    for name, described in schema["properties"].items():
+        choices = described.get("anyOf", [])
+        if len(choices) == 2 and choices[1] == {"type": "null"}:
+            rest = {key: item for key, item in described.items() if key not in _OR_NULL}
+            schema["properties"][name] = choices[0] | rest
+    return schema
+
+
+_OR_NULL = ("anyOf", "default")

@@ -7,25 +7,32 @@ handshake never waits for a cluster. One tool is one client call; shapes are in 
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator, Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 from mcp.server import CacheHint, MCPServer
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 
 import mcp_answers as answers
+import mcp_http
+import mcp_options
 import mcp_schemas as schemas
 import mcp_values
-from mcp_cluster import Attachment
+from mcp_cluster import Cluster
 from node.client import HivememClient
 from node.clock import Clock, SystemClock
-from node.errors import HivememError
+from node.discovery import from_options
+from node.errors import HivememError, StartupError
 
 ClientFactory = Callable[[], HivememClient]
 """Makes an unopened client; the server opens it when it starts and closes it when it stops."""
@@ -43,18 +50,18 @@ merge and retry. When an error says that the outcome is unknown, get before you 
 Long answers are truncated and say how to go on (next_offset, next_cursor)."""
 
 
-Call = Context[Attachment, Any]
+Call = Context[Cluster, Any]
 
 
-def _attachment(call: Call) -> Attachment:
+def _cluster(call: Call) -> Cluster:
     return call.request_context.lifespan_context
 
 
 def _answer(model: schemas.Answer) -> CallToolResult:
     """Structured content, and the same as compact text for clients that read only text."""
     fields = model.model_dump(mode="json", by_alias=True)
-    text = model.model_dump_json(by_alias=True, exclude_defaults=True)
-    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=fields)
+    text = TextContent(type="text", text=answers.brief_text(fields))
+    return CallToolResult(content=[text], structured_content=fields)
 
 
 @contextlib.contextmanager
@@ -83,7 +90,7 @@ async def get(
 ) -> Annotated[CallToolResult, schemas.GetAnswer]:
     """Read one record. A key that does not exist is found=false, not an error."""
     with _explained(writes=False):
-        found = await _attachment(call).read(namespace, session, key, consistency)
+        found = await _cluster(call).read(namespace, session, key, consistency)
     if found is None:
         return _answer(schemas.GetAnswer(found=False))
     return _answer(answers.value_answer(found, offset))
@@ -100,7 +107,7 @@ async def put(
 ) -> Annotated[CallToolResult, schemas.PutAnswer]:
     """Store a value durably, replacing what was there. Give expect_version to change a record
     that other agents may change too."""
-    here = _attachment(call)
+    here = _cluster(call)
     with _explained(writes=True):
         data, content_type = mcp_values.to_bytes(value)
         done = await here.client.put(
@@ -126,7 +133,7 @@ async def list_(
     values: schemas.WithValues = False,
 ) -> Annotated[CallToolResult, schemas.ListAnswer]:
     """List the keys of a session; without session, the sessions of the namespace."""
-    here = _attachment(call)
+    here = _cluster(call)
     with _explained(writes=False):
         if session is None and not prefix and not values:
             return _answer(await here.names(namespace, limit, cursor))
@@ -145,7 +152,7 @@ async def delete(
     expect_version: schemas.ExpectVersion = None,
 ) -> Annotated[CallToolResult, schemas.DeleteAnswer]:
     """Delete one record. Its history stays readable for a while."""
-    here = _attachment(call)
+    here = _cluster(call)
     with _explained(writes=True):
         done = await here.client.delete(namespace, session, key, if_version=expect_version)
     here.saw(done.revision)
@@ -164,7 +171,7 @@ async def history(
     at_revision: schemas.AtRevision = None,
 ) -> Annotated[CallToolResult, schemas.HistoryAnswer]:
     """Past versions of one record, newest first; or, with at_revision, as it was then."""
-    here = _attachment(call)
+    here = _cluster(call)
     with _explained(writes=False):
         if at_revision is not None:
             return _answer(await here.past_at(namespace, session, key, at_revision))
@@ -189,7 +196,7 @@ async def memory_distribute(
         )
     if operation == "write" and value is schemas.MISSING:
         raise ToolError("INVALID_ARGUMENT: value: a write needs one. Nothing was changed.")
-    here = _attachment(call)
+    here = _cluster(call)
     with _explained(writes=operation != "read"):
         result, view = await here.distribute(operation, sessionId, key, value, consistency, timeout)
     decision = schemas.Decision(
@@ -216,7 +223,7 @@ async def memory_health_check(
     detailed: schemas.Detailed = False,
 ) -> Annotated[CallToolResult, schemas.HealthAnswer]:
     """How the cluster is: critical without a quorum, degraded while a node is down."""
-    here = _attachment(call)
+    here = _cluster(call)
     view = await here.view()
     status = await here.leader_status(view) if detailed else None
     return _answer(answers.health_answer(view, status, components, here.now(), detailed=detailed))
@@ -253,7 +260,11 @@ def _tool(
         open_world_hint=False,
     )
     tool = Tool.from_function(
-        function, name=function.__name__.rstrip("_"), title=title, annotations=hints
+        function,
+        name=function.__name__.rstrip("_"),
+        title=title,
+        description=" ".join((function.__doc__ or "").split()),
+        annotations=hints,
     )
     described = tool.fn_metadata
     arguments = schemas.strict(described.arg_model)
@@ -262,7 +273,7 @@ def _tool(
         output_model=described.output_model,
         output_schema=schemas.without_titles(described.output_schema),
     )
-    parameters = schemas.without_titles(arguments.model_json_schema(by_alias=True))
+    parameters = schemas.concise_arguments(arguments)
     return tool.model_copy(update={"fn_metadata": metadata, "parameters": parameters})
 
 
@@ -278,18 +289,20 @@ def _tools() -> list[Tool]:
     ]
 
 
-class MemoryServer(MCPServer[Attachment]):
-    """Says in one line per argument why arguments were refused."""
+class MemoryServer(MCPServer[Cluster]):
+    """Gives errors as the tools word them, and one line per argument that was refused."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Call | None = None
     ) -> CallToolResult | InputRequiredResult:
         try:
             return await super().call_tool(name, arguments, context)
+        except UnexpectedToolError:
+            raise
         except ToolError as error:
             refused = schemas.explain(error.__cause__)
             if refused is None:
-                raise
+                raise ToolError(str(error).removeprefix(f"Error executing tool {name}: ")) from None
             raise ToolError(
                 f"INVALID_ARGUMENT: {refused}. Nothing was done; correct it and call again."
             ) from None
@@ -299,9 +312,9 @@ def build_server(client_factory: ClientFactory, clock: Clock | None = None) -> M
     """The server, not yet running. The client is opened and closed with its lifespan."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: MCPServer[Attachment]) -> AsyncIterator[Attachment]:
+    async def lifespan(_: MCPServer[Cluster]) -> AsyncIterator[Cluster]:
         async with client_factory() as client:
-            yield Attachment(client, clock or SystemClock())
+            yield Cluster(client, clock or SystemClock())
 
     return MemoryServer(
         name="hivemem",
@@ -313,3 +326,59 @@ def build_server(client_factory: ClientFactory, clock: Clock | None = None) -> M
         log_level="WARNING",
         cache_hints={"tools/list": CacheHint(ttl_ms=TOOLS_TTL_MS, scope="public")},
     )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve with the flags of `mcp_options`. Raises: BadRequest, StartupError."""
+    found = from_options(options)
+    server = build_server(
+        lambda: HivememClient(found.endpoints, token=found.token, ca_file=found.ca_file)
+    )
+    if options.http:
+        return _run_http(server, options.host, options.port, found.token)
+    if sys.stdin.isatty():
+        _say("hivemem mcp speaks MCP on stdin and stdout; an agent's client starts it. --http?")
+    server.run("stdio")
+    return 0
+
+
+def _run_http(server: MemoryServer, host: str, port: int, token: str | None) -> int:
+    opened = mcp_http.listen(host, port)
+    names = ("127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host)
+    app = server.streamable_http_app(
+        streamable_http_path=mcp_http.PATH,
+        max_request_body_size=mcp_http.REQUEST_BYTES_MAX,
+        session_idle_timeout=mcp_http.SESSION_IDLE_SECONDS_MAX,
+        max_sessions=mcp_http.SESSIONS_MAX,
+        # Pages of a browser on this machine can reach loopback; DNS names may be rebound to it.
+        transport_security=TransportSecuritySettings(
+            allowed_hosts=[f"{name}:*" for name in names],
+            allowed_origins=[f"http://{name}:*" for name in names],
+        ),
+    )
+    _say(f"hivemem mcp serves {mcp_http.url(opened)}")
+    asyncio.run(mcp_http.serve(mcp_http.guarded(app, token), opened))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`hivemem mcp` without the rest of the command line. Exit status 1: could not start."""
+    parser = argparse.ArgumentParser(prog="hivemem mcp", description="Serve agents over MCP.")
+    mcp_options.add_arguments(parser)
+    try:
+        return run(parser.parse_args(arguments))
+    except (HivememError, StartupError) as error:
+        _say(f"hivemem: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _say(text: str) -> None:
+    # Standard output belongs to the protocol.
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -279,10 +279,11 @@ class Transport:
                 if await connection.handshaken:
                     return connection
                 reason = connection.reason
+                await connection.gone  # The refusal is on its way.
         except TimeoutError:
             if connection.open:  # In the same turn of the loop.
                 return connection
-            reason = f"no answer within {self._limits.handshake_ms_max} ms"
+            reason = connection.reason or f"no answer within {self._limits.handshake_ms_max} ms"
         except (OSError, ValueError) as error:  # ValueError: an impossible host name.
             reason = describe(error)
         finally:

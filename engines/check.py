@@ -45,9 +45,13 @@ def digest(snapshot: Snapshot) -> bytes:
 
 def check(snapshot: Snapshot) -> list[str]:
     """What is wrong with the state, in words, at most PROBLEMS_MAX; [] if nothing is."""
-    examination = _Examination(snapshot.txn, snapshot.databases)
+    try:
+        examination = _Examination(snapshot.txn, snapshot.databases)
+    except CorruptRecord as error:
+        return [str(error)]
     problems: list[str] = []
     for part in (
+        examination.meta,
         examination.leaves,
         examination.graves,
         examination.changes,
@@ -92,6 +96,11 @@ class _Examination:
         self._counters: Counters = load_counters(txn, databases)
         self._counted = _Totals()
         self._deadlines = 0
+
+    def meta(self) -> Iterator[str]:
+        for key, record in self._entries(self._databases.meta):
+            unseal("meta", key, record)
+        yield from ()
 
     def leaves(self) -> Iterator[str]:
         """Sessions, the trie under each, and what the leaves refer to."""

@@ -9,10 +9,11 @@ history. A deletion that leaves the window takes all that is left of its key wit
 Budget. A sweep that only kept up would take one step per change. It may take more,
 because one large value can push out many small changes: SWEEP_STEPS_PER_CHANGE steps
 for each change that the command made and one for every SWEEP_BYTES_PER_STEP bytes of
-it. So the window may exceed its bytes for a while, by at most SWEEP_BYTES_PER_STEP for
-each change in it (400 MiB at the default limits, and only after a window full of tiny
-changes), and a command's work stays in proportion to its own size: a step costs a few
-microseconds, so sweeping adds some 10 ms to a write of 8 MiB at the very most.
+it. Writing n bytes beyond the limit thus pays for passing n / SWEEP_BYTES_PER_STEP
+changes, so the window exceeds its bytes by at most SWEEP_BYTES_PER_STEP for each of
+`watch_window_changes_max` (400 MiB at the defaults, and only after a window full of
+tiny changes), and only until it has caught up. A command's work stays in proportion to
+its own size: a step costs a few microseconds, some 15 ms after a write of 8 MiB at most.
 
 The budget depends on the command alone, never on how commands were batched; a sweep
 once per apply would be cheaper and would make replicas differ.

@@ -1,345 +1,310 @@
-"""The commands that use a running cluster: status, get, put, rm, ls, history, watch, …"""
+"""The commands on records: get, put, rm, ls, history, watch."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import os
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from node import client_wire as wire
-from node import console, discovery
-from node.client import HivememClient
-from node.client_types import BYTES, TEXT, Event, Item, NodeView
-from node.errors import BadRequest, HivememError
+from node import console
+from node.cli_options import (
+    EXIT_DONE,
+    UsageError,
+    add_client_command,
+    add_path,
+    as_json,
+    positive,
+    prefix_place,
+    record_place,
+    shown_time,
+)
+from node.clock import SystemClock
+from node.errors import HivememError
 
-Work = Callable[[HivememClient, argparse.Namespace], Awaitable[int]]
+if TYPE_CHECKING:
+    from node.client import Event, HistoryItem, HivememClient, Item
+
+RECORD = "NAMESPACE/SESSION/KEY"
+LS_LIMIT_DEFAULT = 1000  # what a person would still look through
+HISTORY_LIMIT_DEFAULT = 100
+PREVIEW_BYTES = 200  # of a value, in tables
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the commands; each sets `run`, a function from options to exit status."""
-    status = _command(subparsers, "status", "show the nodes of the cluster", _status)
-    del status
-    get = _command(subparsers, "get", "print a record's value", _get)
-    get.add_argument("path", metavar="NAMESPACE/SESSION/KEY")
-    get.add_argument("--out", type=Path, metavar="F", help="write the value to a file")
-    put = _command(subparsers, "put", "store a value", _put)
-    put.add_argument("path", metavar="NAMESPACE/SESSION/KEY")
-    put.add_argument("value", nargs="?", metavar="VALUE", help="the value; - reads standard input")
-    put.add_argument("--file", type=Path, metavar="F", help="take the value from a file")
+    _add_get(subparsers)
+    _add_writes(subparsers)
+    listing = add_client_command(subparsers, "ls", "list namespaces, sessions or keys", _ls)
+    add_path(listing, "NAMESPACE[/SESSION[/PREFIX]]", optional=True)
+    listing.add_argument("--values", action="store_true", help="show the values too")
+    listing.add_argument(
+        "--limit",
+        type=positive,
+        default=LS_LIMIT_DEFAULT,
+        metavar="N",
+        help=f"show at most N (default {LS_LIMIT_DEFAULT})",
+    )
+    history = add_client_command(
+        subparsers, "history", "show a record's changes, newest first", _history
+    )
+    add_path(history, RECORD)
+    history.add_argument(
+        "--limit",
+        type=positive,
+        default=HISTORY_LIMIT_DEFAULT,
+        metavar="N",
+        help=f"show at most N (default {HISTORY_LIMIT_DEFAULT})",
+    )
+    watch = add_client_command(subparsers, "watch", "print changes as they happen", _watch)
+    add_path(watch, "NAMESPACE[/SESSION[/PREFIX]]")
+    watch.add_argument(
+        "--since", metavar="REVISION", help="what came after this revision or event id, too"
+    )
+
+
+def _add_get(subparsers: argparse._SubParsersAction[Any]) -> None:
+    get = add_client_command(subparsers, "get", "print a record's value, byte for byte", _get)
+    add_path(get, RECORD)
+    get.add_argument("--out", type=Path, metavar="FILE", help="write the value to a file")
+    get.add_argument(
+        "--version-of", action="store_true", help="print the record's version, not its value"
+    )
+    get.add_argument("--at-revision", type=int, metavar="R", help="the value as it was then")
+    get.add_argument(
+        "--consistency",
+        choices=("linearizable", "leader", "stale"),
+        help="how fresh it must be (default linearizable)",
+    )
+
+
+def _add_writes(subparsers: argparse._SubParsersAction[Any]) -> None:
+    put = add_client_command(subparsers, "put", "store a value", _put)
+    add_path(put, RECORD)
+    put.add_argument("value", nargs="?", metavar="VALUE", help="the value; - is standard input")
+    put.add_argument("--file", type=Path, metavar="FILE", help="take the value from a file")
     put.add_argument("--ttl", type=float, metavar="SECONDS", help="forget it after this time")
-    put.add_argument("--content-type", metavar="T")
-    remove = _command(subparsers, "rm", "delete a record", _rm)
-    remove.add_argument("path", metavar="NAMESPACE/SESSION/KEY")
+    put.add_argument(
+        "--content-type",
+        metavar="TYPE",
+        help="default: text/plain for VALUE, application/octet-stream for what is read",
+    )
+    remove = add_client_command(subparsers, "rm", "delete a record", _rm)
+    add_path(remove, RECORD)
     for command in (put, remove):
         command.add_argument(
-            "--if-version", type=int, metavar="N", help="only over this version; 0: if absent"
+            "--if-version", type=int, metavar="N", help="only over this version; 0: only if absent"
         )
-    listing = _command(subparsers, "ls", "list namespaces, sessions or keys", _ls)
-    listing.add_argument("path", nargs="?", default="", metavar="[NAMESPACE[/SESSION[/PREFIX]]]")
-    listing.add_argument("--values", action="store_true", help="show the values too")
-    listing.add_argument("--limit", type=int, metavar="N", help="show at most N")
-    history = _command(subparsers, "history", "show a record's versions, newest first", _history)
-    history.add_argument("path", metavar="NAMESPACE/SESSION/KEY")
-    watch = _command(subparsers, "watch", "print changes as they happen", _watch)
-    watch.add_argument("path", metavar="NAMESPACE[/SESSION[/PREFIX]]")
-    watch.add_argument("--since", metavar="REVISION", help="also what came after this revision")
-    _transfer_commands(subparsers)
-    bench = _command(subparsers, "bench", "measure writes and reads on this cluster", _bench)
-    bench.add_argument("--seconds", type=float, default=5.0, help="of each case (default 5)")
-    bench.add_argument("--clients", default="1,64", help="numbers of clients (default 1,64)")
-
-
-def _transfer_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
-    load = _command(subparsers, "import", "store records from JSON Lines", _import)
-    load.add_argument("file", metavar="FILE", help="JSON Lines; - reads standard input")
-    load.add_argument("--namespace", metavar="N", help="store everything in this namespace")
-    load.add_argument("--restart", action="store_true", help="do not resume a former import")
-    load.add_argument("--skip-bad", action="store_true", help="report bad lines and go on")
-    dump = _command(subparsers, "export", "write records as JSON Lines", _export)
-    dump.add_argument("path", metavar="NAMESPACE[/SESSION]")
-    dump.add_argument("--out", type=Path, metavar="F", help="file (default: standard output)")
-    dump.add_argument("--resume", action="store_true", help="continue a partial file")
-
-
-def _command(
-    subparsers: argparse._SubParsersAction[Any], name: str, text: str, work: Work
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
-    discovery.add_endpoint_arguments(parser)
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    parser.add_argument("--timeout-ms", type=int, default=10_000, help="default 10000")
-    parser.set_defaults(run=lambda options: asyncio.run(_with_client(work, options)))
-    return parser
-
-
-async def _with_client(work: Work, options: argparse.Namespace) -> int:
-    found = discovery.from_options(options)
-    async with HivememClient(
-        found.endpoints,
-        token=found.token,
-        ca_file=found.ca_file,
-        timeout_ms=options.timeout_ms,
-    ) as client:
-        return await work(client, options)
-
-
-def _record_path(text: str) -> tuple[str, str, str]:
-    parts = text.split("/", 2)
-    if len(parts) != 3 or not all(parts):
-        raise BadRequest(f"{text!r} is not NAMESPACE/SESSION/KEY", field="path")
-    return parts[0], parts[1], parts[2]
-
-
-def _prefix_path(text: str) -> tuple[str, str, str]:
-    """(namespace, session, prefix); what is not given is empty."""
-    parts = [*text.split("/", 2), "", ""]
-    return parts[0], parts[1], parts[2]
-
-
-def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """A client value as JSON: times in RFC 3339, bytes as value and encoding."""
-    fields = {
-        name: item.isoformat() if isinstance(item, datetime) else item
-        for name, item in asdict(value).items()
-    }
-    data = fields.pop("value", None)
-    return fields if data is None else {**fields, **wire.encoded_value(data)}
-
-
-# --- Commands ------------------------------------------------------------------------
-
-
-async def _status(client: HivememClient, options: argparse.Namespace) -> int:
-    view = await client.cluster()
-    healthy = sum(node["healthy"] for node in view["nodes"])
-    quorum = view["leader"] is not None and healthy > len(view["nodes"]) // 2
-    if options.output == "json":
-        console.write_json({**view, "quorum": quorum})
-        return 0 if quorum else 1
-    headings = ("node", "id", "version", "role", "term", "log", "commit", "applied")
-    rows = [_status_row(node) for node in view["nodes"]]
-    console.table((*headings, "disk", "memory", "uptime", "http"), rows)
-    if not quorum:
-        console.say(f"no quorum: {healthy} of {len(view['nodes'])} nodes are healthy")
-    return 0 if quorum else 1
-
-
-def _status_row(node: NodeView) -> tuple[str, ...]:
-    def known(value: object) -> str:
-        return "-" if value is None else str(value)
-
-    return (
-        node["name"],
-        node["id"][:8],
-        known(node["version"]),
-        node["role"] or "unreachable",
-        known(node["term"]),
-        known(node["log_index"]),
-        known(node["commit_index"]),
-        known(node["applied_index"]),
-        console.size(node["disk_bytes"]),
-        console.size(node["memory_bytes"]),
-        console.duration(node["uptime_seconds"]),
-        known(node["http"]),
-    )
+        command.add_argument(
+            "--request-id", metavar="ID", help="repeats with the same id are applied only once"
+        )
 
 
 async def _get(client: HivememClient, options: argparse.Namespace) -> int:
-    value = await client.get(*_record_path(options.path))
+    place = record_place(options)
+    if options.at_revision is not None:
+        value = await client.get_at(*place, options.at_revision)
+    else:
+        value = await client.get(*place, consistency=options.consistency)
     if options.out is not None:
         options.out.write_bytes(value.value)
-    elif options.output == "json":
-        console.write_json(_fields(value))
-    else:
-        ends = value.value.endswith(b"\n") or not sys.stdout.isatty()
+    if options.output == "json":
+        console.write_json(as_json(value))
+    elif options.version_of:
+        console.write(str(value.version))
+    elif options.out is None:
+        # A prompt right behind the value is no part of it; a pipe gets the bytes as they are.
+        ends = not console.is_terminal() or value.value.endswith(b"\n")
         console.write_bytes(value.value if ends else value.value + b"\n")
-    return 0
+    return EXIT_DONE
 
 
 async def _put(client: HivememClient, options: argparse.Namespace) -> int:
-    given = [options.value is not None, options.file is not None]
-    if sum(given) != 1:
-        raise BadRequest("give VALUE, - or --file, one of them", field="value")
-    if options.file is not None or options.value == "-":
-        source = options.file
-        value = sys.stdin.buffer.read() if source is None else source.read_bytes()
-        kind = options.content_type or BYTES
-    else:
-        value, kind = options.value.encode("utf-8", "surrogateescape"), TEXT
-        kind = options.content_type or kind
-    result = await client.put(
-        *_record_path(options.path),
-        value,
-        content_type=kind,
-        ttl_seconds=options.ttl,
-        if_version=options.if_version,
-    )
+    place = record_place(options)
+    value, content_type = _given_value(options)
+    request_id = options.request_id or SystemClock().new_id()
+    try:
+        result = await client.put(
+            *place,
+            value,
+            content_type=options.content_type or content_type,
+            ttl_seconds=options.ttl,
+            if_version=options.if_version,
+            request_id=request_id,
+        )
+    except HivememError as error:
+        raise _repeatable(error, request_id) from error
     if options.output == "json":
-        console.write_json(_fields(result))
+        console.write_json({**as_json(result), "request_id": request_id})
     else:
         console.write(f"version {result.version}, revision {result.revision}")
-    return 0
+    return EXIT_DONE
+
+
+def _given_value(options: argparse.Namespace) -> tuple[bytes, str]:
+    """The bytes to store, and what they are if nobody says so."""
+    from node.client_types import BYTES, TEXT
+
+    if (options.value is None) == (options.file is None):
+        raise UsageError("give VALUE, - for standard input, or --file; one of them")
+    if options.file is not None:
+        return options.file.read_bytes(), BYTES
+    if options.value == "-":
+        return sys.stdin.buffer.read(), BYTES
+    data = os.fsencode(options.value)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data, BYTES
+    return data, TEXT
+
+
+def _repeatable(error: HivememError, request_id: str) -> HivememError:
+    """Say how to repeat a write whose outcome is unknown."""
+    if not error.definite:
+        error.message += f" (here: --request-id {request_id})"
+    return error
 
 
 async def _rm(client: HivememClient, options: argparse.Namespace) -> int:
-    result = await client.delete(*_record_path(options.path), if_version=options.if_version)
+    place = record_place(options)
+    request_id = options.request_id or SystemClock().new_id()
+    try:
+        result = await client.delete(*place, if_version=options.if_version, request_id=request_id)
+    except HivememError as error:
+        raise _repeatable(error, request_id) from error
     if options.output == "json":
-        console.write_json(_fields(result))
+        console.write_json({**as_json(result), "request_id": request_id})
     elif result.deleted:
         console.write(f"deleted version {result.version}, revision {result.revision}")
     else:
         console.write("nothing was there")
-    return 0
+    return EXIT_DONE
 
 
 async def _ls(client: HivememClient, options: argparse.Namespace) -> int:
-    namespace, session, prefix = _prefix_path(options.path)
-    left = options.limit if options.limit is not None else sys.maxsize
-    if left < 1:
-        raise BadRequest("--limit must be at least 1", field="limit")
-    if not session:
-        names = client.sessions(namespace) if namespace else client.namespaces()
+    place = prefix_place(options)
+    if not place.session:
+        names = client.sessions(place.namespace) if place.namespace else client.namespaces()
         found: list[str] = []
         async for name in names:
             found.append(name)
-            if len(found) == left:
+            if len(found) > options.limit:
                 break
-        if options.output == "json":
-            console.write_json(found)
-        else:
-            for name in found:
-                console.write(console.printable(name))
-        return 0
+        _show_names(found, "session" if place.namespace else "namespace", options)
+        return EXIT_DONE
     items: list[Item] = []
-    async for item in client.list(namespace, session, prefix=prefix, values=options.values):
-        items.append(item)
-        if len(items) == left:
+    cursor: str | None = None
+    while len(items) <= options.limit:
+        page = await client.list_page(
+            place.namespace,
+            place.session,
+            prefix=place.rest,
+            limit=min(1000, options.limit + 1 - len(items)),
+            cursor=cursor,
+            values=options.values,
+        )
+        items.extend(page.items)
+        cursor = page.next_cursor
+        if cursor is None:
             break
+    _show_items(items, options)
+    return EXIT_DONE
+
+
+def _show_names(names: list[str], kind: str, options: argparse.Namespace) -> None:
+    more = len(names) > options.limit
+    shown = names[: options.limit]
     if options.output == "json":
-        console.write_json([_fields(item) for item in items])
-        return 0
-    headings = ["key", "version", "size", "updated", "expires", "type"]
+        console.write_json({"items": [{kind: name} for name in shown], "truncated": more})
+        return
+    for name in shown:
+        console.write(console.printable(name))
+    _say_more(more, options)
+
+
+def _show_items(items: list[Item], options: argparse.Namespace) -> None:
+    more = len(items) > options.limit
+    shown = items[: options.limit]
+    if options.output == "json":
+        console.write_json({"items": [as_json(item) for item in shown], "truncated": more})
+        return
+    headings = ["key", "version", "size", "updated", "expires", "content type"]
     rows = [
-        [item.key, str(item.version), console.size(item.size), _time(item.updated_at)]
-        + [_time(item.expires_at), item.content_type]
-        for item in items
+        [item.key, str(item.version), console.size(item.size), shown_time(item.updated_at)]
+        + [shown_time(item.expires_at), item.content_type]
+        + ([_preview(item.value)] if options.values else [])
+        for item in shown
     ]
-    if options.values:
-        headings.append("value")
-        for row, item in zip(rows, items, strict=True):
-            row.append(_preview(item.value))
-    console.table(headings, rows)
-    return 0
+    console.table([*headings, "value"] if options.values else headings, rows)
+    _say_more(more, options)
+
+
+def _say_more(more: bool, options: argparse.Namespace) -> None:
+    if more:
+        console.say(f"there are more; these are the first {options.limit} (--limit N shows more)")
 
 
 def _preview(value: bytes | None) -> str:
     if value is None:
         return "-"
-    text = value[:200].decode("utf-8", "replace")
-    return text if len(value) <= 200 else text + "…"
+    text = value[:PREVIEW_BYTES].decode("utf-8", "replace")
+    return text if len(value) <= PREVIEW_BYTES else f"{text}…"
 
 
 async def _history(client: HivememClient, options: argparse.Namespace) -> int:
-    place = _record_path(options.path)
-    page = await client.history_page(*place)
-    items = [item async for item in client.history(*place)]
+    place = record_place(options)
+    items: list[HistoryItem] = []
+    cursor: str | None = None
+    while True:
+        left = options.limit - len(items)
+        page = await client.history_page(*place, limit=min(1000, left), cursor=cursor)
+        items.extend(page.items)
+        cursor = page.next_cursor
+        if cursor is None or len(items) >= options.limit:
+            break
     if options.output == "json":
-        console.write_json({"items": [_fields(i) for i in items], "compacted": page.compacted})
-        return 0
+        document = {"items": [as_json(item) for item in items], "truncated": cursor is not None}
+        console.write_json({**document, "compacted": page.compacted})
+        return EXIT_DONE
     rows = [
-        (str(i.version), str(i.revision), i.type, _time(i.time), console.size(i.size))
-        + (_preview(i.value),)
-        for i in items
+        (
+            str(item.version),
+            str(item.revision),
+            item.type,
+            shown_time(item.time),
+            console.size(item.size),
+            _preview(item.value),
+        )
+        for item in items
     ]
     console.table(("version", "revision", "change", "time", "size", "value"), rows)
-    if page.compacted:
+    _say_more(cursor is not None, options)
+    if page.compacted and cursor is None:
         console.say("older versions existed and are no longer kept")
-    return 0
+    return EXIT_DONE
 
 
 async def _watch(client: HivememClient, options: argparse.Namespace) -> int:
-    namespace, session, prefix = _prefix_path(options.path)
-    events = client.watch(namespace, session or None, prefix=prefix, since=options.since)
-    async for event in events:
-        if options.output == "json":
-            console.write_json({**_fields(event), "id": str(event.id)})
-        else:
-            console.write(_event_line(event))
-    return 0
+    place = prefix_place(options)
+    if not place.namespace:
+        raise UsageError("name a NAMESPACE to watch")
+    events = client.watch(
+        place.namespace, place.session or None, prefix=place.rest, since=options.since
+    )
+    async with events:
+        async for event in events:
+            if options.output == "json":
+                console.write_json(as_json(event))
+            else:
+                console.write(_event_line(event))
+    return EXIT_DONE
 
 
 def _event_line(event: Event) -> str:
     place = console.printable(f"{event.namespace}/{event.session}/{event.key}")
-    shown = f" {console.printable(_preview(event.value))}" if event.value is not None else ""
-    return f"{_time(event.time)} {event.revision} {event.type} {place} v{event.version}{shown}"
-
-
-async def _import(client: HivememClient, options: argparse.Namespace) -> int:
-    from node import transfer_import
-
-    request = transfer_import.Request(
-        options.file, options.namespace, options.restart, options.skip_bad
-    )
-    report = await transfer_import.run(client, request)
-    if options.output == "json":
-        console.write_json(asdict(report))
-    else:
-        resumed = f", {report.resumed} were there from before" if report.resumed else ""
-        console.write(f"imported {report.stored} records{resumed}")
-    for problem in report.problems:
-        console.say(f"hivemem: {problem}")
-    return 1 if report.problems else 0
-
-
-async def _export(client: HivememClient, options: argparse.Namespace) -> int:
-    from node import transfer_export
-
-    namespace, session, _ = _prefix_path(options.path)
-    if options.resume and options.out is None:
-        raise BadRequest("--resume needs --out", field="resume")
-    count = await transfer_export.run(
-        client, namespace, session or None, options.out, resume=options.resume
-    )
-    if options.out is not None:
-        console.say(f"exported {count} records to {options.out}")
-    return 0
-
-
-async def _bench(client: HivememClient, options: argparse.Namespace) -> int:
-    from node import bench
-
-    try:
-        counts = [int(item) for item in options.clients.split(",")]
-    except ValueError:
-        raise BadRequest("--clients takes numbers such as 1,64", field="clients") from None
-    rows = []
-    view = await client.cluster()
-    leader = next((n["http"] for n in view["nodes"] if n["id"] == view["leader"]), None)
-    if leader is None:
-        raise HivememError("there is no leader to measure", code="QUORUM_NOT_REACHED")
-    for count in counts:
-        for case in ("write", "read"):
-            rows.append(await bench.measure(client, leader, case, count, options.seconds))
-    if options.output == "json":
-        for row in rows:
-            console.write_json(asdict(row))
-        return 0
-    console.table(
-        ("case", "clients", "ops/s", "p50 ms", "p99 ms", "errors"),
-        [
-            (r.case, str(r.clients), f"{r.ops_per_s:.0f}", f"{r.p50_ms:.2f}", f"{r.p99_ms:.2f}")
-            + (str(r.errors),)
-            for r in rows
-        ],
-    )
-    console.say(bench.facts(await client.status(leader)))
-    return 0
+    line = f"{shown_time(event.time)}  {event.id}  {event.type}  {place}  version {event.version}"
+    if event.value is None:
+        return line
+    return f"{line}  {console.printable(_preview(event.value))}"

@@ -174,6 +174,11 @@ class HivememClient(ClientApi):
                 await self._discovery
         await self._connections.aclose()
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Every address that is known, the given ones first."""
+        return self._topology.known
+
     def watch(
         self,
         namespace: str,

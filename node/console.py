@@ -1,6 +1,8 @@
-"""What people see: tables and progress. The only importer of rich, and only when needed.
+"""What people see: tables, progress, errors. The only importer of rich, and only when needed.
 
-Without a terminal a table is plain text with aligned columns, so that it can be piped.
+Answers go to standard output, everything said on the way to standard error. Without a
+terminal a table is plain text with aligned columns and progress is a line now and then, so
+that both can be piped and logged.
 """
 
 from __future__ import annotations
@@ -9,28 +11,45 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+
+from node.clock import Clock, SystemClock
+
+PLAIN_PROGRESS_SECONDS = 5.0  # between two progress lines where there is no terminal
+BAR_SECONDS = 0.1  # between two updates of a bar: drawing costs more than importing a record
 
 
 def write(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    """A line of the answer."""
+    sys.stdout.write(f"{_encodable(text, sys.stdout.encoding)}\n")
     sys.stdout.flush()
 
 
 def write_bytes(data: bytes) -> None:
+    """Bytes of the answer, exactly."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
 def write_json(value: object) -> None:
+    """One JSON document on one line."""
     write(json.dumps(value, ensure_ascii=False))
 
 
 def say(text: str) -> None:
     """Something on the way, or an error: to standard error."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(f"{_encodable(text, sys.stderr.encoding)}\n")
     sys.stderr.flush()
+
+
+def say_json(value: object) -> None:
+    """One JSON document on one line, to standard error."""
+    say(json.dumps(value, ensure_ascii=False))
+
+
+def is_terminal() -> bool:
+    """Whether a person reads the answer."""
+    return sys.stdout.isatty()
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -55,62 +74,101 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for heading in headings:
         shown.add_column(heading.upper(), overflow="fold")
     for row in rows:
+        # As Text, because a cell such as "[red]" is data and not markup.
         shown.add_row(*(Text(cell) for cell in row))
     Console().print(shown)
 
 
-class Progress(Protocol):
-    def advance(self, items: int, done_bytes: int) -> None:
-        """`items` more are done; `done_bytes` of the total are read."""
+class Progress:
+    """How far a long command is. `done_bytes` of `total_bytes`; None: nobody knows."""
+
+    def __init__(self, label: str, total_bytes: int | None, clock: Clock) -> None:
+        self.items = 0
+        self._label = label
+        self._total_bytes = total_bytes
+        self._clock = clock
+        self._shown_at = clock.monotonic()
+        self._done_bytes = 0
+
+    def update(self, items: int, done_bytes: int) -> None:
+        """`items` are done in all, and `done_bytes`."""
+        self.items, self._done_bytes = items, done_bytes
+        now = self._clock.monotonic()
+        if now - self._shown_at >= self._period():
+            self._shown_at = now
+            self._show()
+
+    def _period(self) -> float:
+        return PLAIN_PROGRESS_SECONDS
+
+    def _show(self) -> None:
+        share = ""
+        if self._total_bytes:
+            share = f", {min(100, 100 * self._done_bytes // self._total_bytes)} %"
+        say(f"{self._label}: {self.items} records, {size(self._done_bytes)}{share}")
+
+
+class _Bar(Progress):
+    """On a terminal."""
+
+    def __enter__(self) -> _Bar:
+        from rich import progress
+        from rich.console import Console
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[items]} records"),
+            progress.DownloadColumn(binary_units=True),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        self._bars = progress.Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bars.add_task(self._label, total=self._total_bytes, items=0)
+        self._bars.start()
+        return self
+
+    def close(self) -> None:
+        self._show()
+        self._bars.stop()
+
+    def _period(self) -> float:
+        return BAR_SECONDS
+
+    def _show(self) -> None:
+        self._bars.update(self._task, completed=self._done_bytes, items=self.items)
 
 
 @contextmanager
 def progress(label: str, total_bytes: int | None) -> Iterator[Progress]:
-    """A bar on a terminal; otherwise one line at the end."""
-    if sys.stderr.isatty():
-        with _rich_progress(label, total_bytes) as bar:
-            yield bar
+    """A bar on a terminal, otherwise a line every few seconds; both on standard error."""
+    clock = SystemClock()
+    if not sys.stderr.isatty():
+        yield Progress(label, total_bytes, clock)
         return
-    counter = _Counter()
-    yield counter
-    say(f"{label}: {counter.items} records")
-
-
-class _Counter:
-    def __init__(self) -> None:
-        self.items = 0
-
-    def advance(self, items: int, done_bytes: int) -> None:
-        self.items += items
-
-
-@contextmanager
-def _rich_progress(label: str, total_bytes: int | None) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[items]} records"),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(label, total=total_bytes, items=0)
-
-        class Bar(_Counter):
-            def advance(self, items: int, done_bytes: int) -> None:
-                super().advance(items, done_bytes)
-                bars.update(task, completed=done_bytes, items=self.items)
-
-        yield Bar()
+    bar = _Bar(label, total_bytes, clock).__enter__()
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def printable(text: str) -> str:
     """One line without control characters, which could redraw the terminal."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii") if char != " " else char
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    """A terminal that is not UTF-8 gets escapes rather than an error."""
+    name = encoding or "utf-8"
+    return text.encode(name, "backslashreplace").decode(name)
 
 
 def size(count: int | None) -> str:

@@ -211,6 +211,8 @@ class BodyReader:
                 # It arrived together with its head: no timer, no waiting.
                 pieces.append(payload.read_nowait())
                 size = len(pieces[0])
+                if not counted:
+                    self._hold(call, size)
             else:
                 async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                     while piece := await payload.readany():

@@ -1,217 +1,360 @@
-"""Import from JSON Lines: batched, resumable, and harmless to repeat.
+"""Import from JSON Lines: streaming, batched, concurrent, resumable.
 
-Each line is {"namespace", "session", "key", "value", "encoding", "content_type",
-"expires_at"}; only session, key and value are needed. Every record's request id is derived
-from the file's head and its line, so a repeated batch is not applied twice. A
-checkpoint beside the input says up to which line everything is stored.
+Theory of operation. Lines become batches; a few are under way at once. They may finish in
+any order, but progress is only noted up to the first line that is not stored yet, so a
+killed import loses nothing: it goes on from there, and what it sends again has the request
+id that it had before. Two lines with the same key are never under way together: the later
+line wins, as it would one by one.
+
+A bad line is refused whole. Without `skip_bad` it ends the import: everything before it is
+stored; of what follows it nothing is, or only what was already under way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
-import sys
-from collections.abc import Iterator
+import re
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from node import client_wire as wire
-from node import console
-from node.client import HivememClient
-from node.client_types import TEXT, BatchPut
-from node.clock import SystemClock
-from node.errors import BadRequest, HivememError
+from node import transfer_checkpoint as checkpoints
+from node.client import BatchPut, HivememClient
+from node.clock import Clock, SystemClock
+from node.errors import BadRequest, Conflict, HivememError
+from node.transfer_checkpoint import Checkpoint
+from node.transfer_lines import BadLine, Entry, Line, parse, read_lines
 
 BATCH_RECORDS_MAX = 200  # records of one request
-BATCH_BYTES_MAX = 4 << 20  # value bytes of one request; a larger record goes alone
+BATCH_BYTES_MAX = 1 << 20  # value bytes of one request; a larger record goes alone
 BATCHES_INFLIGHT_MAX = 4  # requests under way at once
-HEAD_BYTES = 1 << 16  # what identifies a file
-LINE_BYTES_MAX = 16 << 20  # a largest value as base64, and its names
-TIMEOUT_MS = 60_000  # of one batch: an import rides out a failover
-PROBLEMS_MAX = 100  # bad lines that are reported; the import stops there
-_KNOWN = {"namespace", "session", "key", "value", "encoding", "content_type", "version"}
-_KNOWN |= {"expires_at"}
+BATCH_TIMEOUT_MS = 60_000  # an import rides out a failover
+CHECKPOINT_SECONDS = 0.5  # between two checkpoints
+_OPERATION = re.compile(r"operations\[(\d+)\]\.?(.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    file: str  # a path, or "-"
-    namespace: str | None
-    restart: bool
-    skip_bad: bool
+    """`namespace`: store every record there, whatever its line says."""
+
+    file: BinaryIO
+    path: Path | None  # None: a pipe, which cannot be resumed
+    namespace: str | None = None
+    restart: bool = False
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A bad line."""
+
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}"
 
 
 @dataclass(slots=True)
 class Report:
-    stored: int = 0  # records stored by this run
-    resumed: int = 0  # lines that a former run had stored
-    problems: list[str] = field(default_factory=list)
+    """Counts of this run, but for `resumed_lines`: lines that a former run had done."""
+
+    stored: int = 0
+    expired: int = 0  # records whose time had passed: not stored
+    bad_lines: int = 0  # of former runs, too
+    resumed_lines: int = 0
 
 
 @dataclass(slots=True)
 class _Batch:
-    records: list[BatchPut] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)  # line number of each record
-    size: int = 0
-    last_line: int = 0  # every line up to here is in this batch or an earlier one
-    offset: int = 0  # bytes of the file up to there
+    entries: list[Entry] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)  # of each entry
+    value_bytes: int = 0
+    last: tuple[int, int] = (0, 0)  # number and end of its last line, kept or not
+    done: bool = False
 
 
-async def run(client: HivememClient, request: Request) -> Report:
-    """Store every record of the file. Problems with lines are in the report; others raise."""
-    if request.file == "-":
-        return await _Import(client, request, sys.stdin.buffer, None, b"stdin").run()
-    path = Path(request.file)
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-            file.seek(0)
-            return await _Import(client, request, file, path, head).run()
-    except OSError as error:
-        raise BadRequest(f"{path} cannot be read: {error.strerror}", field="file") from error
+class _Stopped(Exception):
+    """A bad line ended the import; it was reported."""
 
 
-class _Import:
+class Import:
+    """One run. `on_problem` hears of bad lines, `on_progress` of records and bytes done."""
+
     def __init__(
         self,
         client: HivememClient,
         request: Request,
-        file: BinaryIO,
-        path: Path | None,
-        head: bytes,
+        *,
+        on_problem: Callable[[Problem], None],
+        on_progress: Callable[[int, int], None],
+        clock: Clock | None = None,
     ) -> None:
         self._client = client
         self._request = request
-        self._file = file
+        self._on_problem = on_problem
+        self._on_progress = on_progress
+        self._clock = clock or SystemClock()
         self._report = Report()
-        self._clock = SystemClock()
-        named = f"{request.namespace or ''}\0".encode() + head
-        # What comes from a pipe cannot be told apart from another run of it: each is new.
-        salt = self._clock.new_id().encode() if path is None else b""
-        self._digest = hashlib.sha256(named + salt).hexdigest()[:32]
-        self._checkpoint = None if path is None else Path(f"{path}.hivemem-progress")
-        self._total = None if path is None else path.stat().st_size
+        self._checkpoint: Checkpoint
+        self._saved_at = float("-inf")
+        self._durable = (0, 0)  # lines and bytes up to which everything is done
+        self._batch = _Batch()
+        self._pending: deque[_Batch] = deque()  # in the order of their lines
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: set[tuple[str, str, str]] = set()  # keys in the batch or under way
 
     async def run(self) -> Report:
-        done_lines = 0 if self._request.restart else self._done_lines()
-        self._report.resumed = done_lines
-        waiting: list[asyncio.Task[int]] = []
-        with console.progress("import", self._total) as progress:
-            for batch in self._batches(done_lines):
-                waiting.append(asyncio.create_task(self._store(batch)))
-                if len(waiting) == BATCHES_INFLIGHT_MAX:
-                    progress.advance(await waiting.pop(0), batch.offset)
-                    self._note(batch, waiting)
-                if self._must_stop():
-                    break
-            for task in waiting:
-                progress.advance(await task, self._total or 0)
-        if not self._report.problems and self._checkpoint is not None:
-            self._checkpoint.unlink(missing_ok=True)
+        """Import all lines. Raises: HivememError; the checkpoint then says how far it got.
+
+        With bad lines and without `skip_bad` it returns early; `bad_lines` says so.
+        """
+        self._checkpoint = await self._resumed_or_new()
+        self._report.resumed_lines = self._checkpoint.lines
+        self._report.bad_lines = self._checkpoint.bad_lines
+        self._batch = self._new_batch((self._checkpoint.lines, self._checkpoint.offset))
+        self._durable = self._batch.last
+        finished = False
+        try:
+            await self._read()
+            finished = True
+        except _Stopped:
+            await self._finish_tasks()
+        finally:
+            await self._cancel_tasks()
+            self._settle()
+            self._save()
+        if finished and self._request.path is not None:
+            checkpoints.path_of(self._request.path).unlink(missing_ok=True)
         return self._report
 
-    def _must_stop(self) -> bool:
-        problems = len(self._report.problems)
-        return problems >= PROBLEMS_MAX or (problems > 0 and not self._request.skip_bad)
+    async def _resumed_or_new(self) -> Checkpoint:
+        cluster_id = (await self._client.cluster())["cluster_id"]
+        path, file = self._request.path, self._request.file
+        if path is not None and not self._request.restart:
+            found = checkpoints.load(
+                checkpoints.path_of(path), file, cluster_id, self._request.namespace
+            )
+            if found is not None:
+                os.lseek(file.fileno(), found.offset, os.SEEK_SET)
+                return found
+        new = Checkpoint(self._clock.new_id(), cluster_id, self._request.namespace)
+        if path is not None:
+            # Before anything is sent: a run whose id is lost could not repeat its requests.
+            checkpoints.save(checkpoints.path_of(path), new)
+        return new
 
-    def _done_lines(self) -> int:
-        if self._checkpoint is None:
-            return 0
+    async def _read(self) -> None:
+        start = self._checkpoint
         try:
-            fields = json.loads(self._checkpoint.read_text())
-            return int(fields["lines"]) if fields["digest"] == self._digest else 0
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return 0
+            async for line in read_lines(self._request.file.fileno(), start.lines, start.offset):
+                await self._accept(line)
+        except BadLine as bad:  # too long to be read at all, so that nothing follows it
+            raise BadRequest(str(bad), field="line") from bad
+        await self._dispatch()
+        await self._drain()
 
-    def _note(self, newest: _Batch, waiting: list[asyncio.Task[int]]) -> None:
-        """Remember the lines before the oldest batch that is still under way."""
-        if self._checkpoint is None or self._report.problems:
-            return
-        self._stored_lines = getattr(self, "_stored_lines", [])
-        self._stored_lines.append(newest.last_line)
-        if len(self._stored_lines) <= len(waiting):
-            return
-        lines = self._stored_lines[-1 - len(waiting)]
-        content = json.dumps({"digest": self._digest, "lines": lines})
-        temporary = Path(f"{self._checkpoint}.new")
-        temporary.write_text(content)
-        os.replace(temporary, self._checkpoint)
+    async def _accept(self, line: Line) -> None:
+        if line.data.strip():
+            try:
+                entry = parse(line.data, self._request.namespace)
+            except BadLine as bad:
+                await self._bad(Problem(line.number, bad.field, str(bad)))
+            else:
+                await self._add(entry, line)
+        self._batch.last = (line.number, line.end)
+        if not self._batch.entries and not self._pending:
+            self._settle()
 
-    def _batches(self, done_lines: int) -> Iterator[_Batch]:
-        batch = _Batch()
-        number = offset = 0
-        while line := self._file.readline(LINE_BYTES_MAX + 1):
-            number += 1
-            offset += len(line)
-            if number <= done_lines:
+    async def _add(self, entry: Entry, line: Line) -> None:
+        if entry.expires_at is not None and self._ttl_seconds(entry) <= 0:
+            self._report.expired += 1
+            return
+        batch = self._batch
+        if batch.entries and batch.value_bytes + len(entry.value) > BATCH_BYTES_MAX:
+            await self._dispatch()
+        if entry.place in self._busy:
+            await self._dispatch()
+            await self._drain()
+        batch = self._batch
+        self._busy.add(entry.place)
+        batch.entries.append(entry)
+        batch.lines.append(line._replace(data=b""))
+        batch.value_bytes += len(entry.value)
+        batch.last = (line.number, line.end)
+        if len(batch.entries) >= BATCH_RECORDS_MAX or batch.value_bytes >= BATCH_BYTES_MAX:
+            await self._dispatch()
+
+    async def _bad(self, problem: Problem) -> None:
+        if not self._request.skip_bad:
+            # What stands before it is stored, and noted, before anything is said.
+            await self._dispatch()
+            await self._drain()
+        self._report.bad_lines += 1
+        self._on_problem(problem)
+        if not self._request.skip_bad:
+            raise _Stopped
+
+    async def _dispatch(self) -> None:
+        """Send the batch off, once there is room."""
+        if not self._batch.entries:
+            return
+        while len(self._tasks) >= BATCHES_INFLIGHT_MAX:
+            await self._wait(asyncio.FIRST_COMPLETED)
+        batch, self._batch = self._batch, self._new_batch(self._batch.last)
+        self._pending.append(batch)
+        self._tasks.add(asyncio.create_task(self._store(batch)))
+
+    async def _drain(self) -> None:
+        while self._tasks:
+            await self._wait(asyncio.ALL_COMPLETED)
+        self._settle()
+
+    async def _wait(self, what: str) -> None:
+        """Wait for tasks; raises what any of them raised."""
+        done, self._tasks = await asyncio.wait(self._tasks, return_when=what)
+        self._settle()
+        for failed in sorted(done, key=lambda task: task.exception() is None):
+            failed.result()
+
+    async def _finish_tasks(self) -> None:
+        """After a bad line: what was under way may stand before it, so it is not broken off."""
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, _Stopped):
+                raise outcome
+
+    async def _cancel_tasks(self) -> None:
+        """After an error: let nothing go on in the background."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    @staticmethod
+    def _new_batch(last: tuple[int, int]) -> _Batch:
+        return _Batch(last=last)
+
+    # --- Storing -------------------------------------------------------------------
+
+    async def _store(self, batch: _Batch) -> None:
+        """Store a batch's records, or report why not. Raises: HivememError, _Stopped."""
+        entries, lines = batch.entries, batch.lines
+        while entries:
+            try:
+                results = await self._put(entries, lines)
+            except BadRequest as refused:
+                at = _place_in_batch(refused, len(entries))
+                if at is None:
+                    raise
+                # Nothing of the request ran. What stands before the bad line is stored;
+                # so is what follows it, if the import goes on.
+                after = (entries[at + 1 :], lines[at + 1 :]) if self._request.skip_bad else ([], [])
+                bad = (lines[at], refused)
+                await self._store_part(entries[:at], lines[:at])
+                self._refused(*bad)
+                entries, lines = after
                 continue
-            if line.strip():
-                try:
-                    record = self._record(line, number)
-                except (BadRequest, ValueError) as error:
-                    self._report.problems.append(f"line {number}: {error}")
-                    if self._must_stop():
-                        break
-                    continue
-                batch.records.append(record)
-                batch.lines.append(number)
-                batch.size += len(record.value)
-            batch.last_line, batch.offset = number, offset
-            if len(batch.records) >= BATCH_RECORDS_MAX or batch.size >= BATCH_BYTES_MAX:
-                yield batch
-                batch = _Batch(last_line=number, offset=offset)
-        if batch.records:
-            yield batch
+            self._count(results, lines)
+            break
+        self._busy.difference_update(entry.place for entry in batch.entries)
+        batch.done = True
 
-    def _record(self, line: bytes, number: int) -> BatchPut:
-        if len(line) > LINE_BYTES_MAX:
-            raise BadRequest(f"is longer than {LINE_BYTES_MAX} bytes")
-        fields = json.loads(line)
-        if not isinstance(fields, dict):
-            raise BadRequest("is no JSON object")
-        unknown = sorted(set(fields) - _KNOWN)
-        if unknown:
-            raise BadRequest(f"{unknown[0]}: is not a field of a record")
-        texts = {name: _text(fields, name) for name in ("session", "key", "value")}
-        value = wire.decoded_value(texts["value"], fields.get("encoding", "utf-8"))
-        namespace = self._request.namespace or _text(fields, "namespace")
+    async def _store_part(self, entries: list[Entry], lines: list[Line]) -> None:
+        if entries:
+            self._count(await self._put(entries, lines), lines)
+
+    async def _put(self, entries: list[Entry], lines: list[Line]) -> list[HivememError | None]:
+        """One result for each: None if it is stored."""
+        operations = [
+            self._operation(entry, line) for entry, line in zip(entries, lines, strict=True)
+        ]
+        if len(operations) > 1:
+            answers = await self._client.batch(operations, timeout_ms=BATCH_TIMEOUT_MS)
+            return [answer if isinstance(answer, HivememError) else None for answer in answers]
+        # A large value goes as it is, not as JSON.
+        (put,) = operations
+        try:
+            await self._client.put(
+                *(put.namespace, put.session, put.key, put.value),
+                content_type=put.content_type,
+                ttl_seconds=put.ttl_seconds,
+                request_id=put.request_id,
+                timeout_ms=BATCH_TIMEOUT_MS,
+            )
+        except (BadRequest, Conflict) as refused:
+            return [refused]
+        return [None]
+
+    def _operation(self, entry: Entry, line: Line) -> BatchPut:
+        ttl = None if entry.expires_at is None else max(0.001, self._ttl_seconds(entry))
+        # The line's content is part of its id: a corrected line is another request.
+        digest = hashlib.sha256(repr(entry).encode()).hexdigest()[:16]
         return BatchPut(
-            namespace,
-            texts["session"],
-            texts["key"],
-            value,
-            content_type=_text(fields, "content_type", TEXT),
-            ttl_seconds=self._ttl(fields.get("expires_at")),
-            request_id=f"import-{self._digest}-{number}",
+            entry.namespace,
+            entry.session,
+            entry.key,
+            entry.value,
+            content_type=entry.content_type,
+            ttl_seconds=ttl,
+            request_id=f"import-{self._checkpoint.run}-{line.number}-{digest}",
         )
 
-    def _ttl(self, expires_at: object) -> float | None:
-        if expires_at is None:
-            return None
-        moment = datetime.fromisoformat(str(expires_at))
-        # What has expired meanwhile is stored for an instant rather than for ever.
-        return max(moment.timestamp() - self._clock.now_ms() / 1000, 0.001)
+    def _ttl_seconds(self, entry: Entry) -> float:
+        assert entry.expires_at is not None
+        return entry.expires_at.timestamp() - self._clock.now_ms() / 1000
 
-    async def _store(self, batch: _Batch) -> int:
-        results = await self._client.batch(batch.records, timeout_ms=TIMEOUT_MS)
-        stored = 0
-        for number, result in zip(batch.lines, results, strict=True):
-            if isinstance(result, HivememError):
-                self._report.problems.append(f"line {number}: {result}")
+    def _count(self, results: list[HivememError | None], lines: list[Line]) -> None:
+        for result, line in zip(results, lines, strict=True):
+            if result is None or result.code == "REQUEST_ID_REUSED":
+                # Reused: a former run stored this very line, when its TTL was longer.
+                self._report.stored += 1
+            elif isinstance(result, BadRequest | Conflict):
+                self._refused(line, result)
             else:
-                stored += 1
-        self._report.stored += stored
-        return stored
+                raise result
+
+    def _refused(self, line: Line, error: HivememError) -> None:
+        match = _OPERATION.fullmatch(error.field or "")
+        name = match[2] if match else error.field or ""
+        message = error.message.removeprefix(f"{error.field}: ")
+        text = f"{name}: {message}" if name else message
+        self._report.bad_lines += 1
+        self._on_problem(Problem(line.number, name, text))
+        if not self._request.skip_bad:
+            raise _Stopped
+
+    # --- Progress ------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Move on over what is done, from the front, without gaps."""
+        at = self._durable
+        while self._pending and self._pending[0].done:
+            at = self._pending.popleft().last
+        if not self._pending and not self._batch.entries:
+            at = self._batch.last
+        if at == self._durable:
+            return
+        self._durable = at
+        now = self._clock.monotonic()
+        if now - self._saved_at >= CHECKPOINT_SECONDS:
+            self._saved_at = now
+            self._save()
+        self._on_progress(self._report.stored, at[1])
+
+    def _save(self) -> None:
+        path = self._request.path
+        if path is not None:
+            now = self._checkpoint.moved(self._request.file, *self._durable, self._report.bad_lines)
+            checkpoints.save(checkpoints.path_of(path), now)
 
 
-def _text(fields: dict[str, Any], name: str, default: str | None = None) -> str:
-    value = fields.get(name, default)
-    if value is None:
-        raise BadRequest(f"{name}: is missing")
-    if not isinstance(value, str):
-        raise BadRequest(f"{name}: must be a string")
-    return value
+def _place_in_batch(refused: BadRequest, count: int) -> int | None:
+    """Which operation was refused; None if the request as a whole was."""
+    match = _OPERATION.fullmatch(refused.field or "")
+    place = int(match[1]) if match else count
+    return place if place < count else None

@@ -1,4 +1,5 @@
 -- wrk script: PUT of 100-byte values to unique keys, or GET of them (first argument: put | get).
+-- (wrk calls request() once before it sends anything, so the first key is never stored.)
 --   wrk -t2 -c64 -d10s -s scripts/bench_http.lua http://127.0.0.1:7411 -- put
 local body = string.rep("x", 100)
 local threads = 0
@@ -9,7 +10,7 @@ function request()
   if mode == "put" then
     return wrk.format("PUT", "/v1/kv/bench/wrk/" .. id .. "-" .. count, nil, body)
   end
-  return wrk.format("GET", "/v1/kv/bench/wrk/" .. id .. "-" .. (count % 1000 + 1))
+  return wrk.format("GET", "/v1/kv/bench/wrk/" .. id .. "-" .. (count % 1000 + 2))
 end
 function response(status) if status ~= 200 then failed = (failed or 0) + 1 end end
 function done(summary, latency, requests)

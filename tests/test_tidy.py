@@ -89,6 +89,13 @@ def test_commands_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
 
 
+def test_every_script_is_formatted_and_linted() -> None:
+    tool = project()["tool"]
+    assert isinstance(tool, dict)
+    plain = [relative(path) for path in PYTHON if path.suffix == ""]
+    assert sorted(tool["ruff"]["extend-include"]) == plain
+
+
 # Packaging
 
 
@@ -131,6 +138,8 @@ def test_what_the_project_needs_is_pinned_with_hashes() -> None:
         assert package in runtime or requirement not in described["dependencies"], requirement
     assert runtime.items() <= dev.items()
     assert "setuptools" in pins("constraints-build.txt")
+    declared = {re.split(r"[<>=]", each)[0].replace("-", "_") for each in described["dependencies"]}
+    assert declared == set(tidy.HOMES), "what is imported is declared, and nothing else"
 
 
 # Documents
@@ -146,13 +155,14 @@ def test_the_table_of_errors_is_the_one_in_force() -> None:
     assert documented == dict(STATUS_BY_CODE)
 
 
-def test_every_error_code_in_use_has_a_status() -> None:
+def test_every_error_code_in_use_is_documented() -> None:
+    text = (ROOT / "docs" / "http-api.md").read_text()
     unknown = [
         f"{relative(path)}:{line}: {code}"
         for path in PYTHON
         if relative(path).startswith(tidy.PACKAGES)
         for line, code in tidy.error_codes(ast.parse(path.read_text(encoding="utf-8")))
-        if code not in STATUS_BY_CODE
+        if f"`{code}`" not in text
     ]
     assert not unknown, "\n".join(unknown)
 

@@ -20,7 +20,7 @@ LINE_COLUMNS_MAX = 100
 PACKAGES = ("cluster", "engines", "node")
 PROJECT = (*PACKAGES, "mcp_*", "tests", "scripts")
 # What clients may know of a node: its client, and the errors that cross the API.
-CLIENT_SIDE = ("node.client", "node.client_*", "node.errors", "node.discovery")
+CLIENT_SIDE = ("node.client", "node.client_*", "node.errors", "node.discovery", "node.clock")
 
 
 class Layer(NamedTuple):
@@ -34,10 +34,10 @@ LAYERS = (
     Layer("cluster/*", ("cluster", "cluster.*")),
     Layer("engines/*", ("engines", "engines.*")),
     # Wiring the commands together is the one place where the server starts agents' door.
-    Layer("node/cli*.py", (*(f"{package}*" for package in PACKAGES), "mcp_server")),
+    Layer("node/cli*.py", (*(f"{package}*" for package in PACKAGES), "mcp_options", "mcp_server")),
     Layer("node/*", tuple(f"{package}*" for package in PACKAGES)),
     Layer("mcp_*.py", ("mcp_*", *CLIENT_SIDE)),
-    Layer("scripts/*", ("bootstrap", "python_version", *CLIENT_SIDE)),
+    Layer("scripts/*", ("bootstrap", "python_version", "workload", *CLIENT_SIDE)),
 )
 
 # Library → the modules that may import it. Each has one home; a second is a second door.
@@ -51,6 +51,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "pydantic": ("mcp_schemas.py",),
     "pysyncobj": ("cluster/upstream.py",),
     "rich": ("node/console.py",),
+    "uvicorn": ("mcp_http.py",),
     "uvloop": ("node/__main__.py",),
     "yarl": ("node/client_http.py", "node/http*.py"),  # with aiohttp
 }
@@ -141,7 +142,7 @@ def homes(path: str, tree: ast.AST) -> Iterator[str]:
         return
     for line, name in imports(tree):
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or _matches(top, PROJECT) or not top:
+        if top in sys.stdlib_module_names or _matches(top, (*PROJECT, "_typeshed")) or not top:
             continue
         allowed = HOMES.get(top)
         if allowed is None:

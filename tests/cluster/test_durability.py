@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from node.client import HivememClient
 
+from node.client import HivememClient
 from node.errors import Conflict, Unavailable
-from tests.cluster.workload import Writers, check_nothing_lost
+from scripts.workload import Writers, check_nothing_lost
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from node.client import HivememClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]

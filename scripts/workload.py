@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 from node.client import HivememClient
-
 from node.errors import HivememError
 
 NAMESPACE = "durability"
@@ -49,18 +49,11 @@ class Writers:
             assert time.monotonic() < deadline, f"{len(self.times)} of {goal} acknowledged"
             await asyncio.sleep(0.01)
 
-    def gap_after(self, moment: float) -> float:
-        """Seconds from `moment` to the first acknowledgement at least 20 ms later.
-
-        What was already on its way when the fault struck arrives within milliseconds and
-        says nothing about recovery."""
-        later = [at for at in self.times if at > moment + 0.02]
-        previous = moment
-        longest = 0.0
-        for at in later:
-            longest = max(longest, at - previous)
-            previous = at
-        return longest
+    def pause_after(self, moment: float) -> float:
+        """Seconds of the longest silence between two acknowledgements from `moment` on."""
+        before = [at for at in self.times if at <= moment]
+        at_or_after = [before[-1], *(at for at in self.times if at > moment)]
+        return max(b - a for a, b in itertools.pairwise(at_or_after))
 
     async def _run(self) -> None:
         async with HivememClient(self.endpoints, timeout_ms=20_000) as client:

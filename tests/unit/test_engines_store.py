@@ -1,0 +1,416 @@
+"""The store beneath the state: formats, limits, snapshots, threads, crashes, bit flips."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines import store as store_module
+from engines.check import check
+from engines.command import TxnGet, TxnPut
+from engines.errors import (
+    CorruptRecord,
+    ReadersBusy,
+    StoreFailed,
+    StoreFull,
+    UnknownFormat,
+)
+from engines.interfaces import ChangeId, Limits
+from engines.kv import KvReader
+from engines.layout import seal
+from engines.retention import _retains
+from engines.state_machine import StateMachine
+from engines.store import Databases, Store
+from tests.unit.engine_state import MAP_BYTES, NOW, State
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "live")
+    yield state
+    state.machine.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll with a deadline of 10 s."""
+    ready = threading.Event()
+    for _ in range(10_000):
+        if condition():
+            return
+        ready.wait(0.001)
+    raise AssertionError("not within 10 s")
+
+
+# -- opening and closing -----------------------------------------------------------------
+
+
+def test_a_store_of_another_format_is_refused(state: State) -> None:
+    with state.store.write() as txn:
+        other = seal(b"format", b"hivemem state 2")
+        txn.put(b"format", other, db=state.store.databases.meta)
+    state.machine.close()
+    with pytest.raises(UnknownFormat, match="hivemem state 2"):
+        Store(state.path, MAP_BYTES, 8)
+    # Refusing left nothing open: it can be tried again.
+    with pytest.raises(UnknownFormat):
+        Store(state.path, MAP_BYTES, 8)
+
+
+def test_somebody_elses_lmdb_is_refused_and_left_alone(tmp_path: Path) -> None:
+    import lmdb
+
+    with lmdb.open(str(tmp_path / "x"), max_dbs=2) as env:
+        env.open_db(b"theirs")
+    with pytest.raises(UnknownFormat, match="None"):
+        Store(tmp_path / "x", MAP_BYTES, 8)
+    with lmdb.open(str(tmp_path / "x"), max_dbs=2) as env:
+        assert env.dbs() == [b"theirs"]
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(UnknownFormat):
+        Store(tmp_path, MAP_BYTES, 8)
+
+
+def test_a_place_that_cannot_hold_a_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreFailed, match="file"):
+        Store(tmp_path / "file" / "live", MAP_BYTES, 8)
+
+
+def test_a_closed_store_refuses_and_closing_twice_is_fine(state: State) -> None:
+    state.machine.close()
+    state.machine.close()
+    with pytest.raises(StoreFailed, match="closed"), state.store.read():
+        pass
+    with pytest.raises(StoreFailed, match="closed"):
+        state.put(b"k")
+
+
+def test_close_waits_for_a_snapshot_of_another_thread(state: State) -> None:
+    state.put(b"k", b"1")
+    reading, finish = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    def read() -> None:
+        with state.reader() as reader:
+            reading.set()
+            finish.wait(10)
+            seen.append(reader.get("n", "s", b"k"))
+
+    def refused() -> bool:
+        try:
+            with state.store.read():
+                return False
+        except StoreFailed:
+            return True
+
+    reader, closer = threading.Thread(target=read), threading.Thread(target=state.machine.close)
+    reader.start()
+    assert reading.wait(10)
+    closer.start()
+    wait_until(refused)  # Nobody new gets in while it waits.
+    assert closer.is_alive()
+    finish.set()
+    reader.join(10)
+    closer.join(10)
+    assert not closer.is_alive()
+    assert len(seen) == 1
+
+
+def test_close_gives_up_on_a_snapshot_that_never_ends(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "CLOSE_WAIT_SECONDS", 0.01)
+    with state.store.read(), pytest.raises(StoreFailed, match="1 snapshots"):
+        state.machine.close()
+
+
+# -- limits ------------------------------------------------------------------------------
+
+
+def test_a_full_store_says_which_limit_and_keeps_nothing_of_the_entry(tmp_path: Path) -> None:
+    path = tmp_path / "live"
+    state = State(path, replace(Limits(), watch_window_changes_max=10**6))
+    state.machine.close()
+    state.store = Store(path, 1 << 20, 8)
+    state.machine = StateMachine(state.store, Limits(), None)
+
+    def fill() -> None:
+        for number in range(1000):
+            state.put(b"%d" % number, b"x" * 10_000)
+
+    with pytest.raises(StoreFull, match="map_bytes = 1048576") as caught:
+        fill()
+    assert caught.value.map_bytes == 1 << 20
+    applied = state.machine.applied_index
+    assert 0 < applied < 1000
+    assert state.get(b"%d" % applied) is None
+    with state.store.read() as snapshot:
+        assert check(snapshot) == []
+    # With more room the same entry goes in.
+    state.reopen()
+    assert state.machine.applied_index == applied
+    assert state.put(b"%d" % applied, b"x" * 10_000).revision == applied + 1
+    state.machine.close()
+
+
+def test_snapshots_are_bounded_and_come_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "live", MAP_BYTES, 3)
+    for _ in range(3):
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(store.read())
+            with pytest.raises(ReadersBusy, match="3 readers"), store.read():
+                pass
+    store.close()
+
+
+def test_the_file_stops_growing_when_the_window_is_full(tmp_path: Path) -> None:
+    limits = replace(Limits(), watch_window_changes_max=20, history_versions_max=2)
+    state = State(tmp_path / "live", limits)
+    sizes = []
+    for number in range(1500):
+        state.put(b"k%d" % (number % 10), b"x" * 3000)
+        state.get(b"k1")
+        if number % 500 == 499:
+            sizes.append((state.path / "data.mdb").stat().st_size)
+    # A snapshot that is left open would pin pages: the file would then grow with each put.
+    assert sizes[0] == sizes[1] == sizes[2]
+    state.machine.close()
+
+
+# -- snapshots and threads ---------------------------------------------------------------
+
+
+def test_a_snapshot_does_not_move_and_apply_does_not_wait_for_it(state: State) -> None:
+    state.put(b"k", b"1")
+    with state.reader() as old:
+        state.put(b"k", b"2")
+        with state.reader() as new:
+            for reader, value in ((old, b"1"), (new, b"2")):
+                record = reader.get("n", "s", b"k")
+                assert record is not None
+                assert record.value == value
+            assert (old.revision, new.revision) == (1, 2)
+
+
+def test_a_second_write_transaction_is_refused_rather_than_waited_for(state: State) -> None:
+    with state.store.write(), pytest.raises(RuntimeError, match="open already"):
+        state.put(b"k")
+    state.put(b"k")
+
+
+def test_an_exception_aborts_the_whole_transaction(state: State) -> None:
+    before = state.digest()
+
+    def fail() -> None:
+        with state.store.write() as txn:
+            txn.put(b"x", b"y", db=state.store.databases.meta)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert state.digest() == before
+
+
+def test_readers_in_other_threads_see_whole_commits(state: State) -> None:
+    pair = (b"a", b"b" * 1000)
+    torn: list[object] = []
+    stop = threading.Event()
+    rounds = [0, 0]
+
+    def read(place: int) -> None:
+        while not stop.is_set():
+            with state.reader() as reader:
+                records = [reader.get("n", "s", key) for key in pair]
+                page = reader.scan("n", "s", b"", None, 10, 1 << 20, True)
+            values = {record and record.value for record in (*records, *page.records)}
+            if len(values) > 1:
+                torn.append(values)
+            rounds[place] += 1
+
+    threads = [threading.Thread(target=read, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        state.txn(*(TxnPut(key, b"%d" % number, "") for key in pair))
+    wait_until(lambda: min(rounds) > 10)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert torn == []
+
+
+# -- crashes and corruption --------------------------------------------------------------
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.engine_state import State
+state = State(Path(sys.argv[1]))
+for number in range(200):
+    state.put(b"%d" % number, b"x" * 5000)
+with state.store.write() as txn:
+    txn.put(b"half", b"done", db=state.store.databases.meta)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_applied_survives_the_death_of_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "live"
+    died = subprocess.run(
+        [sys.executable, "-c", CRASH, str(path)], env={**os.environ, "PYTHONPATH": "."}, check=False
+    )
+    assert died.returncode == -signal.SIGKILL
+    state = State(path)
+    assert state.machine.applied_index == 200
+    assert state.value(b"199") == b"x" * 5000
+    with state.store.read() as snapshot:
+        assert check(snapshot) == []
+    state.put(b"200")
+    state.machine.close()
+
+
+def populate(state: State) -> None:
+    """At least one record in each database, and a directory."""
+    state.put(b"k", b"value", ttl=100)
+    state.put(b"d" * 1000, b"deep")
+    state.put(b"gone")
+    state.delete(b"gone")
+    state.txn(TxnGet(b"k"), request_id="r")
+
+
+def every_read(state: State) -> None:
+    with state.reader() as reader:
+        reader.stats()
+        reader.changes(ChangeId(0, 0), 100, 1 << 20, True)
+        reader.scan("n", "s", b"", None, 100, 1 << 20, True)
+        for key in (b"k", b"d" * 1000, b"gone"):
+            reader.get("n", "s", key)
+            reader.history("n", "s", key, None, 10, 1 << 20, True)
+    state.txn(TxnGet(b"k"), request_id="r")
+
+
+@pytest.mark.parametrize("name", [name for name in Databases._fields if name != "expiry"])
+def test_a_flipped_bit_is_noticed_wherever_it_is(state: State, name: str) -> None:
+    populate(state)
+    database = getattr(state.store.databases, name)
+    every_read(state)
+    entries = contents(state, name)
+    assert entries
+    for key, value in entries:
+        for place in {0, 3, 4, len(value) // 2, len(value) - 1}:
+            flipped = bytearray(value)
+            flipped[place] ^= 0x10
+            with state.store.write() as txn:
+                txn.put(key, bytes(flipped), db=database)
+            with state.store.read() as snapshot:
+                assert check(snapshot) != [], (key, place)
+            # These three are read at start, and when an id is forgotten.
+            if name != "request_order" and key not in (b"format", b"limits"):
+                with pytest.raises(CorruptRecord):
+                    every_read(state)
+            with state.store.write() as txn:
+                txn.put(key, value, db=database)
+    every_read(state)
+
+
+@pytest.mark.parametrize("key", [b"format", b"limits", b"counters"])
+def test_a_store_whose_own_records_are_damaged_does_not_open(state: State, key: bytes) -> None:
+    populate(state)
+    (value,) = (value for name, value in contents(state, "meta") if name == key)
+    with state.store.write() as txn:
+        txn.put(key, value[:-1] + b"\xff", db=state.store.databases.meta)
+    state.machine.close()
+    with pytest.raises(CorruptRecord, match="meta"):
+        state.open()
+    state.machine.close()
+
+
+def contents(state: State, name: str) -> list[tuple[bytes, bytes]]:
+    database = getattr(state.store.databases, name)
+    with state.store.read() as snapshot, snapshot.txn.cursor(db=database) as cursor:
+        return [(bytes(key), bytes(value)) for key, value in cursor]
+
+
+def test_a_record_under_another_key_is_noticed(state: State) -> None:
+    state.put(b"mine", b"secret", session="one")
+    state.put(b"mine", b"other", session="two")
+    databases = state.store.databases
+    with state.store.write() as txn:
+        # Session two is led to session one's records.
+        root = bytes(txn.get(b"n\x00one", db=databases.sessions) or b"")
+        txn.put(b"n\x00two", root, db=databases.sessions)
+    with pytest.raises(CorruptRecord, match="sessions"):
+        state.get(b"mine", session="two")
+    with state.store.write() as txn:
+        # Even where every checksum holds, a value must name the record that it is shown as.
+        txn.put(b"n\x00two", seal(b"n\x00two", root[4:]), db=databases.sessions)
+    with pytest.raises(CorruptRecord, match="another record"):
+        state.get(b"mine", session="two")
+    with state.store.read() as snapshot:
+        assert check(snapshot) != []
+
+
+@pytest.mark.parametrize("name", Databases._fields)
+def test_check_misses_no_missing_record(tmp_path: Path, name: str) -> None:
+    state = State(tmp_path / "live")
+    populate(state)
+    database = getattr(state.store.databases, name)
+    for key, value in contents(state, name):
+        if key in (b"format", b"limits"):
+            continue  # Without them a store is refused, or gets new ones, when it is opened.
+        with state.store.write() as txn:
+            assert txn.delete(key, db=database)
+        with state.store.read() as snapshot:
+            assert check(snapshot) != [], key
+        with state.store.write() as txn:
+            txn.put(key, value, db=database)
+    state.machine.close()
+
+
+def test_check_counts_and_names_what_is_wrong(state: State) -> None:
+    populate(state)
+    databases = state.store.databases
+    with state.store.write() as txn:
+        txn.put(b"\x00" * 20, b"", db=databases.expiry)
+        empty = (99).to_bytes(8)
+        txn.put(b"n\x00empty", seal(b"n\x00empty", empty), db=databases.sessions)
+        entry = empty + b"p" * 480 + b"\x01"
+        txn.put(entry, seal(entry, (98).to_bytes(8)), db=databases.leaves)
+    with state.store.read() as snapshot:
+        problems = "\n".join(check(snapshot))
+    for words in ("expiry has 2 entries", "session b'n\\x00empty' is empty", "is empty"):
+        assert words in problems
+
+
+def test_every_change_is_retained_by_a_place_not_by_a_coincidence() -> None:
+    # 14-byte entries: an id that shows up across the border of two must not count.
+    class Fake:
+        retained: Any = bytes.fromhex("00" * 13 + "01" + "00" * 14)
+
+    assert not _retains(Fake, bytes.fromhex("01" + "00" * 9))  # type: ignore[arg-type]
+    assert _retains(Fake, bytes.fromhex("00" * 10))  # type: ignore[arg-type]
+
+
+def test_reads_on_an_empty_state_find_nothing(state: State) -> None:
+    with state.reader() as reader:
+        assert reader.get("n", "s", b"k") is None
+        assert reader.get_at("n", "s", b"k", 0) is None
+        assert reader.scan("n", "s", b"", None, 10, 10, True).records == ()
+        assert reader.namespaces(None, 10) == reader.sessions("n", None, 10) == []
+        assert reader.due(NOW, 10) == []
+        assert reader.changes(ChangeId(0, 0), 10, 10, True) == []
+        assert isinstance(reader, KvReader)
