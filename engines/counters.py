@@ -6,7 +6,8 @@ replica at the same applied index.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from struct import Struct
 from struct import error as StructError
 
@@ -53,6 +54,7 @@ class Counters:
 
 
 _LAYOUT = Struct(f">{len(fields(Counters))}Q")
+_in_order = attrgetter(*(field.name for field in fields(Counters)))
 
 
 def load_counters(txn: Transaction, databases: Databases) -> Counters:
@@ -67,5 +69,5 @@ def load_counters(txn: Transaction, databases: Databases) -> Counters:
 
 
 def save_counters(txn: Transaction, databases: Databases, counters: Counters) -> None:
-    body = _LAYOUT.pack(*astuple(counters))
+    body = _LAYOUT.pack(*_in_order(counters))
     txn.put(COUNTERS_KEY, seal(COUNTERS_KEY, body), db=databases.meta)

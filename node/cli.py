@@ -7,13 +7,12 @@ Every error becomes one line that says what happened and what to do, and an exit
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from node import cli_cluster, cli_data, cli_mcp, cli_measure, cli_transfer, console
+from node import console
 from node.cli_options import (
     EXIT_CODES,
     EXIT_CONFLICT,
@@ -33,6 +32,16 @@ from node.errors import (
     Unavailable,
 )
 
+# A command's module is imported when the command is asked for, all of them for --help:
+# what `get` needs is loaded in half the time.
+MODULES = {
+    "node.cli_cluster": ("up", "down", "start"),
+    "node.cli_data": ("get", "put", "rm", "ls", "history", "watch"),
+    "node.cli_transfer": ("import", "export"),
+    "node.cli_measure": ("status", "bench"),
+    "node.cli_mcp": ("mcp",),
+}
+
 _ADVICE = {
     "UNREACHABLE": "start a cluster with `hivemem up`, or name its nodes with --endpoints",
     "QUORUM_NOT_REACHED": "`hivemem status` shows which nodes are missing",
@@ -48,31 +57,48 @@ _ADVICE = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+class _Version(argparse.Action):
+    """Prints the installed version, which takes longer to find out than most commands run."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        import importlib.metadata
+
+        console.write(f"hivemem {importlib.metadata.version('hivemem')}")
+        parser.exit()
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, or one that knows no others than those beside `command`."""
     parser = argparse.ArgumentParser(
         prog="hivemem",
         description="Shared, durable memory for fleets of AI agents.",
         epilog=EXIT_CODES,
     )
-    version = importlib.metadata.version("hivemem")
-    parser.add_argument("--version", action="version", version=f"hivemem {version}")
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    cli_cluster.add_commands(commands)
-    cli_data.add_commands(commands)
-    cli_transfer.add_commands(commands)
-    cli_measure.add_commands(commands)
-    cli_mcp.add_commands(commands)
+    chosen = [name for name, contains in MODULES.items() if command in contains]
+    for name in chosen or MODULES:
+        importlib.import_module(name).add_commands(commands)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    options = build_parser().parse_args(arguments)
-    as_json = getattr(options, "output", "table") == "json"
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser(given[0] if given else None).parse_args(given)
     try:
         return int(options.run(options))
     except HivememError as error:
-        _report(error, as_json=as_json)
+        _report(error, options)
         return _status_of(error)
     except UsageError as error:
         console.say(f"hivemem {options.command}: {error}; see hivemem {options.command} --help")
@@ -103,22 +129,18 @@ def _status_of(error: HivememError) -> int:
             return EXIT_FAILED
 
 
-def _report(error: HivememError, *, as_json: bool) -> None:
-    if as_json:
-        fields = {
-            "code": error.code,
-            "message": error.message,
-            "definite": error.definite,
-            "leader": error.leader,
-            "field": error.field,
-            "version": error.version,
-        }
-        console.say(json.dumps({"error": fields}))
+def _report(error: HivememError, options: argparse.Namespace) -> None:
+    if getattr(options, "output", "table") == "json":
+        names = ("code", "message", "definite", "leader", "field", "version")
+        console.say_json({"error": {name: getattr(error, name) for name in names}})
         return
+    message = error.message
+    if error.code == "KEY_NOT_FOUND" and hasattr(options, "path"):
+        message = f"{message}: {options.path}"
     advice = _ADVICE.get(error.code if error.definite else "OUTCOME_UNKNOWN")
-    # The client's own words may say the same already.
-    more = f"; {advice}" if advice and "request_id" not in error.message else ""
-    console.say(f"hivemem: {console.printable(error.message)} [{error.code}]{more}")
+    # The error's own words may give it already.
+    more = f"; {advice}" if advice and "request" not in message else ""
+    console.say(f"hivemem: {console.printable(message)} [{error.code}]{more}")
 
 
 if __name__ == "__main__":

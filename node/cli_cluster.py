@@ -19,6 +19,7 @@ from typing import Any
 from node import console, discovery
 from node.clock import SystemClock
 from node.config import add_config_arguments, environment
+from node.config_schema import HTTP_PORT
 from node.errors import LaunchError
 from node.local_cluster import (
     Exit,
@@ -30,7 +31,7 @@ from node.local_cluster import (
     supervise,
 )
 from node.local_launch import NODES_DEFAULT, Request, bring_up
-from node.local_plan import launch_lock, read_plan
+from node.local_plan import HOST, launch_lock, port_is_free, read_plan
 
 EXIT_INTERRUPTED = 130
 
@@ -83,6 +84,9 @@ def run_up(options: argparse.Namespace) -> int:
     views = cluster.views()
     if already:
         console.say("hivemem: already running")
+    elif options.port is None and views[0].http != f"http://{HOST}:{HTTP_PORT}":
+        if not port_is_free(HTTP_PORT):
+            console.say(f"hivemem: port {HTTP_PORT} is taken by another program: using others")
     _show(cluster, views, options.output)
     if options.output == "table":
         flag = "" if root == discovery.data_dir(None, environ) else f" --data-dir {root}"

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 RECORD = "NAMESPACE/SESSION/KEY"
 LS_LIMIT_DEFAULT = 1000  # what a person would still look through
 HISTORY_LIMIT_DEFAULT = 100
-PREVIEW_BYTES = 200  # of a value, in tables
+PREVIEW_BYTES = 80  # of a value, in tables
+_CUT = "\ufffd"  # what a character that the preview cuts in two looks like
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -249,8 +250,10 @@ def _say_more(more: bool, options: argparse.Namespace) -> None:
 def _preview(value: bytes | None) -> str:
     if value is None:
         return "-"
+    if b"\x00" in value[:PREVIEW_BYTES]:
+        return "(bytes that are not text)"
     text = value[:PREVIEW_BYTES].decode("utf-8", "replace")
-    return text if len(value) <= PREVIEW_BYTES else f"{text}…"
+    return text if len(value) <= PREVIEW_BYTES else f"{text.rstrip(_CUT)}…"
 
 
 async def _history(client: HivememClient, options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ aiohttp's client, and it decides nothing: retries are node/client_retry.py's.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def _text(reason: Exception) -> str:
     if isinstance(reason, aiohttp.ClientConnectorError):
         # Its own text repeats the address and names the library's internals.
         error = reason.os_error
-        return error.strerror or str(error) or type(error).__name__
+        return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return str(reason) or type(reason).__name__
 
 

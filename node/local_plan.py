@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from node.errors import LaunchError
 
 PLAN_FORMAT = 1  # raised when cluster.json changes its shape
 HOST = "127.0.0.1"
+LAUNCH_WAIT_MS = 15_000  # ms; two `up` at once: the second finds the cluster of the first
+_LAUNCH_POLL_MS = 50
 # Ports for when the usual ones are taken: above those of registered services, below the
 # range from which Linux and macOS draw ports of outgoing connections (32768 and 49152 up).
 SPARE_PORTS = range(20_000, 32_000)
@@ -196,19 +199,33 @@ def delete_plan(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def launch_lock(root: Path) -> Iterator[None]:
-    """Hold the right to start, stop or delete the cluster in `root`. Raises LaunchError."""
+    """Hold the right to start, stop or delete the cluster in `root`.
+
+    Waits for another command that is about to be done. Raises LaunchError.
+    """
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(root / "launch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise LaunchError(explain(root, error)) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        waited_ms = 0
+        while not _try_lock(descriptor):
+            if waited_ms >= LAUNCH_WAIT_MS:
+                raise LaunchError(f"another hivemem command is at work on {root}; try again")
+            time.sleep(_LAUNCH_POLL_MS / 1000)
+            waited_ms += _LAUNCH_POLL_MS
         yield
-    except BlockingIOError:
-        raise LaunchError(f"another hivemem command is at work on {root}; try again") from None
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def with_ports(plan: Plan, base: int | None, clock: Clock, *, spare: bool = False) -> Plan:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from node import local_plan
 from node.clock import SystemClock
 from node.config import load
 from node.config_schema import HTTP_PORT, PEER_PORT_OFFSET
@@ -167,7 +168,10 @@ def test_a_path_through_a_file_is_explained(tmp_path: Path) -> None:
         pass
 
 
-def test_only_one_command_works_on_a_folder(tmp_path: Path) -> None:
+def test_only_one_command_works_on_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_plan, "LAUNCH_WAIT_MS", 100)
     with (
         launch_lock(tmp_path),
         pytest.raises(LaunchError, match="another hivemem command"),
