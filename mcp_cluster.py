@@ -26,7 +26,7 @@ from node.errors import HivememError, NotFound
 
 AnyPage = TypeVar("AnyPage", Page, HistoryPage)
 
-VIEW_MS_MAX = 3000  # ms; how long a health check waits for a node that answers
+VIEW_MS_MAX = 2000  # ms; how long a health check waits for a node that answers
 PARTICIPANTS_SECONDS_MAX = 0.5  # how much longer a decision waits for the cluster's members
 GUIDE_NAMESPACE = "default"  # the guide's tools know sessions and keys only
 

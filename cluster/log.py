@@ -138,6 +138,11 @@ class SegmentedLog:
         """Bytes buffered, queued or being fsynced, of this log."""
         return self._backlog_bytes
 
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of entries in memory: at most `cache_bytes` plus what is not durable."""
+        return self._recent.bytes
+
     def term_at(self, index: int) -> int | None:
         if not self._first_index <= index <= self._last_index:
             return None
@@ -257,6 +262,8 @@ class SegmentedLog:
 
     def _on_done(self, done: Done) -> None:
         """Take over what the writer made durable."""
+        if self._reader is not None:
+            self._reader[1].forget()
         for segment, truncate_from, first, offsets in done.placements:
             if segment is not self._segments.segments[-1]:
                 self._segments.add(segment)

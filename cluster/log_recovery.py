@@ -77,7 +77,7 @@ class Recovered(NamedTuple):
 
 
 class SegmentReader:
-    """Reads one segment through a small window. Its bytes must not change once read."""
+    """Reads one segment through a small window; `forget` it when the file has grown."""
 
     def __init__(self, path: Path) -> None:
         self._fd = log_files.open_existing(path, write=False)
@@ -94,6 +94,10 @@ class SegmentReader:
                 large, self._window = self._window, b""
                 return large
         return self._window[start : start + size]
+
+    def forget(self) -> None:
+        """Drop what was read ahead. It may lie where zeros were and records are now."""
+        self._window = b""
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size

@@ -159,7 +159,7 @@ class SegmentAppender:
         record = encode_record_header(self._segment.seed, self._end, self._end, SYNC, 0, 0, b"")
         self._staged.append(record)
         self._end += len(record)
-        self._write_staged(self._options.preallocate_bytes)
+        self._write_staged(ahead_bytes=0)
 
     def close(self) -> None:
         if self._fd >= 0:

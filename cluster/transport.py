@@ -394,8 +394,6 @@ class Transport:
             events.peer_disconnected(peer.id)
 
     def _note_failure(self, peer: Peer, reason: str) -> None:
-        if peer.connection is not None:
-            return
         if reason != peer.last_error:  # The same failure again is no news.
             logger.warning("peer %s: %s", peer.id, reason)
         peer.last_error = reason
@@ -405,7 +403,7 @@ class Transport:
         self.connections_refused += 1
         claimed = connection.claimed
         peer = self._peers.get(claimed) if claimed is not None else None
-        if peer is not None and peer.connection is None:
+        if peer is not None:  # It shows only while the peer is not connected.
             peer.last_error = f"refused a connection from {connection.remote}: {reason}"
         now = self._clock()
         if now - self._refusal_logged_at < _REFUSAL_LOG_SECONDS:

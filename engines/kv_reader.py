@@ -40,19 +40,23 @@ from engines.layout import (
     unpack_change,
     unpack_leaf,
 )
-from engines.store import Snapshot
+from engines.store import Snapshot, Transaction
 
 
 class KvReader:
     """Reads the state as of one snapshot."""
 
-    __slots__ = ("_databases", "_loaded", "_snapshot", "_txn")
+    __slots__ = ("_databases", "_loaded", "_snapshot")
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._txn = snapshot.txn
         self._databases = snapshot.databases
         self._loaded: Counters | None = None
+
+    @property
+    def _txn(self) -> Transaction:
+        # Not kept: the transaction must end with the snapshot, even if the reader stays.
+        return self._snapshot.txn
 
     @property
     def _counters(self) -> Counters:

@@ -215,6 +215,8 @@ class Snapshot:
         traceback: TracebackType | None,
     ) -> None:
         self.txn.abort()
+        # LMDB's reader slot is free for others once the object is gone, too.
+        del self.txn
         self._release()
         if isinstance(error, lmdb.Error):
             raise self.store._translated(error) from error

@@ -31,7 +31,7 @@ from node.local_cluster import (
     supervise,
 )
 from node.local_launch import NODES_DEFAULT, Request, bring_up
-from node.local_plan import HOST, launch_lock, port_is_free, read_plan
+from node.local_plan import launch_lock, read_plan
 
 EXIT_INTERRUPTED = 130
 
@@ -84,9 +84,8 @@ def run_up(options: argparse.Namespace) -> int:
     views = cluster.views()
     if already:
         console.say("hivemem: already running")
-    elif options.port is None and views[0].http != f"http://{HOST}:{HTTP_PORT}":
-        if not port_is_free(HTTP_PORT):
-            console.say(f"hivemem: port {HTTP_PORT} is taken by another program: using others")
+    elif cluster.plan.nodes[0].http_port != (options.port or HTTP_PORT):
+        console.say(f"hivemem: not at the usual port {HTTP_PORT}; node1 is at {views[0].http}")
     _show(cluster, views, options.output)
     if options.output == "table":
         flag = "" if root == discovery.data_dir(None, environ) else f" --data-dir {root}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Work = Callable[[HivememClient, argparse.Namespace], Awaitable[int]]
 
 TIMEOUT_MS_DEFAULT = 10_000  # a person waits longer than a program, and a failover passes
+UNREACHABLE_MS_MAX = 1000  # but nobody waits for a cluster that is not there
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -97,7 +98,11 @@ async def _with_client(work: Work, options: argparse.Namespace) -> int:
 
     found = discovery.from_options(options)
     async with HivememClient(
-        found.endpoints, token=found.token, ca_file=found.ca_file, timeout_ms=options.timeout_ms
+        found.endpoints,
+        token=found.token,
+        ca_file=found.ca_file,
+        timeout_ms=options.timeout_ms,
+        unreachable_ms_max=UNREACHABLE_MS_MAX,
     ) as client:
         return await work(client, options)
 

@@ -24,8 +24,8 @@ from typing import Self
 from node import client_wire as wire
 from node.client_api import ClientApi
 from node.client_http import Connections
-from node.client_operations import Branch, Transaction
 from node.client_retry import Call, Reply, Retrier, SendFailed
+from node.client_txn import Branch, Transaction
 from node.client_types import (
     BatchDelete,
     BatchGet,
@@ -129,14 +129,22 @@ class HivememClient(ClientApi):
         timeout_ms: int = TIMEOUT_MS_DEFAULT,
         connections_max: int = CONNECTIONS_MAX_DEFAULT,
         watches_max: int = WATCHES_MAX_DEFAULT,
+        unreachable_ms_max: int | None = None,
         clock: Clock | None = None,
+        follow: bool = True,
     ) -> None:
-        """`ca_file`: PEM certificates to trust for https; None: the system's.
+        """`ca_file`: PEM certificates to trust for https; None: the system's. `follow` False:
+        ask only the given endpoints, whoever leads; to see what one node answers.
 
-        Connects to nothing yet, and needs no event loop. Raises: BadRequest.
+        `unreachable_ms_max`: give up sooner than the deadline where no node at all takes a
+        connection for so long; None: wait for one. Connects to nothing yet, and needs no
+        event loop. Raises: BadRequest.
         """
         self._clock = clock or SystemClock()
-        self._topology = Topology([endpoints] if isinstance(endpoints, str) else endpoints)
+        self._topology = Topology(
+            [endpoints] if isinstance(endpoints, str) else endpoints, fixed=not follow
+        )
+        self._follow = follow
         self._connections = Connections(
             token=token,
             ca_file=None if ca_file is None else str(ca_file),
@@ -144,7 +152,11 @@ class HivememClient(ClientApi):
             streams_max=watches_max,
         )
         self._retrier = Retrier(
-            self._topology, self._connections.send, self._clock, self._leader_may_have_changed
+            self._topology,
+            self._connections.send,
+            self._clock,
+            self._leader_may_have_changed,
+            unreachable_ms_max,
         )
         self._timeout_ms = _checked(timeout_ms)
         self._watches_max = watches_max
@@ -241,7 +253,7 @@ class HivememClient(ClientApi):
     def _discover(self, pause: float) -> None:
         """Look at the cluster in the background, unless that was done `pause` seconds ago."""
         now = self._clock.monotonic()
-        if now < self._discover_at + pause or self._discovery is not None:
+        if not self._follow or now < self._discover_at + pause or self._discovery is not None:
             return
         self._discover_at = now
         self._discovery = asyncio.create_task(self._look())

@@ -6,19 +6,16 @@ and retries.
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import replace
 from typing import TypeVar
 
 from node import client_wire as wire
-from node.client_operations import Transaction, batch_document
+from node.client_batch import batch_document, run_batch
 from node.client_retry import Call, Reply
+from node.client_txn import Transaction
 from node.client_types import (
     JSON,
-    BatchGet,
     BatchOperation,
     BatchResult,
     ClusterView,
@@ -35,12 +32,11 @@ from node.client_types import (
     Value,
 )
 from node.clock import Clock
-from node.errors import HivememError, Unavailable
+from node.errors import HivememError
 
 T = TypeVar("T")
 
 PAGE_ITEMS = 1000  # items asked for at once when listing everything
-BATCH_PAUSE_SECONDS_MAX = 0.1  # before operations without an outcome are sent again
 
 
 class ClientApi(ABC):
@@ -324,34 +320,13 @@ class ClientApi(ABC):
         the batch as a whole is raised.
         """
         deadline = self._deadline(timeout_ms)
-        filled = [self._identified(each) for each in operations]
-        results: dict[int, BatchResult | HivememError] = {}
-        waiting = list(range(len(filled)))
-        while waiting:
-            chosen = [filled[i] for i in waiting]
-            left_ms = max(1, int(1000 * (deadline - self._clock.monotonic())))
-            call = _post("/v1/batch", batch_document(chosen))
-            try:
-                decode = wire.batch_results(chosen)
-                answers = await self._write(call, decode, min(left_ms, 60_000))
-            except HivememError as error:
-                if not results:
-                    raise
-                # Each its own, because what is known of each operation differs.
-                answers = [copy(error) for _ in waiting]
-            for i, answer in zip(waiting, answers, strict=True):
-                results[i] = _carried(results.get(i), answer)
-            waiting = [i for i in waiting if isinstance(results[i], Unavailable)]
-            pause = self._clock.random().uniform(0, BATCH_PAUSE_SECONDS_MAX)
-            if not waiting or self._clock.monotonic() + pause >= deadline:
-                break
-            await asyncio.sleep(pause)
-        return [results[i] for i in range(len(filled))]
+        return await run_batch(operations, self._batch_once, self._clock, deadline)
 
-    def _identified(self, op: BatchOperation) -> BatchOperation:
-        if isinstance(op, BatchGet) or op.request_id is not None:
-            return op
-        return replace(op, request_id=self._clock.new_id())
+    async def _batch_once(
+        self, operations: Sequence[BatchOperation], timeout_ms: int
+    ) -> Sequence[BatchResult | HivememError]:
+        call = _post("/v1/batch", batch_document(operations))
+        return await self._write(call, wire.batch_results(operations), timeout_ms)
 
     # --- The cluster ---------------------------------------------------------------
 
@@ -421,14 +396,3 @@ async def _names(next_page: Callable[[str | None], Awaitable[NamePage]]) -> Asyn
         cursor = page.next_cursor
         if cursor is None:
             return
-
-
-def _carried(
-    earlier: BatchResult | HivememError | None, now: BatchResult | HivememError
-) -> BatchResult | HivememError:
-    """`now`, but not more certain than what is known of earlier tries of the operation."""
-    unsure = isinstance(earlier, HivememError) and not earlier.definite
-    # Nodes remember a conflict under the request id: it settles the earlier tries too.
-    if unsure and isinstance(now, HivememError) and now.code != "VERSION_CONFLICT":
-        now.definite = False
-    return now

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import aiohttp
 from yarl import URL
 
-from node import client_wire as wire
+from node import client_errors
 from node.client_retry import Call, SendFailed, node_timeout_ms
 from node.errors import BadRequest
 
@@ -105,8 +105,10 @@ class Connections:
         except TimeoutError as reason:
             message = f"no answer within {seconds:.3g} s" if attempt.sent else "no connection"
             raise SendFailed(message, sent=attempt.sent, timed_out=True) from reason
-        except (aiohttp.ClientError, OSError, ValueError) as reason:
+        except (aiohttp.ClientError, OSError) as reason:
             raise SendFailed(_text(reason), sent=attempt.sent) from reason
+        except ValueError as reason:  # such as a line break in a content type
+            raise BadRequest(f"the request cannot be sent: {reason}") from reason
 
     async def open(self, address: str, target: str) -> HttpStream:
         """Open an event stream. Raises: SendFailed, HivememError (the node's answer)."""
@@ -121,7 +123,7 @@ class Connections:
             if response.status == 200:
                 return HttpStream(response)
             async with response:
-                raise wire.error(response.status, await response.read())
+                raise client_errors.error(response.status, await response.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as reason:
             raise SendFailed(_text(reason), sent=False) from reason
 

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from node import client_wire as wire
+from node import client_errors
 from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.topology import Topology
@@ -89,6 +89,7 @@ class _Trouble:
     """What went wrong so far in one call."""
 
     mutates: bool
+    reached: bool = False  # some node took a request
     maybe_applied: bool = False  # some attempt's outcome is not known
     answered: HivememError | None = None  # the last error that a node answered
     failed: HivememError | None = None  # the last attempt without an answer
@@ -99,10 +100,12 @@ class _Trouble:
 
     def note_answer(self, error: HivememError) -> None:
         self.answered = error
+        self.reached = True
         self.maybe_applied |= self.mutates and not error.definite
 
     def note_failure(self, address: str, failure: SendFailed) -> None:
         text = f"no answer from {address}: {failure}"
+        self.reached |= failure.sent
         self.maybe_applied |= self.mutates and failure.sent
         if self.mutates and failure.sent:
             hint = "the write may or may not be applied; retry it with the same request_id"
@@ -143,18 +146,26 @@ class Retrier:
         send: Send,
         clock: Clock,
         on_trouble: Callable[[], None] = lambda: None,
+        unreachable_ms_max: int | None = None,
     ) -> None:
-        """`on_trouble` is called when a node did not answer: who leads may have changed."""
+        """`on_trouble` is called when a node did not answer: who leads may have changed.
+
+        `unreachable_ms_max`: give up after so long without any node that takes a request,
+        though the deadline allows more; None: do not.
+        """
         self._topology = topology
         self._send = send
         self._clock = clock
         self._on_trouble = on_trouble
+        self._unreachable_ms_max = unreachable_ms_max
 
     async def run(self, call: Call, timeout_ms: int) -> Reply:
         """The first successful answer. Raises: HivememError."""
         deadline = self._clock.monotonic() + timeout_ms / 1000
         budget = _Budget(timeout_ms / 1000)
         trouble = _Trouble(call.mutates)
+        patience_ms = self._unreachable_ms_max
+        patience_left = 0.0 if patience_ms is None else (timeout_ms - patience_ms) / 1000
         pause = PAUSE_SECONDS_MIN
         while True:
             reply = await self._round(call, deadline, budget, trouble)
@@ -162,7 +173,9 @@ class Retrier:
                 return reply
             wait = self._clock.random().uniform(0, pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
-            if self._left(deadline) - wait < ATTEMPT_SECONDS_MIN:
+            left = self._left(deadline) - wait
+            hopeless = not trouble.reached and left < patience_left
+            if left < ATTEMPT_SECONDS_MIN or hopeless:
                 raise trouble.expired()
             await asyncio.sleep(wait)
 
@@ -175,7 +188,7 @@ class Retrier:
             trouble.note_failure(address, failure)
             raise trouble.expired() from failure
         if reply.status >= 300:
-            raise wire.error(reply.status, reply.body)
+            raise client_errors.error(reply.status, reply.body)
         return reply
 
     async def _round(
@@ -212,7 +225,7 @@ class Retrier:
 
     def _refused(self, address: str, reply: Reply, trouble: _Trouble) -> None:
         """Learn from an error; raise it unless another node, or the same later, may do better."""
-        error = wire.error(reply.status, reply.body)
+        error = client_errors.error(reply.status, reply.body)
         trouble.note_answer(error)
         if not isinstance(error, Unavailable | DeadlineExceeded):
             raise trouble.final(error)

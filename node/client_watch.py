@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, TypeVar
 
+from node import client_errors
 from node import client_wire as wire
 from node.client_retry import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, SendFailed
 from node.client_types import Event, EventId
@@ -79,7 +80,7 @@ class EventParser:
             try:
                 text = value.removeprefix(b" ").decode()
             except UnicodeDecodeError as reason:
-                raise wire.unexpected(reason) from reason
+                raise client_errors.unexpected(reason) from reason
             field = name.decode()
             if field == "data" and field in self._fields:
                 text = f"{self._fields[field]}\n{text}"

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TypeVar, cast
 from urllib.parse import quote
 
+from node.client_errors import error_of, unexpected
 from node.client_types import (
     BYTES,
     TEXT,
@@ -39,36 +40,11 @@ from node.client_types import (
     TxnResult,
     Value,
 )
-from node.errors import (
-    BadRequest,
-    CompactedError,
-    Conflict,
-    DeadlineExceeded,
-    HivememError,
-    InternalError,
-    MethodNotAllowed,
-    NotFound,
-    Unauthenticated,
-    Unavailable,
-)
+from node.errors import BadRequest, HivememError
 
 T = TypeVar("T")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
 Fields = dict[str, object]
-
-ERRORS: Mapping[int, type[HivememError]] = {
-    400: BadRequest,
-    401: Unauthenticated,
-    404: NotFound,
-    405: MethodNotAllowed,
-    409: Conflict,
-    410: CompactedError,
-    413: BadRequest,
-    500: InternalError,
-    502: Unavailable,  # a proxy between us and the node
-    503: Unavailable,
-    504: DeadlineExceeded,
-}
 
 
 def path(namespace: str, session: str | None = None, key: str | None = None) -> str:
@@ -195,31 +171,6 @@ def operation(op: BatchOperation) -> Fields:
             return {"op": "put", **names, **encoded_value(op.value), **without_none(written)}
 
 
-def error(status: int, body: bytes) -> HivememError:
-    """The error that an answer of this status carries; also for what is not our shape."""
-    try:
-        fields = json.loads(body)["error"]
-        return _error(status, fields)
-    except (ValueError, KeyError, TypeError):
-        kind = ERRORS.get(status, InternalError)
-        text = body[:200].decode("utf-8", "replace").strip()
-        # What did not come from a node says nothing about what a node did.
-        return kind(f"HTTP {status} without the API's error shape: {text}", definite=False)
-
-
-def _error(status: int, fields: Fields) -> HivememError:
-    kind = ERRORS.get(status, InternalError)
-    return kind(
-        cast(str, fields["message"]),
-        code=cast(str, fields["code"]),
-        definite=fields["definite"] is True,
-        leader=cast("str | None", fields.get("leader")),
-        field=cast("str | None", fields.get("field")),
-        version=cast("int | None", fields.get("version")),
-        status=status,
-    )
-
-
 def parsed(body: bytes, decode: Callable[[Fields], T], *, mutates: bool = False) -> T:
     """Decode a JSON answer. Raises: InternalError if it is not what the API documents."""
     try:
@@ -229,13 +180,6 @@ def parsed(body: bytes, decode: Callable[[Fields], T], *, mutates: bool = False)
         return decode(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise unexpected(reason, mutates=mutates) from reason
-
-
-def unexpected(reason: Exception, *, mutates: bool = False) -> InternalError:
-    return InternalError(
-        f"the node's answer is not what the API documents: {type(reason).__name__}: {reason}",
-        definite=not mutates,
-    )
 
 
 def time_of(text: object) -> datetime:
@@ -402,7 +346,7 @@ def batch_results(
 
 def _batch_step(op: BatchOperation, fields: Fields) -> BatchResult | HivememError:
     if "error" in fields:
-        return _error(_int(fields["status"]), cast(Fields, fields["error"]))
+        return error_of(_int(fields["status"]), cast(Fields, fields["error"]))
     match op:
         case BatchPut():
             return put_result(fields)

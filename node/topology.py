@@ -44,11 +44,12 @@ def normalised(address: str, scheme: str = "http") -> str:
 class Topology:
     """Addresses in the order in which to try them. Invariant: `known` is never empty."""
 
-    def __init__(self, configured: Sequence[str]) -> None:
-        """Raises: BadRequest if an address is none, or there is none."""
+    def __init__(self, configured: Sequence[str], *, fixed: bool = False) -> None:
+        """`fixed`: learn nothing. Raises: BadRequest if an address is none, or there is none."""
         if not configured:
             raise BadRequest("at least one endpoint is needed", field="endpoints")
         self._configured = tuple(dict.fromkeys(normalised(each) for each in configured))
+        self._fixed = fixed
         self._learned: tuple[str, ...] = ()
         # A cluster that was reached over TLS must not talk us into plain text.
         self._tls_only = all(each.startswith("https:") for each in self._configured)
@@ -102,7 +103,7 @@ class Topology:
 
     def led_by(self, address: str) -> None:
         """A node says that the leader is at `address`."""
-        found = self._acceptable(address)
+        found = None if self._fixed else self._acceptable(address)
         if found is None:
             return
         if found not in self.known and len(self.known) < ADDRESSES_MAX:
@@ -111,6 +112,8 @@ class Topology:
 
     def learn(self, addresses: Sequence[str], leader: str | None) -> None:
         """Replace what was learned by what the cluster says now."""
+        if self._fixed:
+            return
         found = [self._acceptable(each) for each in addresses]
         room = ADDRESSES_MAX - len(self._configured)
         self._learned = tuple(each for each in found if each is not None)[:room]

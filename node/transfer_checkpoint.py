@@ -31,16 +31,14 @@ class Checkpoint:
     namespace: str | None
     lines: int = 0
     offset: int = 0  # bytes of those lines
-    bad_lines: int = 0
     head_sha256: str = hashlib.sha256(b"").hexdigest()
     format: int = FORMAT
 
-    def moved(self, file: BinaryIO, lines: int, offset: int, bad_lines: int) -> Checkpoint:
+    def moved(self, file: BinaryIO, lines: int, offset: int) -> Checkpoint:
         return replace(
             self,
             lines=lines,
             offset=offset,
-            bad_lines=bad_lines,
             head_sha256=_head(file, offset),
         )
 

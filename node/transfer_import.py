@@ -66,7 +66,7 @@ class Report:
 
     stored: int = 0
     expired: int = 0  # records whose time had passed: not stored
-    bad_lines: int = 0  # of former runs, too
+    bad_lines: int = 0
     resumed_lines: int = 0
 
 
@@ -116,7 +116,6 @@ class Import:
         """
         self._checkpoint = await self._resumed_or_new()
         self._report.resumed_lines = self._checkpoint.lines
-        self._report.bad_lines = self._checkpoint.bad_lines
         self._batch = self._new_batch((self._checkpoint.lines, self._checkpoint.offset))
         self._durable = self._batch.last
         finished = False
@@ -349,7 +348,7 @@ class Import:
     def _save(self) -> None:
         path = self._request.path
         if path is not None:
-            now = self._checkpoint.moved(self._request.file, *self._durable, self._report.bad_lines)
+            now = self._checkpoint.moved(self._request.file, *self._durable)
             checkpoints.save(checkpoints.path_of(path), now)
 
 

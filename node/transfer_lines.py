@@ -163,6 +163,8 @@ async def read_lines(descriptor: int, number: int = 0, offset: int = 0) -> Async
     while True:
         await _readable(descriptor)
         data = os.read(descriptor, READ_BYTES)
+        # A file of which nothing needs to be sent must not keep what was sent waiting.
+        await asyncio.sleep(0)
         if not data:
             break
         *complete, rest = data.split(b"\n")

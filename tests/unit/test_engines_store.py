@@ -177,6 +177,22 @@ def test_snapshots_are_bounded_and_come_back(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_snapshot_ends_with_its_block_even_if_it_is_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "live", MAP_BYTES, 3)
+    kept = []
+    for _ in range(20):
+        with store.read() as snapshot:
+            kept.append((snapshot, KvReader(snapshot)))
+    with pytest.raises(AttributeError):
+        kept[0][1].get("n", "s", b"k")
+    store.close()
+
+
+def test_what_lmdb_says_in_a_snapshot_becomes_an_error_of_this_package(state: State) -> None:
+    with pytest.raises(StoreFailed, match="live"), state.store.read() as snapshot:
+        snapshot.txn.get(b"", db=snapshot.databases.leaves)
+
+
 def test_the_file_stops_growing_when_the_window_is_full(tmp_path: Path) -> None:
     limits = replace(Limits(), watch_window_changes_max=20, history_versions_max=2)
     state = State(tmp_path / "live", limits)
@@ -414,3 +430,28 @@ def test_reads_on_an_empty_state_find_nothing(state: State) -> None:
         assert reader.due(NOW, 10) == []
         assert reader.changes(ChangeId(0, 0), 10, 10, True) == []
         assert isinstance(reader, KvReader)
+
+
+def test_names_that_cannot_be_are_not_found(state: State) -> None:
+    state.put(b"k")
+    long = "x" * 5000
+    with state.reader() as reader:
+        for namespace, session, key in (
+            (long, "s", b"k"),
+            ("n", long, b"k"),
+            ("n", "s", b"k" * 70_000),
+            ("n", "s", b""),
+            ("", "", b"k"),
+            ("n\x00s", "", b"k"),
+        ):
+            assert reader.get(namespace, session, key) is None
+            assert reader.get_at(namespace, session, key, 0) is None
+            assert reader.history(namespace, session, key, None, 1, 1, True).changes == ()
+        assert reader.scan(long, "s", b"", None, 1, 1, True).records == ()
+        assert reader.scan("n", "s", b"z" * 70_000, None, 1, 1, True).records == ()
+        assert reader.scan("n", "s", b"", b"z" * 70_000, 1, 1, True).records == ()
+        assert len(reader.scan("n", "s", b"", b"a" * 70_000, 1, 1, True).records) == 1
+        assert reader.namespaces(long, 10) == reader.sessions(long, None, 10) == []
+        assert reader.namespaces("a" * 5000, 10) == ["n"]
+        assert reader.sessions("n", long, 10) == []
+        assert reader.sessions("n", "a" * 5000, 10) == ["s"]

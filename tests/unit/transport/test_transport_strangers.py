@@ -209,7 +209,8 @@ async def test_a_peer_that_accepts_and_says_nothing_is_given_up(nodes: Nodes) ->
 
 
 async def test_strangers_are_bounded_and_the_oldest_gives_way(nodes: Nodes) -> None:
-    limits = {"connections_unauthenticated_max": 3}
+    # The deadline of the handshake is far away: only eviction can close them.
+    limits = {"connections_unauthenticated_max": 3, "handshake_ms_max": 600_000}
     b, at_b = await nodes.start("b", {"a": NOWHERE}, limits=limits)
     strangers = [nodes.raw() for _ in range(5)]
     for stranger in strangers:

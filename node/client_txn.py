@@ -1,12 +1,12 @@
-"""Building what one request carries: transactions, and the bodies of `/v1/txn` and `/v1/batch`."""
+"""Transactions, as a client builds them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from node import client_wire as wire
-from node.client_types import JSON, BatchOperation, TxnResult
+from node.client_types import JSON, TxnResult
 
 CompareOp = Literal["==", "!=", "<", "<=", ">", ">="]
 
@@ -108,7 +108,3 @@ class Transaction:
                 "else": self.otherwise.operations,
             }
         )
-
-
-def batch_document(operations: Sequence[BatchOperation]) -> bytes:
-    return wire.dumps({"operations": [wire.operation(each) for each in operations]})
