@@ -137,7 +137,8 @@ class LogWriter:
         Runs the callbacks of what became durable. Raises StorageFailed if the disk does
         not answer within `drain_seconds_max`; a failure of the writer goes to `on_failure`.
         """
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
+            self.deliver()
             return
         reached = threading.Event()
         self._queue.put(reached)

@@ -18,10 +18,11 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from cluster.calls import CallHandler, CallServer
 from cluster.connection import Connection, describe
+from cluster.dialler import Rng, connected_socket, dial_forever
 from cluster.errors import HandshakeRefused, PeerUnreachable
 from cluster.framing import GROUP, Frame
 from cluster.handshake import Handshake, Hello, check_hello
@@ -29,25 +30,13 @@ from cluster.interfaces import PeerEvents
 from cluster.listener import Listener
 from cluster.peer import Peer
 from cluster.peer_tls import check_certificate, client_context, server_context
-from cluster.transport_config import (
-    PeerAddress,
-    PeerState,
-    PeerTls,
-    TransportLimits,
-    backoff_seconds,
-)
+from cluster.transport_config import PeerAddress, PeerState, PeerTls, TransportLimits
 
 __all__ = ["PeerAddress", "PeerState", "PeerTls", "Transport", "TransportLimits"]
 
 logger = logging.getLogger(__name__)
 
 _REFUSAL_LOG_SECONDS: Final = 1.0  # strangers must not be able to flood the log
-
-
-class Rng(Protocol):
-    """The part of random.Random that jitter needs."""
-
-    def random(self) -> float: ...
 
 
 class Transport:
@@ -207,7 +196,9 @@ class Transport:
         loop = asyncio.get_running_loop()
         for peer in self._peers.values():
             if self.self_id < peer.id:
-                task = loop.create_task(self._dial_forever(peer))
+                task = loop.create_task(
+                    dial_forever(partial(self._dial, peer), self._limits, self._rng)
+                )
                 task.add_done_callback(_report)
                 self._dialling.append(task)
         self._schedule_tick()
@@ -248,16 +239,6 @@ class Transport:
 
     # Connecting.
 
-    async def _dial_forever(self, peer: Peer) -> None:
-        failures = 0
-        while True:
-            connection = await self._dial(peer)
-            if connection is not None:
-                failures = 0
-                await connection.lost
-            await asyncio.sleep(backoff_seconds(self._limits, failures, self._rng.random()))
-            failures += 1
-
     async def _dial(self, peer: Peer) -> Connection | None:
         """One attempt: an open connection, or None with `last_error` set."""
         loop = asyncio.get_running_loop()
@@ -267,7 +248,7 @@ class Transport:
             async with asyncio.timeout(timeout):
                 # Connected here and not by create_connection: uvloop's, given up on
                 # while TLS has yet to begin, reports an error that nobody can catch.
-                sock = await _connected_socket(peer.address)
+                sock = await connected_socket(peer.address)
                 await loop.create_connection(
                     lambda: connection,
                     sock=sock,
@@ -438,24 +419,3 @@ def _report(task: asyncio.Task[None]) -> None:
         task.get_loop().call_exception_handler(
             {"message": "dialling a peer failed for good", "exception": error, "task": task}
         )
-
-
-async def _connected_socket(address: PeerAddress) -> socket.socket:
-    """A TCP connection to the first of the host's addresses that accepts. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    failure = OSError(f"no address for {address.host}")
-    for family, kind, protocol, _, target in found:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, target)
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure

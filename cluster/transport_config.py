@@ -93,13 +93,3 @@ class TransportLimits:
             raise ValueError("silence_ms_max must be at least twice ping_ms")
         if self.reconnect_ms_max < self.reconnect_ms_min:
             raise ValueError("reconnect_ms_max must be at least reconnect_ms_min")
-
-
-def backoff_seconds(limits: TransportLimits, failures: int, jitter: float) -> float:
-    """How long to wait before dialling again after `failures` failures in a row.
-
-    Doubles from reconnect_ms_min to reconnect_ms_max; `jitter`, 0 to 1, takes off up
-    to a half, so that the nodes of a cluster do not knock in step.
-    """
-    whole = min(limits.reconnect_ms_max, limits.reconnect_ms_min << min(failures, 16))
-    return whole / 1000 * (1 - jitter / 2)

@@ -14,7 +14,7 @@ from node import http_views
 from node.admission import ByteBudget
 from node.clock import Clock
 from node.http_limits import HttpLimits
-from node.http_wire import SERVER, Call, Sender
+from node.http_wire import SERVER, Call, Connection, Sender
 from node.service import Service
 from node.watch import Selector, Subscription, WatchEnded, WatchHub
 
@@ -85,6 +85,9 @@ class WatchStreams:
         request = call.request
         subscription = self._hub.subscribe(selector, since, values=values)
         response = web.StreamResponse(headers=_HEADERS)
+        # A watch that has nothing to send would learn of its client's end late.
+        assert isinstance(request.protocol, Connection)
+        request.protocol.on_lost = subscription.end
         self._open[id(request)] = request
         self._all_closed.clear()
         try:

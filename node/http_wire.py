@@ -100,11 +100,12 @@ class Door(web.Server):
 class Connection(web.RequestHandler):
     """One connection; answers in our error shape what never became a request."""
 
-    __slots__ = ("_door",)
+    __slots__ = ("_door", "on_lost")
 
     def __init__(self, door: Door, **options: object) -> None:
         super().__init__(door, **options)  # type: ignore[arg-type]
         self._door = door
+        self.on_lost: Callable[[], None] | None = None  # for who waits and does not write
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._door.admit(self):
@@ -117,6 +118,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._door.forget(self)
+        if self.on_lost is not None:
+            self.on_lost()
         super().connection_lost(exc)
 
     def handle_error(

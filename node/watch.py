@@ -56,7 +56,7 @@ class Selector(NamedTuple):
 
 
 class WatchEnded(Exception):
-    """The hub was closed: the node is stopping."""
+    """The watch was ended: the node is stopping, or nobody is left to tell."""
 
 
 class Queued(NamedTuple):
@@ -156,11 +156,7 @@ class WatchHub:
         """End every watch: their `next` raises WatchEnded. Idempotent."""
         self._closed = True
         for subscription in self._subscriptions():
-            subscription.wake()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
+            subscription.end()
 
     def _subscriptions(self) -> list[Subscription]:
         return [sub for group in self._by_session.values() for sub in group]
@@ -201,6 +197,7 @@ class Subscription:
         self._position = position
         self._queue: deque[Queued] = deque()
         self._awake = asyncio.Event()
+        self._ended = False
 
     @property
     def position(self) -> ChangeId:
@@ -233,7 +230,9 @@ class Subscription:
         self.lagging = True
         self._awake.set()
 
-    def wake(self) -> None:
+    def end(self) -> None:
+        """Make `next` raise WatchEnded, also one that waits already. Idempotent."""
+        self._ended = True
         self._awake.set()
 
     def close(self) -> None:
@@ -247,7 +246,7 @@ class Subscription:
         Raises: Compacted (some that follow are no longer kept), WatchEnded.
         """
         while True:
-            if self._hub.closed:
+            if self._ended:
                 raise WatchEnded
             if self._queue:
                 changes = await self._take()

@@ -26,182 +26,321 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import json
+import itertools
 import sys
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+# Found also when imported, and from a checkout that is not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from node.client import HivememClient  # noqa: E402  # found through the line above
-from node.client_types import BatchGet, BatchPut, BatchResult, PutResult, Value  # noqa: E402
-from node.errors import HivememError, NotFound  # noqa: E402
+from conversations import BadFile, Turn, load
+
+from node.client import (
+    BatchGet,
+    BatchPut,
+    HivememClient,
+    PutResult,
+    Value,
+)
+from node.discovery import add_endpoint_arguments, from_options
+from node.errors import HivememError, NotFound
 
 JSON = "application/json"
-NUMBER_MAX = 9999  # sessions of a conversation, turns of a session: four digits in the key
-SESSION_BYTES_MAX = 256  # of a sample_id: the API's bound for session names
 BATCH_TURNS_MAX = 100
 BATCH_BYTES_MAX = 4 << 20  # bytes of values in one request
 BATCHES_INFLIGHT_MAX = 4
-READS_INFLIGHT_MAX = 16
-TIMEOUT_MS_DEFAULT = 30_000  # long enough for an election
-
-
-class BadFile(Exception):
-    """The file is not what it should be. The message names the place."""
+READS_INFLIGHT_MAX = 16  # for each node
+TIMEOUT_MS_DEFAULT = 30_000  # of one request with its retries; an election takes a second or two
 
 
 class Mismatch(Exception):
     """The store holds something else than the file. The message names the place."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One turn, as it is stored."""
-
-    session: str
-    key: str
-    value: bytes
+# --- The import ----------------------------------------------------------------------
 
 
-# --- The file ------------------------------------------------------------------------
+@dataclass(slots=True)
+class Imported:
+    """What an import did. `revision`: a state that is at least as new holds every turn."""
+
+    stored: int = 0
+    present: int = 0  # there from an earlier import, with the same content
+    revision: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.stored + self.present
 
 
-def load(path: Path) -> list[Turn]:
-    """Every turn of the file, in the order of the conversations. Raises: BadFile."""
+Progress = Callable[[int, int], None]
+"""Called with turns done and turns in all."""
+
+
+async def store(
+    client: HivememClient, namespace: str, found: Sequence[Turn], progress: Progress
+) -> Imported:
+    """Create every turn that is not there yet.
+
+    Raises: Mismatch if one is there with another content, HivememError. What was stored
+    stays; the same import may be repeated.
+    """
+    # Ids of this run only: one that an earlier run used would be answered from memory even
+    # if the turn was deleted since, and nothing would be stored.
+    run = uuid.uuid4().hex
+    done = Imported()
+    pending = asyncio.Queue[list[Turn]]()
+    for batch in batches(found):
+        pending.put_nowait(batch)
+
+    async def work() -> None:
+        while not pending.empty():
+            await _store_batch(client, namespace, run, pending.get_nowait(), done)
+            progress(done.count, len(found))
+
+    await _together(work, BATCHES_INFLIGHT_MAX)
+    return done
+
+
+async def _together(work: Callable[[], Awaitable[None]], count: int) -> None:
+    """Run `count` times `work` at once; the first error ends them all and is raised."""
+
+    async def one() -> None:
+        await work()
+
     try:
-        document = json.loads(
-            path.read_bytes(), object_pairs_hook=_unique, parse_constant=_no_constant
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(one())
+    except ExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+async def _store_batch(
+    client: HivememClient, namespace: str, run: str, batch: list[Turn], done: Imported
+) -> None:
+    puts = [
+        BatchPut(
+            namespace,
+            turn.session,
+            turn.key,
+            turn.value,
+            content_type=JSON,
+            if_version=0,
+            request_id=request_id(run, namespace, turn),
         )
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path}: byte {error.start} is not UTF-8 text") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise BadFile(f"{path}: {place}: not JSON: {error.msg}") from error
-    except ValueError as error:
-        raise BadFile(f"{path}: {error}") from error
-    return turns(document)
+        for turn in batch
+    ]
+    there: list[Turn] = []
+    for turn, result in zip(batch, await client.batch(puts), strict=True):
+        if isinstance(result, PutResult):
+            done.stored += 1
+            done.revision = max(done.revision, result.revision)
+        elif isinstance(result, HivememError) and result.code == "VERSION_CONFLICT":
+            there.append(turn)
+        else:
+            assert isinstance(result, HivememError)
+            raise result
+    if there:
+        await _compare(client, namespace, there, done)
 
 
-def turns(document: object) -> list[Turn]:
-    """The turns of a parsed file. Raises: BadFile."""
-    if not isinstance(document, list):
-        _refuse("file", f"must be a list of conversations, not {_kind(document)}")
-    found: list[Turn] = []
-    seen: set[str] = set()
-    for index, sample in enumerate(document):
-        place = f"[{index}]"
-        if not isinstance(sample, dict):
-            _refuse(place, f"must be an object, not {_kind(sample)}")
-        name = _session_name(f"{place}.sample_id", sample.get("sample_id"))
-        if name in seen:
-            _refuse(f"{place}.sample_id", f"{name!r} occurs twice")
-        seen.add(name)
-        conversation = sample.get("conversation")
-        if not isinstance(conversation, dict):
-            _refuse(f"{place}.conversation", f"must be an object, not {_kind(conversation)}")
-        found.extend(_conversation(f"{place}.conversation", name, conversation))
-    return found
+async def _compare(
+    client: HivememClient, namespace: str, there: list[Turn], done: Imported
+) -> None:
+    gets = [BatchGet(namespace, turn.session, turn.key) for turn in there]
+    for turn, result in zip(there, await client.batch(gets), strict=True):
+        if isinstance(result, HivememError):
+            raise result
+        assert isinstance(result, Value)
+        if result.value != turn.value:
+            place = f"{namespace}/{turn.session}/{turn.key}"
+            raise Mismatch(
+                f"{place} exists with another content (version {result.version}); "
+                "choose another --namespace, or remove it first"
+            )
+        done.present += 1
+        done.revision = max(done.revision, result.revision)
 
 
-def key_of(session: int, turn: int) -> str:
-    """The key of a turn; both numbers count from 1."""
-    return f"session_{session:04d}/turn_{turn:04d}"
+def request_id(run: str, namespace: str, turn: Turn) -> str:
+    """The same for each attempt within a run, so that a retry cannot apply a turn twice."""
+    parts = (run, namespace, turn.session, turn.key)
+    digest = hashlib.sha256(b"\0".join(part.encode() for part in parts) + turn.value)
+    return f"import-{digest.hexdigest()[:32]}"
 
 
-def canonical(value: object) -> bytes:
-    """Canonical JSON: the same value is always the same bytes."""
-    text = json.dumps(
-        value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+def batches(found: Sequence[Turn]) -> Iterator[list[Turn]]:
+    """Turns in order, in requests of bounded count and size; a longer turn goes by itself."""
+    batch: list[Turn] = []
+    size = 0
+    for turn in found:
+        full = len(batch) == BATCH_TURNS_MAX or size + len(turn.value) > BATCH_BYTES_MAX
+        if batch and full:
+            yield batch
+            batch, size = [], 0
+        batch.append(turn)
+        size += len(turn.value)
+    if batch:
+        yield batch
+
+
+# --- The proof -----------------------------------------------------------------------
+
+
+async def verify(
+    client: HivememClient,
+    one_node: Callable[[str], HivememClient],
+    namespace: str,
+    found: Sequence[Turn],
+    revision: int,
+    progress: Progress,
+) -> list[str]:
+    """Read every turn from every node, twice, and compare bytes; returns the nodes' names.
+
+    `one_node` makes a client of the node at an address, that asks no other. Raises:
+    Mismatch naming node and place, HivememError if a node does not answer.
+    """
+    nodes = (await client.cluster())["nodes"]
+    total = 2 * len(found) * len(nodes)
+    done = itertools.count(1)
+    for node in nodes:
+        assert node["http"] is not None, "a member's address is one of the cluster's settings"
+        async with one_node(node["http"]) as reader:
+            pending = iter(found)
+
+            async def work(
+                reader: HivememClient = reader,
+                name: str = node["name"],
+                pending: Iterator[Turn] = pending,
+            ) -> None:
+                for turn in pending:
+                    await _check_turn_at(reader, name, namespace, turn, revision)
+                    progress(2 * next(done), total)
+
+            await _together(work, READS_INFLIGHT_MAX)
+    return [node["name"] for node in nodes]
+
+
+async def _check_turn_at(
+    reader: HivememClient,
+    name: str,
+    namespace: str,
+    turn: Turn,
+    revision: int,
+) -> None:
+    place = (namespace, turn.session, turn.key)
+    for reading in ("stale", "linearizable"):
+        where = f"{name}, {reading} read of {'/'.join(place)}"
+        try:
+            if reading == "stale":
+                value = await reader.get(*place, consistency="stale", min_revision=revision)
+            else:
+                value = await reader.get(*place)
+        except NotFound:
+            raise Mismatch(f"{where}: it is not there") from None
+        if value.served_by != name:
+            raise Mismatch(f"{where}: {value.served_by} answered instead")
+        if value.value != turn.value or value.content_type != JSON:
+            raise Mismatch(f"{where}: it is not what the file says")
+
+
+# --- The command ---------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed, 2 wrong usage or a malformed file, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        description="Store LoCoMo-format conversations: a session each, a key for each turn."
     )
-    return text.encode()
+    parser.add_argument("file", type=Path, metavar="FILE", help="JSON list of conversations")
+    parser.add_argument("--namespace", default="conversations", help="default: conversations")
+    parser.add_argument(
+        "--verify", action="store_true", help="then read every turn back from every node"
+    )
+    parser.add_argument("--timeout-ms", type=int, default=TIMEOUT_MS_DEFAULT, metavar="MS")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add_endpoint_arguments(parser)
+    options = parser.parse_args(arguments)
+    try:
+        found = load(options.file)
+    except BadFile as error:
+        return _fail(str(error), 2)
+    try:
+        asyncio.run(_run(options, found))
+    except Mismatch as error:
+        return _fail(str(error), 1)
+    except HivememError as error:
+        return _fail(f"{error}; run it again to go on", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run it again to go on", 130)
+    return 0
 
 
-def _conversation(place: str, name: str, conversation: dict[str, object]) -> Iterator[Turn]:
-    for number, field in _session_fields(place, conversation):
-        where = f"{place}.{field}"
-        said = conversation[field]
-        date_time = conversation.get(f"{field}_date_time")
-        if not isinstance(said, list):
-            _refuse(where, f"must be a list of turns, not {_kind(said)}")
-        if not (date_time is None or isinstance(date_time, str)):
-            _refuse(f"{where}_date_time", f"must be text, not {_kind(date_time)}")
-        if len(said) > NUMBER_MAX:
-            _refuse(where, f"more than {NUMBER_MAX} turns do not fit into the keys")
-        for position, turn in enumerate(said):
-            _check_turn(f"{where}[{position}]", turn)
-            record = {
-                "conversation": name,
-                "session": number,
-                "date_time": date_time,
-                "turn": turn,
-            }
-            try:
-                value = canonical(record)
-            except UnicodeEncodeError as error:
-                raise BadFile(f"{where}[{position}]: holds half of a surrogate pair") from error
-            yield Turn(name, key_of(number, position + 1), value)
+async def _run(options: argparse.Namespace, found: Sequence[Turn]) -> None:
+    attachment = from_options(options)
+
+    def client(endpoints: Sequence[str], follow: bool) -> HivememClient:
+        return HivememClient(
+            endpoints,
+            token=attachment.token,
+            ca_file=attachment.ca_file,
+            timeout_ms=options.timeout_ms,
+            follow=follow,
+        )
+
+    progress = _ignore if options.quiet else _Bar()
+    async with client(attachment.endpoints, True) as memory:
+        done = await store(memory, options.namespace, found, progress)
+        sessions = len({turn.session for turn in found})
+        print(
+            f"{done.stored} turns stored, {done.present} were there, "
+            f"in {sessions} sessions of namespace {options.namespace}; revision {done.revision}"
+        )
+        if options.verify:
+            names = await verify(
+                memory,
+                lambda http: client([http], False),
+                options.namespace,
+                found,
+                done.revision,
+                progress,
+            )
+            on = ", ".join(names)
+            print(f"{len(found)} turns are the same on {on}, read stale and linearizable")
 
 
-def _session_fields(place: str, conversation: dict[str, object]) -> list[tuple[int, str]]:
-    """(n, name) of each field `session_<n>`, in order of n; other fields are left alone."""
-    fields: dict[int, str] = {}
-    for field in conversation:
-        digits = field.removeprefix("session_")
-        if digits == field or not digits.isascii() or not digits.isdigit():
-            continue
-        number = int(digits) if len(digits) <= len(str(NUMBER_MAX)) else 0
-        if number == 0:
-            _refuse(f"{place}.{field}", f"sessions are numbered from 1 to {NUMBER_MAX}")
-        if number in fields:
-            _refuse(f"{place}.{field}", f"is the same session as {fields[number]}")
-        fields[number] = field
-    if not fields:
-        _refuse(place, "holds no session_1, session_2, ...")
-    return sorted(fields.items())
+class _Bar:
+    """One line on standard error, renewed at most once a percent; lines if it is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // total if total else 100
+        terminal = sys.stderr.isatty()
+        if percent == self._shown or not (terminal or percent % 25 == 0):
+            return
+        self._shown = percent
+        end = "\r" if terminal and done < total else "\n"
+        print(f"{done} of {total} ({percent} %)", end=end, file=sys.stderr, flush=True)
 
 
-def _check_turn(place: str, turn: object) -> None:
-    if not isinstance(turn, dict):
-        _refuse(place, f"must be an object, not {_kind(turn)}")
-    for field in ("speaker", "dia_id", "text"):
-        if not isinstance(turn.get(field), str):
-            _refuse(f"{place}.{field}", f"must be text, not {_kind(turn.get(field))}")
+def _ignore(done: int, total: int) -> None:
+    """No progress is wanted."""
 
 
-def _session_name(place: str, name: object) -> str:
-    if not isinstance(name, str) or not name:
-        _refuse(place, f"must be text, not {_kind(name)}")
-    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in name):
-        _refuse(place, "holds a character that a session's name cannot have")
-    if len(name.encode()) > SESSION_BYTES_MAX:
-        _refuse(place, f"is longer than {SESSION_BYTES_MAX} bytes")
-    return name
+def _fail(message: str, status: int) -> int:
+    print(f"import_conversations: {message}", file=sys.stderr)
+    return status
 
 
-def _refuse(place: str, message: str) -> NoReturn:
-    raise BadFile(f"{place}: {message}")
-
-
-def _kind(value: object) -> str:
-    names = {type(None): "nothing", bool: "true or false", int: "a number", float: "a number"}
-    names |= {str: "text", list: "a list", dict: "an object"}
-    return "empty text" if value == "" else names[type(value)]
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # json.loads would silently keep the last of two fields of the same name.
-    for name, count in Counter(name for name, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"the field {name!r} occurs {count} times in one object")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
+if __name__ == "__main__":
+    sys.exit(main())

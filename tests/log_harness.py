@@ -61,6 +61,10 @@ def wait_for(reached: Callable[[], bool]) -> None:
         time.sleep(0.0005)
 
 
+def unexpected(failure: StorageFailed) -> None:
+    raise AssertionError("the log writer failed") from failure
+
+
 @dataclass
 class Model:
     """The log as plain data: what any implementation must show."""
@@ -113,7 +117,8 @@ class LogUnderTest(RaftLog, Protocol):
 class Rig(Protocol):
     """One log on one simulated or real disk."""
 
-    log: LogUnderTest
+    @property
+    def log(self) -> LogUnderTest: ...
 
     def settle(self) -> None:
         """Flush, and wait until all is durable."""

@@ -37,7 +37,7 @@ LAYERS = (
     Layer("node/cli*.py", (*(f"{package}*" for package in PACKAGES), "mcp_options", "mcp_server")),
     Layer("node/*", tuple(f"{package}*" for package in PACKAGES)),
     Layer("mcp_*.py", ("mcp_*", *CLIENT_SIDE)),
-    Layer("scripts/*", ("bootstrap", "python_version", "workload", *CLIENT_SIDE)),
+    Layer("scripts/*", ("bootstrap", "conversations", "python_version", "workload", *CLIENT_SIDE)),
 )
 
 # Library → the modules that may import it. Each has one home; a second is a second door.

@@ -402,3 +402,65 @@ def test_a_stalled_follower_is_sent_a_bounded_amount(monkeypatch):
     cluster.settle(30, quiet=True)
     cluster.check_healed()
     assert all(outcome.acknowledged for outcome in cluster.outcomes)
+
+
+def test_entries_of_earlier_terms_are_not_committed_by_counting(monkeypatch):
+    """Raft, section 5.4.2 and figure 8: they commit only together with one of the own term."""
+    flow = FlowLimits(append_bytes_max=1, inflight_bytes_max=1)
+    cluster = Cluster(monkeypatch, 5, limits=ONE_PER_ENTRY, flow=flow)
+    cluster.elect("A")
+    for other in "CDE":
+        cluster.network.cut("A", other)
+    old = grow(cluster, "A", "old", 1)[0]
+    cluster.turn("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    cluster.sync("B")
+    index = cluster.nodes["A"].log.last_index
+    assert cluster.nodes["B"].log.last_index == index
+    cluster.network.isolate("A")
+    core = cluster.core("E")
+    cluster.no_elections()
+    for name in "CD":  # E wins with C and D and appends its no-op to itself alone
+        cluster.core(name)._leader_heard_at = float("-inf")
+    core._pre_votes = set("CDE")
+    core._campaign_if_supported()
+    cluster.turn("E")
+    cluster.sync("E")
+    for name in "CD":
+        cluster.network.deliver("E", name, 1)
+        cluster.turn(name)
+        cluster.sync(name)
+        cluster.network.deliver(name, "E")
+    cluster.network.isolate("E")
+    for other in "BCD":
+        cluster.network.heal("A", other)
+    for name in "ABCD":
+        cluster.core(name)._leader_heard_at = float("-inf")
+    core = cluster.core("A")
+    core._pre_votes = set("ABC")
+    cluster.settle(2, quiet=True)  # hears of E's term
+    core._pre_votes = set("ABC")
+    core._campaign_if_supported()
+    cluster.turn("A")
+    cluster.sync("A")
+    for name in "BCD":
+        cluster.network.deliver("A", name)
+        cluster.turn(name)
+        cluster.sync(name)
+        cluster.network.deliver(name, "A")
+    assert cluster.group("A").role().name == "leader"
+    for _ in range(8):  # until C holds the old entry, and nobody yet the new term's no-op
+        cluster.turn("A")
+        cluster.sync("A")
+        if cluster.nodes["C"].log.last_index >= index:
+            break
+        cluster.network.deliver("A", "C", 1)
+        cluster.turn("C")
+        cluster.sync("C")
+        cluster.network.deliver("C", "A")
+    assert cluster.core("A").match_index["C"] == index
+    cluster.turn("A")
+    assert cluster.nodes["C"].log.term_at(index) < cluster.core("A").term
+    assert cluster.core("A").commit_index < index
+    assert old.calls == 0

@@ -86,7 +86,9 @@ TARGETS = [
     ("PUT", KEY + "?%74tl_seconds=1&ttl_seconds=1", 400, BAD, "ttl_seconds"),
     *(
         ("PUT", f"{KEY}?ttl_seconds={bad}", 400, BAD, "ttl_seconds")
-        for bad in ("", "0", "0.0", "-1", "NaN", "inf", "1e3", "+1", "1.", ".5", "%D9%A3", "3153600001")
+        for bad in (
+            "", "0", "0.0", "-1", "NaN", "inf", "1e3", "+1", "1.", ".5", "%D9%A3", "3153600001",
+        )
     ),
     *(
         ("PUT", f"{KEY}?if_version={bad}", 400, BAD, "if_version")

@@ -37,6 +37,7 @@ from tests.log_harness import (
     segment_paths,
     spans,
     state_of,
+    unexpected,
     wait_for,
 )
 
@@ -144,7 +145,7 @@ def torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sample]:
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Callable[[Path], SegmentedLog]]:
     """Opens logs with a writer of its own; everything is closed at the end."""
-    writer = LogWriter(LoopQueue().call_soon_threadsafe, pytest.fail)
+    writer = LogWriter(LoopQueue().call_soon_threadsafe, unexpected)
     writer.start()
     logs: list[SegmentedLog] = []
 

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from tests.log_harness import (
     segment_paths,
     spans,
     state_of,
+    unexpected,
     wait_for,
 )
 
@@ -196,29 +197,26 @@ def test_a_failure_is_reported_by_a_close_that_meets_it(rig: SegmentedRig, disk:
 
 
 def test_a_failed_write_after_part_of_it_leaves_a_log_that_recovers(
-    rig: SegmentedRig, disk: Disk, tmp_path: Path
+    rig: SegmentedRig, disk: Disk
 ) -> None:
     rig.log.append([entry(i) for i in range(1, 5)])
     rig.settle()
 
-    def half(fd: int, buffers: list[bytes], offset: int) -> None:
+    def half(fd: int, buffers: Sequence[bytes | bytearray], offset: int) -> None:
         data = b"".join(buffers)
         os.pwrite(fd, data[:100], offset)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    disk._write_all = half
+    whole, disk._write_all = disk._write_all, half
     rig.log.append([entry(i) for i in range(5, 20)])
     rig.log.flush()
     rig.loop.run_until(lambda: bool(rig.failures))
-    disk._write_all = log_files_write_all
-    writer = LogWriter(LoopQueue().call_soon_threadsafe, pytest.fail)
+    disk._write_all = whole
+    writer = LogWriter(LoopQueue().call_soon_threadsafe, unexpected)
     log = SegmentedLog.open(rig.directory, 7, writer)
     assert 4 <= log.last_index < 19
     assert state_of(log).entries == [entry(i) for i in range(1, log.last_index + 1)]
     log.close()
-
-
-log_files_write_all = log_files.write_all
 
 
 def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,15 +301,16 @@ def test_a_disk_that_hangs_bounds_close_and_stop(
         rig.writer.stop()
     assert rig.log.durable_index == 0
     disk.let_go()
-    rig.loop.run_until(lambda: rig.log.durable_index == 1)
-    rig.end()
+    rig.writer.stop()
+    assert rig.log.durable_index == 1
+    rig.log.close()
 
 
 def test_a_closed_loop_does_not_lose_what_stop_delivers(tmp_path: Path) -> None:
     def closed(callback: Callable[[], None]) -> None:
         raise RuntimeError("Event loop is closed")
 
-    writer = LogWriter(closed, pytest.fail)
+    writer = LogWriter(closed, unexpected)
     writer.start()
     log = SegmentedLog.open(tmp_path / "log", 1, writer)
     log.append([entry(1)])
@@ -324,7 +323,7 @@ def test_a_closed_loop_does_not_lose_what_stop_delivers(tmp_path: Path) -> None:
 def test_the_interpreter_switches_fast_while_the_writer_runs(tmp_path: Path) -> None:
     """A busy loop must not starve the writer; see `WriterOptions.switch_interval_seconds`."""
     before = sys.getswitchinterval()
-    writer = LogWriter(LoopQueue().call_soon_threadsafe, pytest.fail)
+    writer = LogWriter(LoopQueue().call_soon_threadsafe, unexpected)
     writer.start()
     assert sys.getswitchinterval() < 100e-6 < before
     writer.stop()
@@ -337,7 +336,7 @@ def test_rounds_are_measured(tmp_path: Path) -> None:
     loop = LoopQueue()
     writer = LogWriter(
         loop.call_soon_threadsafe,
-        pytest.fail,
+        unexpected,
         monotonic=lambda: float(next(ticks)),
         on_round=rounds.append,
     )

@@ -199,7 +199,7 @@ async def test_backoff_starts_again_after_a_success(
         failures.append(count)
         return 0.001
 
-    monkeypatch.setattr("cluster.transport.backoff_seconds", record)
+    monkeypatch.setattr("cluster.dialler.backoff_seconds", record)
     b, at_b = await nodes.start("b", {"a": NOWHERE})
     relay = await nodes.relay(b.port)
     relay.refusing = True

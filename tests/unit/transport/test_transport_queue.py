@@ -6,9 +6,10 @@ import struct
 
 import pytest
 
+from cluster.dialler import backoff_seconds
 from cluster.framing import CHUNK_BYTES_MIN, GROUP, HEADER_BYTES, FrameDecoder
 from cluster.send_queue import CONTROL_RUN_BYTES_MAX, SendQueue
-from cluster.transport_config import PeerAddress, TransportLimits, backoff_seconds
+from cluster.transport_config import PeerAddress, TransportLimits
 
 
 def _decode(wire: bytes) -> list[bytes]:

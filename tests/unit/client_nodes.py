@@ -1,0 +1,200 @@
+"""Nodes that misbehave on purpose, and a proxy that can be cut, for tests of the client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+
+class Act(enum.Enum):
+    """What a node may do instead of answering."""
+
+    CLOSE = "close"  # read the request, then drop the connection
+    HANG = "hang"  # read the request, then say nothing
+    DIE = "die"  # like CLOSE, and refuse every later connection
+
+
+class Seen(NamedTuple):
+    """A request that reached a node."""
+
+    method: str
+    target: str
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {name: values[0] for name, values in parse_qs(urlsplit(self.target).query).items()}
+
+
+class Says(NamedTuple):
+    """An answer."""
+
+    status: int
+    body: bytes
+    headers: str = ""
+
+
+def ok(**fields: object) -> Says:
+    return Says(200, json.dumps(fields).encode())
+
+
+def refusal(status: int, code: str, *, definite: bool = True, **fields: object) -> Says:
+    error = {"code": code, "message": code.lower(), "definite": definite, "leader": None, **fields}
+    return Says(status, json.dumps({"error": error}).encode())
+
+
+Behave = Callable[[Seen], Says | Act]
+
+
+@dataclass
+class FakeNode:
+    """A node of one's own making; `behave` decides each answer."""
+
+    behave: Behave
+    seen: list[Seen] = field(default_factory=list)
+    port: int = 0
+    connections: int = 0
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def writes(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path != "/v1/cluster"]
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Refuse new connections and drop those that are open."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            while await self._serve(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.split("\r\n")
+        headers = {name.lower(): value for name, _, value in (x.partition(": ") for x in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        method, target, _ = first.split(" ")
+        seen = Seen(method, target, body)
+        self.seen.append(seen)
+        answer = self.behave(seen)
+        if answer is Act.HANG:
+            await asyncio.Event().wait()
+        if isinstance(answer, Act):
+            if answer is Act.DIE and self._server is not None:
+                self._server.close()
+            return False
+        length = f"Content-Length: {len(answer.body)}\r\n"
+        writer.write(f"HTTP/1.1 {answer.status} X\r\n{length}{answer.headers}\r\n".encode())
+        writer.write(answer.body)
+        await writer.drain()
+        return True
+
+
+@asynccontextmanager
+async def fake_nodes(*behaviours: Behave) -> AsyncIterator[list[FakeNode]]:
+    nodes = [FakeNode(behave) for behave in behaviours]
+    try:
+        for node in nodes:
+            await node.start()
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.stop()
+
+
+async def refused_address() -> str:
+    """An address where nobody listens."""
+    node = FakeNode(lambda seen: Act.CLOSE)
+    await node.start()
+    await node.stop()
+    return node.address
+
+
+class Proxy:
+    """Passes bytes on to a port until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = ""
+        self.connections = 0
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.cut(refuse=True)
+
+    async def cut(self, *, refuse: bool = False) -> None:
+        """Drop what is connected, and with `refuse` take no more."""
+        if refuse and self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        ways = [
+            asyncio.create_task(_pass_on(reader, far_writer)),
+            asyncio.create_task(_pass_on(far_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            self._tasks.discard(task)
+            for each in (writer, far_writer):
+                each.transport.abort()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
