@@ -37,7 +37,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from conversations import BadFile, Turn, load
+import conversations
+from conversations import Turn
 
 from node.client import (
     BatchGet,
@@ -270,8 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_endpoint_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        found = load(options.file)
-    except BadFile as error:
+        found = conversations.load(options.file)
+    except conversations.BadFile as error:
         return _fail(str(error), 2)
     try:
         asyncio.run(_run(options, found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from node.client import HivememClient
 from scripts import import_conversations as script
 from tests.cluster.harness import LocalCluster, eventually
 
+conversations = script.conversations
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,7 @@ async def check_every_node(cluster: LocalCluster, turns: list[script.Turn], revi
 
 
 async def test_a_synthetic_conversation_survives_its_leader(cluster: LocalCluster) -> None:
-    turns = script.turns(synthetic(2, 12, 40))
+    turns = conversations.turns(synthetic(2, 12, 40))
     done = await import_through_a_kill(cluster, turns)
     assert done.count == len(turns) == 960
     await check_every_node(cluster, turns, done.revision)
@@ -94,7 +96,7 @@ async def test_a_synthetic_conversation_survives_its_leader(cluster: LocalCluste
 
 
 async def test_an_import_is_repeatable_and_notices_what_differs(cluster: LocalCluster) -> None:
-    turns = script.turns(synthetic(1, 2, 30))
+    turns = conversations.turns(synthetic(1, 2, 30))
     async with HivememClient(cluster.endpoints, timeout_ms=30_000) as client:
         first = await script.store(client, NAMESPACE, turns[:40], lambda done, total: None)
         assert (first.stored, first.present) == (40, 0)
@@ -131,8 +133,6 @@ async def test_the_command_imports_and_verifies(cluster: LocalCluster, tmp_path:
 
 
 async def run(*command: str) -> tuple[int | None, str, str]:
-    import sys
-
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -142,7 +142,7 @@ async def run(*command: str) -> tuple[int | None, str, str]:
 
 @pytest.mark.skipif(not LOCOMO.exists(), reason="no LoCoMo file: set HIVEMEM_LOCOMO to its path")
 async def test_real_conversations_survive_their_leader(cluster: LocalCluster) -> None:
-    turns = script.load(LOCOMO)
+    turns = conversations.load(LOCOMO)
     done = await import_through_a_kill(cluster, turns)
     assert done.count == len(turns) > 0
     await check_every_node(cluster, turns, done.revision)
