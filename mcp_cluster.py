@@ -65,8 +65,8 @@ class Cluster:
                 min_revision=self.revision_seen or None if stale else None,
                 timeout_ms=timeout_ms,
             )
-        except NotFound:
-            return None
+        except NotFound as error:
+            return _absent(error)
         self.saw(found.revision)
         return found
 
@@ -113,8 +113,8 @@ class Cluster:
     ) -> schemas.HistoryAnswer:
         try:
             found = await self.client.get_at(namespace, session, key, revision)
-        except NotFound:
-            return answers.past_answer(None)
+        except NotFound as error:
+            return answers.past_answer(_absent(error))
         return answers.past_answer(found)
 
     # --- The guide's tools -----------------------------------------------------------
@@ -185,6 +185,12 @@ class Cluster:
         with contextlib.suppress(HivememError):
             return await self.client.status(leader["http"], timeout_ms=VIEW_MS_MAX)
         return None
+
+
+def _absent(error: NotFound) -> None:
+    """Nothing, if the key is what was not found; a server without the route knows no keys."""
+    if error.code != "KEY_NOT_FOUND":
+        raise error
 
 
 async def _fitting(fetch: Callable[[int], Awaitable[AnyPage]], limit: int) -> AnyPage:

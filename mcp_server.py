@@ -37,6 +37,7 @@ from node.errors import HivememError, StartupError
 ClientFactory = Callable[[], HivememClient]
 """Makes an unopened client; the server opens it when it starts and closes it when it stops."""
 
+UNREACHABLE_MS_MAX = 1500  # ms; an agent learns so soon that no node at all takes a connection
 TOOLS_TTL_MS = 3_600_000  # the tools never change while the server runs
 
 INSTRUCTIONS = """\
@@ -332,7 +333,12 @@ def run(options: argparse.Namespace) -> int:
     """Serve with the flags of `mcp_options`. Raises: BadRequest, StartupError."""
     found = from_options(options)
     server = build_server(
-        lambda: HivememClient(found.endpoints, token=found.token, ca_file=found.ca_file)
+        lambda: HivememClient(
+            found.endpoints,
+            token=found.token,
+            ca_file=found.ca_file,
+            unreachable_ms_max=UNREACHABLE_MS_MAX,
+        )
     )
     if options.http:
         return _run_http(server, options.host, options.port, found.token)

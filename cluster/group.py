@@ -117,24 +117,25 @@ class RaftGroup:
     # --- Events --------------------------------------------------------------------
 
     def peer_connected(self, peer: str) -> None:
-        self._core.peer_connected(peer)
-        self._wake()
+        self._guarded(lambda: self._core.peer_connected(peer))
 
     def peer_disconnected(self, peer: str) -> None:
-        self._core.peer_disconnected(peer)
-        self._wake()
+        self._guarded(lambda: self._core.peer_disconnected(peer))
 
     def peer_message(self, peer: str, frame: bytes) -> None:
-        try:
-            self._core.receive(peer, frame)
-        except Exception as error:
-            self._fail(error)
-            return
-        self._wake()
+        self._guarded(lambda: self._core.receive(peer, frame))
 
     def _log_is_durable(self) -> None:
-        self._core.release_outbox()
-        self._wake()
+        self._guarded(self._core.release_outbox)
+
+    def _guarded(self, event: Callable[[], None]) -> None:
+        """Handle an event and ask for a turn; what it raises stops the node."""
+        try:
+            event()
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._wake()
 
     # --- Requests ------------------------------------------------------------------
 

@@ -262,8 +262,6 @@ class SegmentedLog:
 
     def _on_done(self, done: Done) -> None:
         """Take over what the writer made durable."""
-        if self._reader is not None:
-            self._reader[1].forget()
         for segment, truncate_from, first, offsets in done.placements:
             if segment is not self._segments.segments[-1]:
                 self._segments.add(segment)
@@ -271,6 +269,8 @@ class SegmentedLog:
                 self._segments.truncate(truncate_from)
             assert first == self._segments.last_index + 1, "entries out of order"
             segment.offsets.extend(offsets)
+            if self._reader is not None and self._reader[0] is segment:
+                self._reader[1].forget()
         self._durable_position = done.position
         self._backlog_bytes -= done.bytes
         self._writer.backlog_bytes -= done.bytes

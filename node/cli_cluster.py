@@ -72,7 +72,9 @@ def run_up(options: argparse.Namespace) -> int:
     root = discovery.data_dir(options.data_dir, environ)
     interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: interrupted.set())
+        # nohup ignores SIGHUP so that what it starts outlives the terminal: it stays so.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: interrupted.set())
     console.say(f"hivemem: starting the cluster in {root}")
     request = Request(root, options.nodes, options.port, options.fresh)
     try:

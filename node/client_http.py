@@ -4,6 +4,7 @@ aiohttp's client, and it decides nothing: retries are node/client_retry.py's.
 
 from __future__ import annotations
 
+import io
 import os
 import ssl
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from node.client_retry import Call, SendFailed, node_timeout_ms
 from node.errors import BadRequest
 
 CONNECT_SECONDS_MAX = 1.0  # for one TCP and TLS handshake
+LARGE_BYTES = 1 << 19  # of a body
 KEEPALIVE_SECONDS = 15.0  # idle connections are closed before a node would do it
 _NO_LIMIT = aiohttp.ClientTimeout(total=None)
 
@@ -94,7 +96,7 @@ class Connections:
             async with session.request(
                 call.method,
                 URL(address + target, encoded=True),
-                data=body,
+                data=_payload(body),
                 headers=call.headers,
                 allow_redirects=False,
                 timeout=_timeout(seconds),
@@ -166,6 +168,11 @@ def _tracing() -> aiohttp.TraceConfig:
     tracing.on_connection_create_end.append(connected)
     tracing.on_connection_reuseconn.append(connected)
     return tracing
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Large bodies are written in pieces, so that other calls get their turn meanwhile."""
+    return io.BytesIO(body) if body is not None and len(body) > LARGE_BYTES else body
 
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:

@@ -271,11 +271,13 @@ class Watch:
                 return problem
             tried.add(address)
             try:
-                self._stream = await self._open(address, self._target(self._since))
-                self._address = address
-                await self._until_ready(self._stream)
-            except SendFailed as failure:
-                problem = Unavailable(f"no answer from {address}: {failure}", code="UNREACHABLE")
+                async with asyncio.timeout(READY_SECONDS_MAX):
+                    self._stream = await self._open(address, self._target(self._since))
+                    self._address = address
+                    await self._until_ready(self._stream)
+            except (SendFailed, TimeoutError) as failure:
+                reason = str(failure) or "it accepts connections, and then says nothing"
+                problem = Unavailable(f"no answer from {address}: {reason}", code="UNREACHABLE")
             except Unavailable as error:
                 problem = error
             else:
@@ -288,11 +290,7 @@ class Watch:
     async def _until_ready(self, stream: Stream) -> None:
         """Read up to the first message. Raises: SendFailed if the stream ends before it."""
         while not self._messages:
-            try:
-                async with asyncio.timeout(READY_SECONDS_MAX):
-                    data = await stream.read()
-            except TimeoutError:
-                raise SendFailed("connected, but silent", sent=True, timed_out=True) from None
+            data = await stream.read()
             if not data:
                 raise SendFailed("the stream ended before it began", sent=True)
             self._messages.extend(self._parser.feed(data))

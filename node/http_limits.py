@@ -32,6 +32,7 @@ def _limit(default: int, unit: str) -> Any:
 class HttpLimits:
     """Beyond each of these the answer is 503 OVERLOADED unless another is named."""
 
+    # Each may hold 128 KiB of a body that nobody reads yet.
     connections_max: int = _limit(4096, "connections")
     requests_inflight_max: int = _limit(2048, "requests")
     # Request and answer bodies are counted apart: a flood of large reads must not

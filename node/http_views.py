@@ -33,12 +33,13 @@ from node.views import ClusterView, StatusView
 Json = dict[str, object]
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _KINDS = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
 
 
 def dump(value: Json) -> bytes:
     """Compact JSON; text stays as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return _encode(value).encode("utf-8")
 
 
 def rfc3339(ms: int | None) -> str | None:

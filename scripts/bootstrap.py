@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +80,7 @@ def _fingerprint(kind: str) -> str:
 
 
 @contextlib.contextmanager
-def _lock():
+def _lock() -> Iterator[None]:
     with open(ROOT / ".venv.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -245,8 +245,8 @@ async def _check_turn_at(
                 value = await reader.get(*place, consistency="stale", min_revision=revision)
             else:
                 value = await reader.get(*place)
-        except NotFound:
-            raise Mismatch(f"{where}: it is not there") from None
+        except NotFound as error:
+            raise Mismatch(f"{where}: {error}") from None
         if value.served_by != name:
             raise Mismatch(f"{where}: {value.served_by} answered instead")
         if value.value != turn.value or value.content_type != JSON:

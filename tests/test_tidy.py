@@ -70,7 +70,7 @@ def test_every_module_keeps_the_rules() -> None:
 
 def test_no_file_names_this_machine_a_registry_or_an_open_task() -> None:
     machine = tuple({str(ROOT) + "/", str(Path.home()) + "/"} - {"//"})
-    found = []
+    found: list[str] = []
     for path in files():
         if path.stat().st_size > TEXT_BYTES_MAX or b"\0" in path.read_bytes():
             continue

@@ -143,9 +143,9 @@ def _lose_some(content: bytearray, calls: Sequence[Call], rng: Random) -> None:
         at = call.offset
         while at < call.offset + len(call.data):
             end = min(at - at % SECTOR_BYTES + SECTOR_BYTES, call.offset + len(call.data))
-            piece = call.data[at - call.offset : end - call.offset]
+            sector = call.data[at - call.offset : end - call.offset]
             if rng.random() < kept:
-                pieces.append(Call("write", call.name, at, piece))
+                pieces.append(Call("write", call.name, at, sector))
             at = end
     if pieces and rng.random() < 0.5:
         torn = rng.randrange(len(pieces))

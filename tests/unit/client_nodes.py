@@ -9,8 +9,12 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
+
+from node.views import ClusterView, MemberView
+from tests.unit.http_door import OpenDoor, open_door
 
 
 class Act(enum.Enum):
@@ -198,3 +202,23 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         while data := await reader.read(1 << 16):
             writer.write(data)
             await writer.drain()
+
+
+@asynccontextmanager
+async def addressed_door(folder: Path, **options: Any) -> AsyncIterator[OpenDoor]:
+    """A door that says its own address when a client looks for the cluster's nodes."""
+    async with open_door(folder, **options) as door:
+        address = door_address(door)
+        unknown = (None,) * 7
+        member = MemberView("n1", "one", "leader", address, "", None, None, True, *unknown)
+
+        async def cluster_status(timeout: float) -> ClusterView:
+            return ClusterView("c1", "n1", 1, (member,))
+
+        door.info.leader = address
+        door.info.cluster_status = cluster_status  # type: ignore[method-assign]
+        yield door
+
+
+def door_address(door: OpenDoor) -> str:
+    return f"http://127.0.0.1:{door.port}"

@@ -56,9 +56,11 @@ async def raised(client: HivememClient, timeout_ms: int = 600) -> HivememError:
 
 
 async def test_a_retry_carries_the_same_request_id():
-    async with fake_nodes(script(Act.CLOSE), script(STORED)) as (first, second):
-        async with HivememClient([first.address, second.address]) as client:
-            assert await client.put("n", "s", "k", "v") == PutResult(1, 7)
+    async with (
+        fake_nodes(script(Act.CLOSE), script(STORED)) as (first, second),
+        HivememClient([first.address, second.address]) as client,
+    ):
+        assert await client.put("n", "s", "k", "v") == PutResult(1, 7)
     # The library itself repeats a PUT on a broken connection: the id holds there, too.
     ids = {seen.query["request_id"] for seen in first.writes + second.writes}
     assert len(ids) == 1
@@ -107,10 +109,12 @@ async def test_a_lost_answer_is_not_definite_even_if_the_retry_was_refused():
 
 async def test_a_lost_answer_on_a_kept_connection_is_not_definite():
     """The HTTP library retries that by itself, and then reports only "connection refused"."""
-    async with fake_nodes(script(STORED, Act.DIE)) as (node,):
-        async with HivememClient([node.address]) as client:
-            await client.put("n", "s", "k", "v")
-            error = await raised(client)
+    async with (
+        fake_nodes(script(STORED, Act.DIE)) as (node,),
+        HivememClient([node.address]) as client,
+    ):
+        await client.put("n", "s", "k", "v")
+        error = await raised(client)
     assert node.connections <= 2
     assert (error.code, error.definite) == ("OUTCOME_UNKNOWN", False)
 
@@ -132,13 +136,15 @@ async def test_a_read_past_its_deadline_changed_nothing():
 
 
 async def test_a_node_that_hangs_does_not_use_up_the_deadline():
-    async with fake_nodes(script(Act.HANG), script(STORED)) as (hung, good):
-        async with HivememClient([hung.address, good.address]) as client:
-            started = time.monotonic()
-            await client.put("n", "s", "k", "v", timeout_ms=2000)
-            assert time.monotonic() - started < 1.9
-            # From now on it is asked last.
-            await client.put("n", "s", "k", "v")
+    async with (
+        fake_nodes(script(Act.HANG), script(STORED)) as (hung, good),
+        HivememClient([hung.address, good.address]) as client,
+    ):
+        started = time.monotonic()
+        await client.put("n", "s", "k", "v", timeout_ms=2000)
+        assert time.monotonic() - started < 1.9
+        # From now on it is asked last.
+        await client.put("n", "s", "k", "v")
     assert len(hung.writes) == 1
 
 
@@ -169,17 +175,21 @@ async def test_a_conflict_is_not_retried():
 )
 async def test_an_error_is_definite_only_if_every_attempt_was(later: Says, definite: bool):
     unknown = refusal(503, "OUTCOME_UNKNOWN", definite=False)
-    async with fake_nodes(script(unknown, later)) as (node,):
-        async with HivememClient([node.address]) as client:
-            error = await raised(client)
+    async with (
+        fake_nodes(script(unknown, later)) as (node,),
+        HivememClient([node.address]) as client,
+    ):
+        error = await raised(client)
     assert error.code == json.loads(later.body)["error"]["code"]
     assert error.definite is definite
 
 
 async def test_a_nodes_words_are_reported_rather_than_its_dead_neighbours():
-    async with fake_nodes(script(refusal(503, "QUORUM_NOT_REACHED"))) as (node,):
-        async with HivememClient([node.address, await refused_address()]) as client:
-            error = await raised(client)
+    async with (
+        fake_nodes(script(refusal(503, "QUORUM_NOT_REACHED"))) as (node,),
+        HivememClient([node.address, await refused_address()]) as client,
+    ):
+        error = await raised(client)
     assert (error.code, error.definite) == ("QUORUM_NOT_REACHED", True)
 
 

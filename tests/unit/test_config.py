@@ -313,8 +313,8 @@ def test_http_beyond_loopback_needs_tokens_and_tls(secret: Path, tmp_path: Path)
     for key in ("auth.tokens_file", "http.tls_cert", "http.tls_key"):
         assert key in found
     tokens = private(tmp_path / "tokens", b"t")
-    key = private(tmp_path / "key", b"k")
-    half = HttpSection(host="0.0.0.0", tls_cert=key, tls_key=key)
+    pem = private(tmp_path / "key", b"k")
+    half = HttpSection(host="0.0.0.0", tls_cert=pem, tls_key=pem)
     config = config_with(secret, http=half)
     assert any("missing: auth.tokens_file" in line for line in problems(config))
     own = replace(config.cluster.members[0], http="https://127.0.0.1:7411")

@@ -6,13 +6,17 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from mcp import Client
 
+import mcp_cluster
+import mcp_http
+import mcp_schemas as schemas
+import mcp_server
 import mcp_values
-from mcp_server import build_server
 from node.client import HivememClient
 from node.errors import (
     BadRequest,
@@ -20,6 +24,7 @@ from node.errors import (
     DeadlineExceeded,
     HivememError,
     InternalError,
+    NotFound,
     Unavailable,
 )
 from tests.mcp_walk import TOOLS, call, refusal, walk
@@ -29,7 +34,7 @@ PLACE = {"session": "s", "key": "k"}
 
 
 def server(memory: Memory) -> Any:
-    return build_server(lambda: cast(HivememClient, memory))
+    return mcp_server.build_server(lambda: cast(HivememClient, memory))
 
 
 @pytest.fixture
@@ -242,6 +247,19 @@ async def test_an_unknown_outcome_is_never_called_a_failure(memory: Memory, clie
         assert "Nothing was changed" not in told
 
 
+async def test_a_server_without_our_routes_is_no_missing_key(
+    memory: Memory, client: Client
+) -> None:
+    memory.fail = NotFound("no such route", code="ROUTE_NOT_FOUND")
+    guide = {"operation": "read", "sessionId": "s", "key": "k"}
+    for told in (
+        await refusal(client, "get", **PLACE),
+        await refusal(client, "history", **PLACE, at_revision=1),
+        await refusal(client, "memory_distribute", **guide),
+    ):
+        assert told.startswith("ROUTE_NOT_FOUND")
+
+
 async def test_a_long_value_is_truncated_and_can_be_read_on(memory: Memory, client: Client) -> None:
     text = "ä" * mcp_values.VALUE_BYTES_MAX  # two bytes each
     await call(client, "put", **PLACE, value=text)
@@ -372,3 +390,21 @@ async def test_health_details_are_the_leaders_own_figures(memory: Memory, client
     some = await call(client, "memory_health_check", components=["optimizer"])
     assert some["components"]["coordinator"] is None
     assert some["overall"] == "healthy", "a part that does not exist yet is no illness"
+
+
+async def test_the_page_names_every_tool_argument_and_answer(client: Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text()
+    for tool in (await client.list_tools()).tools:
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{tool.name}` |")]
+        assert tool.output_schema is not None
+        for name in (*tool.input_schema["properties"], *tool.output_schema["properties"]):
+            assert f"`{name}`" in row, f"{tool.name}: {name}"
+    limits = [
+        *(f"{mcp_values.VALUE_BYTES_MAX >> 10} KiB", f"{mcp_values.JSON_DEPTH_MAX} levels"),
+        *(f"{schemas.LIST_LIMIT_MAX} items", f"{schemas.TIMEOUT_MS_MAX:,} ms"),
+        f"{mcp_server.UNREACHABLE_MS_MAX:,} ms",
+        *(f"{mcp_cluster.VIEW_MS_MAX:,} ms", f"{mcp_http.REQUEST_BYTES_MAX >> 20} MiB"),
+        *(f"{mcp_http.SESSIONS_MAX:,} sessions", f"{mcp_http.SESSION_IDLE_SECONDS_MAX:,} s"),
+    ]
+    for limit in limits:
+        assert limit in page

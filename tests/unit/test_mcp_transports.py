@@ -3,71 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx2
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.stdio import get_default_environment
+from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 import mcp_http
 import mcp_server
 from node.errors import StartupError
+from tests.mcp_process import COMMAND, ROOT, START_SECONDS_MAX, environment, http_server, stdio
 from tests.mcp_walk import TOOLS, call
 
-ROOT = Path(__file__).parents[2]
 NOWHERE = "http://127.0.0.1:1"  # nothing listens on port 1
-COMMAND = [sys.executable, "-m", "node.cli", "mcp"]
-START_SECONDS_MAX = 20.0  # on a machine that is busy with other tests
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {**get_default_environment(), "PYTHONPATH": str(ROOT), **variables}
-
-
-def stdio(*arguments: str) -> StdioServerParameters:
-    return StdioServerParameters(
-        command=COMMAND[0], args=[*COMMAND[1:], *arguments], env=environment(), cwd=ROOT
-    )
-
-
-@contextlib.asynccontextmanager
-async def http_server(*arguments: str, **variables: str) -> AsyncIterator[str]:
-    """A server on a free port; yields its URL."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND,
-        "--http",
-        "--port",
-        "0",
-        *arguments,
-        cwd=ROOT,
-        env=environment(**variables),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    try:
-        line = await asyncio.wait_for(process.stderr.readline(), START_SECONDS_MAX)
-        found = re.search(rb"http://\S+", line)
-        assert found, line + await process.stderr.read()
-        yield found.group().decode()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), mcp_http.STOP_SECONDS_MAX + 5)
-        except TimeoutError:
-            process.kill()
-            raise
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
