@@ -66,7 +66,8 @@ class Cluster:
                 timeout_ms=timeout_ms,
             )
         except NotFound as error:
-            return _absent(error)
+            _require_missing_key(error)
+            return None
         self.saw(found.revision)
         return found
 
@@ -114,7 +115,8 @@ class Cluster:
         try:
             found = await self.client.get_at(namespace, session, key, revision)
         except NotFound as error:
-            return answers.past_answer(_absent(error))
+            _require_missing_key(error)
+            return answers.past_answer(None)
         return answers.past_answer(found)
 
     # --- The guide's tools -----------------------------------------------------------
@@ -187,8 +189,8 @@ class Cluster:
         return None
 
 
-def _absent(error: NotFound) -> None:
-    """Nothing, if the key is what was not found; a server without the route knows no keys."""
+def _require_missing_key(error: NotFound) -> None:
+    """Raise `error` unless a key was not found: a server without the route knows no keys."""
     if error.code != "KEY_NOT_FOUND":
         raise error
 

@@ -141,9 +141,7 @@ class HivememClient(ClientApi):
         event loop. Raises: BadRequest.
         """
         self._clock = clock or SystemClock()
-        self._topology = Topology(
-            [endpoints] if isinstance(endpoints, str) else endpoints, fixed=not follow
-        )
+        self._topology = Topology([endpoints] if isinstance(endpoints, str) else endpoints)
         self._follow = follow
         self._connections = Connections(
             token=token,
@@ -163,6 +161,7 @@ class HivememClient(ClientApi):
         self._watches: set[Watch] = set()
         self._discovery: asyncio.Task[None] | None = None
         self._discover_at = float("-inf")
+        self._cluster_id: str | None = None  # of the first node that said it
         self._calls = 0
 
     async def __aenter__(self) -> Self:
@@ -259,31 +258,49 @@ class HivememClient(ClientApi):
         self._discovery = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        """Learn nodes and leader from the first node that knows one."""
-        # A node that hangs must not make the others' answers late.
-        call = Call("GET", "/v1/cluster?timeout_ms=400", timed=False)
+        """Learn nodes and leader from the first node that knows a leader."""
         tried: set[str] = set()
         try:
+            await asyncio.gather(*(self._prove(each) for each in self._topology.unproven))
             while True:
                 now = self._clock.monotonic()
                 address = self._topology.next(tried, now, leader=False)
                 if address is None:
                     return
                 tried.add(address)
-                with contextlib.suppress(SendFailed, HivememError):
-                    reply = await self._connections.send(address, call, DISCOVERY_SECONDS_MAX)
-                    if reply.status == 200 and self._learn(
-                        wire.parsed(reply.body, wire.cluster_view)
-                    ):
-                        return
+                view = await self._view(address)
+                if view is not None and await self._learn(view):
+                    return
         finally:
             self._discovery = None
 
-    def _learn(self, view: ClusterView) -> bool:
-        addresses = {node["id"]: node["http"] for node in view["nodes"]}
+    async def _view(self, address: str) -> ClusterView | None:
+        """The cluster as the node there sees it; None if it does not say."""
+        # A node that hangs must not make the others' answers late.
+        call = Call("GET", "/v1/cluster?timeout_ms=400", timed=False)
+        try:
+            reply = await self._connections.send(address, call, DISCOVERY_SECONDS_MAX)
+            return None if reply.status != 200 else wire.parsed(reply.body, wire.cluster_view)
+        except (SendFailed, HivememError):
+            return None
+
+    async def _learn(self, view: ClusterView) -> bool:
+        """Take in the nodes that prove to be of this cluster; False if no leader is known."""
+        self._cluster_id = self._cluster_id or view["cluster_id"]
+        if view["cluster_id"] != self._cluster_id:
+            return False
+        addresses = {node["id"]: node["http"] for node in view["nodes"] if node["http"]}
+        await asyncio.gather(*(self._prove(each) for each in addresses.values() if each))
         leader = addresses.get(view["leader"] or "")
-        self._topology.learn([each for each in addresses.values() if each], leader)
-        return leader is not None
+        return leader is not None and self._topology.led_by(leader)
+
+    async def _prove(self, address: str) -> None:
+        found = self._topology.acceptable(address)
+        if found is None or found in self._topology.known:
+            return
+        view = await self._view(found)
+        if view is not None and view["cluster_id"] == self._cluster_id:
+            self._topology.learn(found)
 
 
 def _checked(timeout_ms: int) -> int:

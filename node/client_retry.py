@@ -230,7 +230,7 @@ class Retrier:
         if not isinstance(error, Unavailable | DeadlineExceeded):
             raise trouble.final(error)
         if isinstance(error, Unavailable) and not trouble.overloaded:
-            self._topology.failed(address, self._clock.monotonic())
+            self._topology.unable(address, self._clock.monotonic())
             self._on_trouble()
         if error.leader is not None:
             self._topology.led_by(error.leader)

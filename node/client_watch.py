@@ -278,13 +278,14 @@ class Watch:
             except (SendFailed, TimeoutError) as failure:
                 reason = str(failure) or "it accepts connections, and then says nothing"
                 problem = Unavailable(f"no answer from {address}: {reason}", code="UNREACHABLE")
+                self._topology.failed(address, self._clock.monotonic())
             except Unavailable as error:
                 problem = error
+                self._topology.unable(address, self._clock.monotonic())
             else:
                 self._topology.answered(address)
                 return None
             self._disconnect()
-            self._topology.failed(address, self._clock.monotonic())
         return None
 
     async def _until_ready(self, stream: Stream) -> None:

@@ -97,7 +97,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     discarded = data_dir.prepare_live(clock.boot_id())
     if discarded:
         logger.info("the machine restarted uncleanly: state is rebuilt from the log")
-    store = stack.enter_context(_store(config, data_dir))
+    store = stack.enter_context(_store(node, data_dir))
     # Every state begins with the same limits, whatever is configured here and now: the same
     # log must give the same state. The leader brings the configured ones into the log.
     machine = StateMachine(store, Limits())
@@ -171,14 +171,18 @@ def _data_dir(config: NodeConfig, clock: SystemClock) -> Iterator[DataDir]:
 
 
 @contextmanager
-def _store(config: NodeConfig, data_dir: DataDir) -> Iterator[Store]:
+def _store(node: Node, data_dir: DataDir) -> Iterator[Store]:
     """The applied state. Only a clean way out syncs it and says so."""
-    store = Store(data_dir.live_path(GROUP), config.storage.map_bytes, READERS_MAX)
+    map_bytes = node.config.storage.map_bytes
+    store = Store(data_dir.live_path(GROUP), map_bytes, READERS_MAX)
     try:
         yield store
     except BaseException:
         store.close()
         raise
+    if node.failure is not None:
+        store.close()
+        return
     store.sync()
     store.close()
     data_dir.mark_clean()

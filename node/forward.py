@@ -11,11 +11,10 @@ import json
 import struct
 from collections.abc import Awaitable, Callable
 
-from cluster.transport import Transport
-from engines.command import decode_result, encode_result
-
 from cluster.errors import ClusterError, NoQuorum, NotLeader, OutcomeUnknown, Overloaded
 from cluster.interfaces import Consensus
+from cluster.transport import Transport
+from engines.command import decode_result, encode_result
 from engines.interfaces import Result
 
 PROPOSE, READ_INDEX, STATUS = 1, 2, 3  # methods

@@ -11,9 +11,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import NoReturn
 
-from engines.command import Command, Configure, Expire, encode
-from engines.state_machine import StateMachine
-
 from cluster.errors import (
     ClusterError,
     NoQuorum,
@@ -24,7 +21,9 @@ from cluster.errors import (
     RemoteCallFailed,
 )
 from cluster.interfaces import Consensus
+from engines.command import Command, Configure, Expire, encode
 from engines.interfaces import Result
+from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.forward import Forwarder

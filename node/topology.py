@@ -1,11 +1,15 @@
 """Which node to ask next: what a client knows of a cluster's addresses. Pure: time comes in.
 
 Theory of operation. Addresses come from the caller (*configured*) and from the cluster
-itself (*learned*). The leader is preferred for writes and linearizable reads, since every
-other node would only forward them; everything else stays on the node that answered last,
-which keeps connections few, or is spread where the caller wants that. An address that
-failed *rests*: it goes to the end of the order, for longer with each failure in a row, but
-is never excluded: it may be the only one that works.
+itself (*learned*). A learned address is used only while a node there has proved to be of
+the same cluster: through a tunnel, or after a restart, `127.0.0.1:7411` may be another one,
+and a write must not end up there. So one that does not answer must prove itself again.
+
+The leader is preferred for writes and linearizable reads, since every other node would only
+forward them; everything else stays on the node that answered last, which keeps connections
+few, or is spread where the caller wants that. An address that failed *rests*: it goes to
+the end of the order, for longer with each failure in a row, but is never excluded: it may
+be the only one that works.
 """
 
 from __future__ import annotations
@@ -44,13 +48,13 @@ def normalised(address: str, scheme: str = "http") -> str:
 class Topology:
     """Addresses in the order in which to try them. Invariant: `known` is never empty."""
 
-    def __init__(self, configured: Sequence[str], *, fixed: bool = False) -> None:
-        """`fixed`: learn nothing. Raises: BadRequest if an address is none, or there is none."""
+    def __init__(self, configured: Sequence[str]) -> None:
+        """Raises: BadRequest if an address is none, or there is none."""
         if not configured:
             raise BadRequest("at least one endpoint is needed", field="endpoints")
         self._configured = tuple(dict.fromkeys(normalised(each) for each in configured))
-        self._fixed = fixed
         self._learned: tuple[str, ...] = ()
+        self.unproven: tuple[str, ...] = ()  # learned once; to be asked who they are, no more
         # A cluster that was reached over TLS must not talk us into plain text.
         self._tls_only = all(each.startswith("https:") for each in self._configured)
         self._scheme = "https" if self._tls_only else "http"
@@ -92,8 +96,8 @@ class Topology:
         self._rests_until.pop(address, None)
         self._current = address
 
-    def failed(self, address: str, now: float) -> None:
-        """`address` could not be reached, or did not answer."""
+    def unable(self, address: str, now: float) -> None:
+        """The node at `address` says that it cannot serve now."""
         failures = self._failures.get(address, 0)
         self._failures[address] = failures + 1
         rest = REST_SECONDS_MIN * 2.0 ** min(failures, _REST_DOUBLINGS_MAX)
@@ -101,29 +105,30 @@ class Topology:
         if self.leader == address:
             self.leader = None
 
-    def led_by(self, address: str) -> None:
-        """A node says that the leader is at `address`."""
-        found = None if self._fixed else self._acceptable(address)
-        if found is None:
-            return
-        if found not in self.known and len(self.known) < ADDRESSES_MAX:
-            self._learned = (*self._learned, found)
+    def failed(self, address: str, now: float) -> None:
+        """`address` could not be reached, or did not answer."""
+        self.unable(address, now)
+        if address in self._learned:
+            self._learned = tuple(each for each in self._learned if each != address)
+            self.unproven = (*self.unproven, address)
+
+    def led_by(self, address: str) -> bool:
+        """A node says that the leader is at `address`. False if that address is not known."""
+        found = self.acceptable(address)
+        if found not in self.known:
+            return False
         self.leader = found
+        return True
 
-    def learn(self, addresses: Sequence[str], leader: str | None) -> None:
-        """Replace what was learned by what the cluster says now."""
-        if self._fixed:
-            return
-        found = [self._acceptable(each) for each in addresses]
-        room = ADDRESSES_MAX - len(self._configured)
-        self._learned = tuple(each for each in found if each is not None)[:room]
-        for forgotten in set(self._failures) - set(self.known):
-            del self._failures[forgotten]
-            del self._rests_until[forgotten]
-        if leader is not None:
-            self.led_by(leader)
+    def learn(self, address: str) -> None:
+        """An address that proved to be of this cluster may be used from now on."""
+        found = self.acceptable(address)
+        if found is not None and found not in self.known and len(self.known) < ADDRESSES_MAX:
+            self._learned = (*self._learned, found)
+            self.unproven = tuple(each for each in self.unproven if each != found)
 
-    def _acceptable(self, address: str) -> str | None:
+    def acceptable(self, address: str) -> str | None:
+        """The address in its normal form; None for one that may not be used."""
         try:
             found = normalised(address, self._scheme)
         except BadRequest:

@@ -212,8 +212,9 @@ async def test_a_leader_that_an_error_names_is_asked_next():
     async with fake_nodes(script(STORED), script(STORED)) as (leader, other):
         follower = FakeNode(lambda seen: refusal(503, "QUORUM_NOT_REACHED", leader=leader.address))
         await follower.start()
+        addresses = [follower.address, other.address, leader.address]
         try:
-            async with HivememClient([follower.address, other.address]) as client:
+            async with HivememClient(addresses) as client:
                 await client.put("n", "s", "k", "v")
         finally:
             await follower.stop()
@@ -259,6 +260,72 @@ async def test_writes_find_the_leader_and_reads_that_may_be_stale_are_spread():
             for _ in range(4):
                 await client.get("n", "s", "k", consistency="stale")
             assert len(first.writes) == before + 2
+
+
+async def test_an_address_that_turns_out_to_be_another_clusters_is_never_written_to():
+    """Through a tunnel, a node's own address may lead to a cluster on this machine."""
+    nodes: list[FakeNode] = []
+
+    def behave(cluster_id: str) -> Behave:
+        def answer(seen: Seen) -> Says:
+            if seen.path != "/v1/cluster":
+                return STORED
+            members = [member("a", nodes[0]), member("b", nodes[1])]
+            return ok(cluster_id=cluster_id, leader="b", term=1, nodes=members)
+
+        return answer
+
+    async with fake_nodes(behave("ours"), behave("theirs")) as started:
+        nodes.extend(started)
+        ours, theirs = started
+        async with HivememClient([ours.address]) as client:
+            for _ in range(2):
+                await client.put("n", "s", "k", "v")
+            await until(lambda: bool(theirs.seen))
+            for _ in range(3):
+                await client.put("n", "s", "k", "v")
+    assert not theirs.writes
+
+
+async def test_a_learned_node_that_failed_once_is_found_again():
+    nodes: list[FakeNode] = []
+    puts: list[Seen] = []
+
+    def behave(seen: Seen) -> Says | Act:
+        if seen.path == "/v1/cluster":
+            members = [member("a", nodes[0]), member("b", nodes[1])]
+            return ok(cluster_id="c", leader="b", term=1, nodes=members)
+        puts.append(seen)
+        return Act.CLOSE if len(puts) == 4 else STORED
+
+    async with fake_nodes(behave, behave) as started:
+        nodes.extend(started)
+        given, learned = started
+        async with HivememClient([given.address]) as client:
+            for _ in range(2):
+                await client.put("n", "s", "k", "v")
+            await until(lambda: learned.address in client.endpoints)
+            await given.stop()
+            for number in range(3):
+                await client.put("n", "s", f"after-{number}", "v")
+    assert puts[-1].path == "/v1/kv/n/s/after-2"
+
+
+async def test_a_client_that_does_not_follow_asks_only_where_it_was_told():
+    nodes: list[FakeNode] = []
+
+    def behave(seen: Seen) -> Says:
+        members = [member("a", nodes[0]), member("b", nodes[1])]
+        view = ok(cluster_id="c", leader="b", term=1, nodes=members)
+        return view if seen.path == "/v1/cluster" else STORED
+
+    async with fake_nodes(behave, behave) as started:
+        nodes.extend(started)
+        async with HivememClient([nodes[0].address], follow=False) as client:
+            for _ in range(5):
+                await client.put("n", "s", "k", "v")
+    assert not nodes[1].seen
+    assert len(nodes[0].seen) == 5
 
 
 async def test_another_servers_404_is_not_a_missing_key():
