@@ -223,6 +223,7 @@ class HivememClient(ClientApi):
             open_stream=self._connections.open,
             clock=self._clock,
             patience_ms=patience_ms,
+            look=self._leader_may_have_changed,
             on_close=self._watches.discard,
         )
         self._watches.add(found)

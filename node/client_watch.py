@@ -118,9 +118,10 @@ class Watch:
         open_stream: Open,
         clock: Clock,
         patience_ms: int,
+        look: Callable[[], None],
         on_close: Callable[[Watch], None],
     ) -> None:
-        """`target(since)` gives the request's path and query."""
+        """`target(since)` gives the request's path and query; `look` finds other nodes."""
         self.revision: int | None = None  # the cluster's revision when the watch began
         self._target = target
         self._since = None if since is None else str(since)
@@ -128,6 +129,7 @@ class Watch:
         self._open = open_stream
         self._clock = clock
         self._patience = patience_ms / 1000
+        self._look = look
         self._on_close = on_close
         self._last = _position(self._since)
         self._stream: Stream | None = None
@@ -284,7 +286,9 @@ class Watch:
                 self._topology.unable(address, self._clock.monotonic())
             else:
                 self._topology.answered(address)
+                self._look()  # while it lasts: for when it ends
                 return None
+            self._look()
             self._disconnect()
         return None
 

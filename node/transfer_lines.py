@@ -39,7 +39,6 @@ class Line(NamedTuple):
     number: int
     data: bytes
     end: int
-    complete: bool  # False: the file ends without a line end
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ async def read_lines(descriptor: int, number: int = 0, offset: int = 0) -> Async
             partial_bytes = 0
             number += 1
             offset += len(line) + 1
-            yield Line(number, line, offset, True)
+            yield Line(number, line, offset)
         if rest:
             partial.append(rest)
             partial_bytes += len(rest)
@@ -182,7 +181,7 @@ async def read_lines(descriptor: int, number: int = 0, offset: int = 0) -> Async
                 raise BadLine("", f"line {number + 1} is longer than {LINE_BYTES_MAX} bytes")
     if partial:
         line = b"".join(partial)
-        yield Line(number + 1, line, offset + len(line), False)
+        yield Line(number + 1, line, offset + len(line))
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import enum
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,16 +208,23 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def addressed_door(folder: Path, **options: Any) -> AsyncIterator[OpenDoor]:
     """A door that says its own address when a client looks for the cluster's nodes."""
     async with open_door(folder, **options) as door:
-        address = door_address(door)
-        unknown = (None,) * 7
-        member = MemberView("n1", "one", "leader", address, "", None, None, True, *unknown)
-
-        async def cluster_status(timeout: float) -> ClusterView:
-            return ClusterView("c1", "n1", 1, (member,))
-
-        door.info.leader = address
-        door.info.cluster_status = cluster_status  # type: ignore[method-assign]
+        say_addresses(door, [door_address(door)])
         yield door
+
+
+def say_addresses(door: OpenDoor, addresses: Sequence[str]) -> None:
+    """Have the door say that the cluster's nodes, the leader first, are at `addresses`."""
+    unknown = (None,) * 7
+    members = tuple(
+        MemberView(f"n{place}", f"node{place}", None, address, "", None, None, True, *unknown)
+        for place, address in enumerate(addresses, 1)
+    )
+
+    async def cluster_status(timeout: float) -> ClusterView:
+        return ClusterView("c1", "n1", 1, members)
+
+    door.info.leader = addresses[0]
+    door.info.cluster_status = cluster_status  # type: ignore[method-assign]
 
 
 def door_address(door: OpenDoor) -> str:

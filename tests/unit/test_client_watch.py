@@ -24,6 +24,7 @@ from tests.unit.client_nodes import (
     fake_nodes,
     refusal,
     refused_address,
+    say_addresses,
 )
 from tests.unit.http_door import until
 
@@ -110,6 +111,21 @@ async def test_a_watch_cut_before_its_first_event_still_begins_where_it_began(tm
             await gone.cut(refuse=True)
             await writer.put("n", "s", "after", "v")
             assert keys(await take(watch, 1)) == ["after"]
+
+
+async def test_a_watch_goes_on_at_a_node_that_it_found_by_itself(tmp_path: Path):
+    async with (
+        addressed_door(tmp_path) as door,
+        Proxy(door.port) as given,
+        Proxy(door.port) as other,
+        HivememClient([given.address]) as client,
+    ):
+        say_addresses(door, [other.address, given.address])
+        async with client.watch("n") as watch:
+            await until(lambda: other.address in client.endpoints, "the other node is found")
+            await given.cut(refuse=True)
+            await client.put("n", "s", "k", "v")
+            assert keys(await take(watch, 1)) == ["k"]
 
 
 async def test_a_watch_resumes_from_a_revision_or_an_event(tmp_path: Path):

@@ -28,6 +28,7 @@ from cluster.log_format import (
     segment_name,
     segment_seed,
 )
+from cluster.log_segment import SegmentAppender
 from cluster.log_writer import LogWriter
 from tests.log_harness import (
     LoopQueue,
@@ -282,6 +283,30 @@ def test_a_hole_in_the_unproven_tail_is_cut_there(
     assert log.report.cut_path == str(torn.newest)
     assert log.report.cut_offset == hole.start
     assert log.report.cut_bytes == records[-1].end - hole.start
+
+
+def test_records_beyond_a_cut_never_come_back(
+    torn: Sample,
+    opened: Callable[[Path], SegmentedLog],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A record survives behind a hole, and the next writes end exactly where it begins."""
+    entries = [span for span in spans(torn.newest) if span.end - span.start == 41 + 50]
+    hole, survivor = entries[-2:]
+    assert hole.end == survivor.start
+    _patch(torn.newest, hole.start, bytes(hole.end - hole.start))
+    monkeypatch.setattr(f"{__name__}.OPTIONS", replace(OPTIONS, preallocate_bytes=0))
+    log = opened(torn.directory)
+    expected = state_of(log)
+    assert log.report.cut_offset == hole.start
+    monkeypatch.setattr(SegmentAppender, "mark", lambda self: None)  # the next crash is sooner
+    new = entry(log.last_index + 1, 9, size=hole.end - hole.start - 2 * 41)
+    log.append([new])
+    log.close()
+    end = next(span.end for span in reversed(spans(torn.newest)) if span.kind == ENTRY)
+    assert end == survivor.start
+    expected.append([new])
+    assert _recover(torn.directory, opened) == expected
 
 
 # --- What else a crash can leave ---------------------------------------------------------

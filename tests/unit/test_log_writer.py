@@ -152,8 +152,12 @@ def test_a_late_fsync_of_truncated_entries_does_not_count(rig: SegmentedRig, dis
 
 
 def test_entries_in_flight_are_read_from_memory(rig: SegmentedRig, disk: Disk) -> None:
+    """Also when an earlier fsync has just made room for the cache to be trimmed."""
     _hold(rig, disk)
     rig.log.append([entry(2, 1), entry(3, 2)])
+    assert rig.log.read(1, 4, 1000) == [entry(1), entry(2, 1), entry(3, 2)]
+    disk.release(1)
+    rig.loop.run_until(lambda: rig.log.durable_index == 1)
     assert rig.log.read(1, 4, 1000) == [entry(1), entry(2, 1), entry(3, 2)]
 
 
@@ -161,11 +165,14 @@ def test_entries_in_flight_are_read_from_memory(rig: SegmentedRig, disk: Disk) -
 def test_a_failed_fsync_is_final(rig: SegmentedRig, disk: Disk, code: int) -> None:
     """Never repeated: the second fsync would report success without the data (fsyncgate)."""
     disk.fail_sync = OSError(code, os.strerror(code))
-    rig.log.append([entry(1)])
-    rig.log.flush()
+    _hold(rig, disk)
+    rig.log.set_hard_state(1, "a")
+    rig.log.flush()  # waits behind the fsync that is about to fail
+    syncs = disk.syncs
+    disk.release(1)
     rig.loop.run_until(lambda: bool(rig.failures))
     disk.fail_sync = None
-    syncs = disk.syncs
+    disk.let_go()
     assert [failure.errno for failure in rig.failures] == [code]
     assert (rig.log.durable_index, rig.log.durable_position) == (0, 0)
     rig.log.append([entry(2)])
