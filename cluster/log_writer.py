@@ -20,8 +20,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from cluster.errors import StorageFailed
@@ -37,11 +39,11 @@ class WriterOptions:
 
     writer_queue_bytes_max: int = 128 * MIB  # bytes buffered, queued or being fsynced
     drain_seconds_max: float = 30.0  # seconds that stop() and close() wait for the disk
-    # Seconds after which a thread may demand the interpreter from another, process-wide.
-    # A busy loop lets go of it often but briefly, and each time restarts the wait of the
-    # writer, which with Python's 5 ms never gets to demand it: measured, one round per
-    # second. DESIGN-log.md has the figures, also for the cost, which is nothing measurable.
-    switch_interval_seconds: float = 10e-6
+    # Seconds after which a waiting thread demands the interpreter, process-wide. A busy loop
+    # lets go of it often but briefly, and each time restarts the wait of the writer, which
+    # with Python's 5 ms then never gets to demand it. Much less than this costs more than
+    # it gains. DESIGN-log.md has the figures.
+    switch_interval_seconds: float = 20e-6
 
 
 class Done(NamedTuple):
@@ -183,6 +185,7 @@ class LogWriter:
     # --- Writer thread -------------------------------------------------------------
 
     def _run(self) -> None:
+        _wait_precisely()
         running = True
         while running:
             items = [self._queue.get()]
@@ -240,3 +243,14 @@ class LogWriter:
         except RuntimeError:
             # The loop is closed. Whoever calls stop() then delivers what is left.
             return
+
+
+def _wait_precisely() -> None:
+    """Let the kernel end this thread's timed waits on time, not up to 50 µs later.
+
+    Those 50 µs (its timer slack) would make the writer's wait for the interpreter longer
+    than the time for which a busy loop holds it.
+    """
+    slack = Path(f"/proc/{threading.get_native_id()}/timerslack_ns")
+    with suppress(OSError):  # Not Linux, or not allowed: the writer is then only slower.
+        slack.write_text("1")

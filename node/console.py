@@ -8,6 +8,7 @@ that both can be piped and logged.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from node.clock import Clock, SystemClock
 
 PLAIN_PROGRESS_SECONDS = 5.0  # between two progress lines where there is no terminal
+FOLDED_COLUMNS_MIN = 20  # a last column narrower than this cannot be read
 BAR_SECONDS = 0.1  # between two updates of a bar: drawing costs more than importing a record
 
 
@@ -55,13 +57,22 @@ def is_terminal() -> bool:
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table with one row per item; cells are shown as they are, on one line each."""
     clean = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *clean, strict=True)]
+    if sys.stdout.isatty() and _fits(widths):
         _rich_table(headings, clean)
         return
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *clean, strict=True)]
     for row in ([heading.upper() for heading in headings], *clean):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         write("  ".join(cells).rstrip())
+
+
+def _fits(widths: Sequence[int]) -> bool:
+    """Whether all columns but the last, which may fold, fit into the terminal.
+
+    Where they do not, folded cells are harder to read than lines that the terminal wraps.
+    """
+    room = shutil.get_terminal_size().columns
+    return sum(widths[:-1]) + 3 * len(widths) + min(widths[-1], FOLDED_COLUMNS_MIN) <= room
 
 
 def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -71,8 +82,9 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        shown.add_column(heading.upper(), overflow="fold")
+    for heading in headings[:-1]:
+        shown.add_column(heading.upper(), no_wrap=True)
+    shown.add_column(headings[-1].upper(), overflow="fold")
     for row in rows:
         # As Text, because a cell such as "[red]" is data and not markup.
         shown.add_row(*(Text(cell) for cell in row))
