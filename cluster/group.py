@@ -30,6 +30,7 @@ from cluster.interfaces import (
     Role,
     StateMachine,
 )
+from cluster.messages import MalformedMessage
 from cluster.raft import FlowLimits, SafeCore
 from cluster.reads import ReadRounds
 from cluster.upstream import RaftTiming
@@ -46,9 +47,10 @@ class GroupLimits:
 
     entry_commands_max: int = 1024  # commands in one entry
     entry_bytes_max: int = 1 << 20  # command bytes in one entry (a larger command goes alone)
+    command_bytes_max: int = 60 << 20  # one command; a log record and a frame hold 64 MiB
     proposals_inflight_max: int = 4096  # commands waiting or not yet applied
     proposals_bytes_max: int = 128 << 20  # their bytes
-    reads_waiting_max: int = 8192  # reads waiting for a round
+    reads_waiting_max: int = 8192  # reads waiting for a round, and as many to be applied
     apply_entries_max: int = 256  # entries applied in one turn
     apply_bytes_max: int = 4 << 20  # payload bytes applied in one turn (at least one entry)
 
@@ -91,8 +93,9 @@ class RaftGroup:
         self._limits = limits or GroupLimits()
         self._wake = wake
         self._fail = fail
+        self._failed = False
         self._queue: deque[tuple[bytes, Done]] = deque()
-        self._appended: dict[int, _Appended] = {}
+        self._appended: dict[int, list[_Appended]] = {}  # an index may be ours in several terms
         self._inflight = 0
         self._inflight_bytes = 0
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
@@ -129,13 +132,26 @@ class RaftGroup:
         self._guarded(self._core.release_outbox)
 
     def _guarded(self, event: Callable[[], None]) -> None:
-        """Handle an event and ask for a turn; what it raises stops the node."""
+        """Handle an event and ask for a turn; what it raises stops the node.
+
+        A frame that does not parse only ends its connection: the transport does that
+        with what a handler raises. A newer build must not take down every older one.
+        """
+        if self._failed:
+            return
         try:
             event()
+        except MalformedMessage:
+            raise
         except Exception as error:
-            self._fail(error)
+            self._stop(error)
         else:
             self._wake()
+
+    def _stop(self, error: Exception) -> None:
+        """Nothing is applied, acknowledged or voted for from here on."""
+        self._failed = True
+        self._fail(error)
 
     # --- Requests ------------------------------------------------------------------
 
@@ -146,8 +162,10 @@ class RaftGroup:
         It may be called before submit returns. It is never called while the outcome is
         open: the caller sets a deadline and then reports the outcome as unknown.
         """
-        if self._core.state != raft.LEADER:
+        if self._core.state != raft.LEADER or self._failed:
             done(None, NotLeader(self._core.leader))
+        elif len(command) > self._limits.command_bytes_max:
+            done(None, Overloaded("the command is larger than command_bytes_max"))
         elif (
             self._inflight >= self._limits.proposals_inflight_max
             or self._inflight_bytes + len(command) > self._limits.proposals_bytes_max
@@ -161,7 +179,7 @@ class RaftGroup:
 
     def read_index(self, done: ReadDone) -> None:
         """Give `done` the index that a linearizable read must have applied."""
-        if self._core.state != raft.LEADER:
+        if self._core.state != raft.LEADER or self._failed:
             done(None, NotLeader(self._core.leader))
         elif self._reads.waiting_count >= self._limits.reads_waiting_max:
             done(None, Overloaded("too many reads wait for a round"))
@@ -175,9 +193,11 @@ class RaftGroup:
             self._wake()
 
     def when_applied(self, index: int, done: Callable[[], None]) -> None:
-        """Call `done` once this node has applied `index`."""
+        """Call `done` once this node has applied `index`. Raises Overloaded."""
         if self._core.applied_index >= index:
             done()
+        elif len(self._applied_waiters) >= self._limits.reads_waiting_max:
+            raise Overloaded("too many reads wait for this node to catch up")
         else:
             heappush(self._applied_waiters, (index, next(self._waiter_number), done))
 
@@ -185,6 +205,8 @@ class RaftGroup:
 
     def turn(self) -> None:
         """Do everything that can be done now. Never raises: a failure goes to `fail`."""
+        if self._failed:
+            return
         try:
             self._core.advance()
             if self._core.state == raft.LEADER:
@@ -194,7 +216,7 @@ class RaftGroup:
             self._reads.confirm(self._core.voters)
             self._apply()
         except Exception as error:
-            self._fail(error)
+            self._stop(error)
 
     def _begin_read_round(self) -> None:
         if self._core.noop_committed and self._reads.begin(self._core.commit_index):
@@ -216,7 +238,7 @@ class RaftGroup:
             waiters.append(done)
             size += len(command)
         index, term = self._core.append(commands)
-        self._appended[index] = _Appended(term, waiters, size)
+        self._appended.setdefault(index, []).append(_Appended(term, waiters, size))
 
     def _apply(self) -> None:
         """Apply what is committed and durable here, bounded so that the loop stays live."""
@@ -241,24 +263,34 @@ class RaftGroup:
             self._wake()
 
     def _resolve(self, batch: CommittedBatch, results: Sequence[object]) -> None:
-        """Answer whoever proposed at this index."""
-        appended = self._appended.pop(batch.index, None)
-        if appended is None:
-            return
-        if appended.term == batch.term:
+        """Answer whoever proposed at this index, in whichever term this node led."""
+        for appended in self._appended.pop(batch.index, ()):
             self._release(appended)
-            for done, result in zip(appended.waiters, results, strict=True):
-                done(result, None)
-            return
-        # Another entry is committed here. By log matching, no log that holds a later entry
-        # of our term at that place can ever be committed either: all of them are refused.
-        refused = [appended]
-        later = [i for i, item in self._appended.items() if item.term <= appended.term]
-        refused.extend(self._appended.pop(index) for index in sorted(later))
-        for item in refused:
-            self._release(item)
-            for done in item.waiters:
-                done(None, NotLeader(self._core.leader))
+            if appended.term == batch.term:
+                for done, result in zip(appended.waiters, results, strict=True):
+                    done(result, None)
+            else:
+                self._refuse(appended)
+                self._refuse_later(appended.term)
+
+    def _refuse_later(self, term: int) -> None:
+        """Another entry is committed where this node had one of `term`. By log matching no
+        log that holds a later entry of that same term can win either: those are refused."""
+        for index in sorted(self._appended):
+            items = self._appended[index]
+            kept = [item for item in items if item.term != term]
+            if kept:
+                self._appended[index] = kept
+            else:
+                del self._appended[index]
+            for item in items:
+                if item.term == term:
+                    self._release(item)
+                    self._refuse(item)
+
+    def _refuse(self, appended: _Appended) -> None:
+        for done in appended.waiters:
+            done(None, NotLeader(self._core.leader))
 
     def _release(self, appended: _Appended) -> None:
         self._inflight -= len(appended.waiters)
@@ -277,10 +309,9 @@ class RaftGroup:
 
     # --- What it is doing ----------------------------------------------------------
 
-    @property
-    def leader_heard_at(self) -> float:
-        """Monotonic seconds of the last word from a leader; -inf if none in this life."""
-        return self._core.leader_heard_at
+    def staleness_seconds(self) -> float:
+        """How old this node's state may be; inf: it never heard a leader in this life."""
+        return self._core.staleness_seconds()
 
     def role(self) -> Role:
         return Role(_ROLE_NAMES[self._core.state], self._core.leader, self._core.term)

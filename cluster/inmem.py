@@ -24,9 +24,8 @@ class InMemoryGroup:
         self._index = max(machine.applied_index, 1)
         self.on_leader_change: Callable[[], None] = lambda: None
 
-    @property
-    def leader_heard_at(self) -> float:
-        return self._clock()
+    def staleness_seconds(self) -> float:
+        return 0.0
 
     def submit(self, command: bytes, done: Callable[[object, ClusterError | None], None]) -> None:
         self._index += 1

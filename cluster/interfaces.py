@@ -178,11 +178,11 @@ class Consensus(Protocol):
         """Give the log index that a linearizable read must have applied."""
 
     def when_applied(self, index: int, done: Callable[[], None]) -> None:
-        """Call `done` once this node has applied `index`."""
+        """Call `done` once this node has applied `index`. Raises Overloaded."""
 
-    @property
-    def leader_heard_at(self) -> float:
-        """Monotonic seconds when a leader was last heard; -inf: never in this life."""
+    def staleness_seconds(self) -> float:
+        """How old this node's state may be: the age of the newest moment at which a leader
+        said what was committed and this node has applied all of it. inf: never."""
 
     def role(self) -> Role: ...
 

@@ -106,6 +106,9 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._pre_votes: set[str] = set()
         self._pre_vote_round = 0
         self._leader_heard_at = _NEVER
+        self._current_at = _NEVER  # see staleness_seconds
+        self._current_mark: tuple[float, int] | None = None  # when, commit index to apply
+        self._durable_seen = (0, self.now())  # durable position, since when
         self._heartbeat_at = _NEVER
         self._read_seq_seen = 0
         self.read_seq = 0  # carried by appends; set by the owner when a read round starts
@@ -174,10 +177,25 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
     def match_index(self) -> dict[str, int]:
         return {node.id: index for node, index in self._SyncObj__raftMatchIndex.items()}
 
-    @property
-    def leader_heard_at(self) -> float:
-        """Upstream's monotonic time of the last valid append; -inf if none in this life."""
-        return self.now() if self.state == LEADER else self._leader_heard_at
+    def staleness_seconds(self) -> float:
+        """Age of the newest moment at which a leader said what was committed and all of it
+        is applied here. For a leader: since a majority last answered it. inf: never."""
+        if self.state != LEADER:
+            return self.now() - self._current_at
+        answered = sorted(self._SyncObj__lastResponseTime.values(), reverse=True)
+        others = self.voters // 2  # who make a majority together with this node
+        return self.now() - answered[others - 1] if others else 0.0
+
+    def _note_commit(self, commit_index: int) -> None:
+        """A leader said now that everything up to `commit_index` is committed."""
+        if self._current_mark is None:
+            self._current_mark = (self.now(), commit_index)
+        self._check_current()
+
+    def _check_current(self) -> None:
+        if self._current_mark is not None and self.applied_index >= self._current_mark[1]:
+            self._current_at = self._current_mark[0]
+            self._current_mark = None
 
     @property
     def has_quorum(self) -> bool:
@@ -251,6 +269,7 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
 
     def set_applied(self, index: int) -> None:
         self._SyncObj__raftLastApplied = index
+        self._check_current()
 
     def release_outbox(self) -> None:
         """Send what waited for the log. Call whenever the log became more durable."""
@@ -273,11 +292,12 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
         else:
             position = self._hard_state_position
         frame = messages.encode(message)
-        if self._outbox:
-            # First in, first out, also for what could overtake: simpler to reason about.
-            position = max(position, self._outbox[-1][0])
-        elif position <= self._log.durable_position:
+        if position <= self._log.durable_position:
+            # It may overtake what waits: terms and indexes make order irrelevant, and
+            # heartbeats' answers must not pile up behind a disk that is slow.
             return self._send(peer, frame, False)
+        if self._outbox:
+            position = max(position, self._outbox[-1][0])
         self._outbox.append((position, peer, frame))
         return True
 
@@ -382,16 +402,24 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
             self._SyncObj__raftCommitIndex = candidate
 
     def _check_quorum(self, now: float) -> None:
-        """Step down when no majority has answered for an election timeout (P11)."""
+        """Step down when no majority has answered for an election timeout (P11), or when the
+        own disk does not finish: followers would see a healthy leader that commits nothing."""
         oldest = now - self._timing.election_seconds_max
         answered = 1 + sum(
             self._SyncObj__lastResponseTime[node] > oldest for node in self._SyncObj__otherNodes
         )
-        if answered <= self.voters // 2:
+        if answered <= self.voters // 2 or self._disk_is_stalled(now):
             self._SyncObj__setState(FOLLOWER)
             self._SyncObj__raftLeader = None
             self._SyncObj__raftElectionDeadline = now + self._SyncObj__generateRaftTimeout()
             self.on_leader_change()
+
+    def _disk_is_stalled(self, now: float) -> bool:
+        """Has a write waited for the disk without any progress for too long?"""
+        durable = self._log.durable_position
+        if durable != self._durable_seen[0] or durable == self._log.position:
+            self._durable_seen = (durable, now)
+        return now - self._durable_seen[1] > self._timing.disk_stall_seconds_max
 
     # --- Elections -----------------------------------------------------------------
 
@@ -401,7 +429,7 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
         if self._SyncObj__raftLeader is not None:
             self._SyncObj__raftLeader = None  # not heard for an election timeout
             self.on_leader_change()
-        if not self._SyncObj__connectedToAnyone():
+        if not self._SyncObj__connectedToAnyone() or self._disk_is_stalled(now):
             return
         self._pre_vote_round = (self._pre_vote_round + 1) & 0xFFFFFFFF
         self._pre_votes = {self.selfNode.id}
@@ -490,6 +518,7 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
     def _SyncObj__setCurrentTerm(self, term: int, vote: str | None) -> None:
         if term != self.term:
             self._read_seq_seen = 0
+            self._pre_votes = set()  # late answers to the former term's round do not count
         super()._SyncObj__setCurrentTerm(term, vote)
         self._hard_state_position = self._log.position
 
@@ -560,6 +589,7 @@ class SafeCore(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._leader_heard_at = self.now()
         self._pre_votes = set()
         self._read_seq_seen = max(self._read_seq_seen, message["read_seq"])
+        self._note_commit(message["commit_index"])
         self._accept_entries(node, message)
         if followed != (self.term, self.leader):
             self.on_leader_change()

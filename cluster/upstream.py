@@ -35,6 +35,8 @@ class RaftTiming:
     # A leader that dies takes its connection with it; that is noticed at once, and its
     # followers then campaign after this much (each its random part), not a full timeout.
     disconnect_seconds_max: float = 0.15
+    # A disk that finishes nothing for so long costs its node the leadership.
+    disk_stall_seconds_max: float = 10.0
 
 
 class LogView:

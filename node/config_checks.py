@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from cluster.group import GroupLimits
 from node import private_file
 from node.config_schema import (
     COMMAND_OVERHEAD_BYTES,
@@ -213,6 +214,9 @@ def _check_timing(config: NodeConfig) -> Iterator[Finding]:
         )
 
 
+COMMAND_BYTES_MAX = GroupLimits().command_bytes_max
+
+
 def _check_sizes(config: NodeConfig) -> Iterator[Finding]:
     """Every "at most" must fit into the bound around it: rows of (small, large, spare, why)."""
     spare = COMMAND_OVERHEAD_BYTES + config.limits.key_bytes_max
@@ -230,6 +234,13 @@ def _check_sizes(config: NodeConfig) -> Iterator[Finding]:
         ("limits.history_bytes_max", "storage.map_bytes", 0, "a key's history fits the map"),
     )
     figures = config.figures()
+    for name in ("limits.txn_bytes_max", "raft.entry_bytes_max"):
+        if figures[name][0] > COMMAND_BYTES_MAX:
+            yield Finding(
+                (name,),
+                f"{name}: {figures[name][0]} must be at most {COMMAND_BYTES_MAX}, so that an "
+                "entry fits a log record and a frame between nodes",
+            )
     for small, large, margin, why in rows:
         needed = figures[small][0] + margin
         if needed > figures[large][0]:

@@ -195,7 +195,10 @@ def _log(node: Node, data_dir: DataDir) -> Iterator[SegmentedLog]:
     writer.start()
     try:
         options = LogOptions(
-            segment_bytes=storage.segment_bytes, cache_bytes=storage.log_cache_bytes
+            segment_bytes=storage.segment_bytes,
+            cache_bytes=storage.log_cache_bytes,
+            # Unpredictable, so that nobody can store a value that passes for log records.
+            salt=node.clock.random().getrandbits(32),
         )
         try:
             log = SegmentedLog.open(data_dir.log_path(GROUP), GROUP, writer, options)

@@ -143,11 +143,9 @@ class Router:
     def _check_staleness(self, max_staleness_ms: int | None) -> None:
         if max_staleness_ms is None:
             return
-        age_ms = (self._clock.monotonic() - self._group.leader_heard_at) * 1000
-        if age_ms > max_staleness_ms:
-            raise self._unavailable(
-                "STALE", f"this node has not heard a leader within {max_staleness_ms} ms", True
-            )
+        if self._group.staleness_seconds() * 1000 > max_staleness_ms:
+            message = f"this node's state may be older than {max_staleness_ms} ms"
+            raise self._unavailable("STALE", message, True)
 
     async def _wait_for_read_index(self, confirmed: bool, deadline: float) -> None:
         while True:

@@ -36,7 +36,7 @@ class Schedule:
             (self.heal, 2),
             (self.crash, 0.8),
             (self.restart, 2),
-            (self.duplicate, 3),
+            (self.duplicate, 8),
             (self.partial_sync_crash, 0.3),
         ]
 

@@ -465,3 +465,145 @@ def test_entries_of_earlier_terms_are_not_committed_by_counting(monkeypatch):
     assert cluster.nodes["C"].log.term_at(index) < cluster.core("A").term
     assert cluster.core("A").commit_index < index
     assert old.calls == 0
+
+
+def only_connected(cluster: Cluster, *pairs: str) -> None:
+    """Exactly these pairs can talk; everything in flight is lost."""
+    for a in cluster.ids:
+        for b in cluster.ids:
+            if a < b:
+                cluster.network.cut(a, b)
+                if a + b in pairs or b + a in pairs:
+                    cluster.network.heal(a, b)
+
+
+def campaign(cluster: Cluster, name: str, voters: str) -> None:
+    """`name` wins with these votes and has sent nothing as leader yet."""
+    cluster.no_elections()
+    for other in cluster.up():
+        cluster.core(other)._leader_heard_at = float("-inf")
+    core = cluster.core(name)
+    core._pre_votes = set(cluster.ids)
+    core._campaign_if_supported()
+    for _ in range(6):
+        for each in (name, *voters):
+            cluster.turn(each)
+            cluster.sync(each)
+        for voter in voters:
+            cluster.network.deliver(name, voter)
+            cluster.turn(voter)
+            cluster.sync(voter)
+            cluster.network.deliver(voter, name)
+        if cluster.group(name).role().name == "leader":
+            break
+    assert cluster.group(name).role().name == "leader"
+    for voter in voters:
+        cluster.network.drop(name, voter)
+
+
+def exchange(cluster: Cluster, a: str, b: str, rounds: int = 6) -> None:
+    for _ in range(rounds):
+        for name in (a, b):
+            cluster.turn(name)
+            cluster.sync(name)
+        cluster.network.deliver(a, b)
+        cluster.network.deliver(b, a)
+
+
+def test_a_definite_refusal_only_for_what_can_never_commit(monkeypatch):
+    """A node that led twice has proposals of two terms at one index. A conflict refuses
+    those of its own term only: an older proposal further on may still be committed."""
+    cluster = Cluster(monkeypatch, 5, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    cluster.settle(3, quiet=True)
+    only_connected(cluster, "AC")
+    old = [cluster.put("A", name) for name in (b"x", b"y", b"w", b"v")]
+    exchange(cluster, "A", "C", 10)  # on A and C: two of five
+    only_connected(cluster, "BD", "BE")
+    campaign(cluster, "B", "DE")
+    only_connected(cluster, "AB")
+    exchange(cluster, "A", "B")  # B's no-op takes the place of all four on A
+    only_connected(cluster, "AD", "AE")
+    campaign(cluster, "A", "DE")
+    only_connected(cluster)
+    new = cluster.put("A", b"z")
+    exchange(cluster, "A", "B", 2)  # z stays on A, at an index where A once had w
+    only_connected(cluster, "CD", "CE")
+    cluster.core("C")._SyncObj__setCurrentTerm(cluster.core("A").term, None)
+    campaign(cluster, "C", "DE")
+    for name in cluster.ids:
+        cluster.network.rejoin(name)
+    cluster.settle(12, quiet=True)
+    assert cluster.nodes["A"].machine.commands[-4:] == [b"x", b"y", b"w", b"v"]
+    cluster.check_healed()
+    assert [outcome.calls for outcome in (*old, new)] == [1] * 5
+    assert cluster.group("A").status().proposals_inflight == 0
+
+
+def test_a_late_grant_of_the_former_round_starts_no_election(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.no_elections()
+    core = cluster.core("A")
+    core._ask_for_pre_votes(cluster.time)
+    cluster.network.drop("A", "B")
+    grant = {"type": "pre_vote_response", "round": core._pre_vote_round, "granted": True}
+    core._SyncObj__setCurrentTerm(core.term + 1, None)  # it voted in somebody's election
+    term = core.term
+    cluster.group("A").peer_message("C", messages.encode({**grant, "term": term - 1}))
+    cluster.turn("A")
+    assert core.term == term
+
+
+def test_a_leader_whose_disk_stalls_gives_way(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.put("A", b"stuck")
+    cluster.turn("A")
+    stalled = cluster.timing.disk_stall_seconds_max
+    for _ in range(int((stalled + 5) / 0.1)):
+        cluster.advance(0.1)
+        for name in "ABC":
+            cluster.turn(name)
+            if name != "A":
+                cluster.sync(name)
+        cluster.network.deliver_all()
+    assert cluster.leader() in ("B", "C")
+
+
+def test_staleness_is_the_age_of_the_state_and_not_of_the_last_heartbeat(monkeypatch):
+    cluster = Cluster(monkeypatch, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    cluster.settle(2, quiet=True)
+    assert cluster.group("C").staleness_seconds() < 1
+    for i in range(3):
+        cluster.put("A", b"x%d" % i)
+    for _ in range(100):  # C hears heartbeats and gets no entry
+        cluster.no_elections()
+        cluster.advance(0.1)
+        for name in "ABC":
+            cluster.turn(name)
+            cluster.sync(name)
+        for src, dst in ("AB", "BA", "CA"):
+            cluster.network.deliver(src, dst)
+        cluster.network.deliver("A", "C", bulk=False)
+    assert cluster.group("B").staleness_seconds() < 1
+    assert cluster.group("C").staleness_seconds() > 5
+
+
+def test_answers_to_heartbeats_do_not_wait_for_a_slow_disk(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    cluster.put("A", b"x")
+    cluster.turn("A")
+    cluster.sync("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")  # B's disk is slow from here on
+    for _ in range(20):
+        answers = read(cluster, "A")
+        cluster.turn("A")
+        cluster.network.deliver("A", "B")
+        cluster.turn("B")
+        cluster.network.deliver("B", "A")
+        cluster.turn("A")
+        assert len(answers) == 1
+    assert len(cluster.core("B")._outbox) <= 2

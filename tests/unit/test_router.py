@@ -31,7 +31,7 @@ class ScriptedGroup:
         self.answers: list[object] = []
         self.reads: list[object] = []
         self.submitted = 0
-        self.leader_heard_at = CLOCK.monotonic()
+        self.staleness = 0.0
 
     def submit(self, command, done) -> None:
         self.submitted += 1
@@ -51,6 +51,9 @@ class ScriptedGroup:
     def when_applied(self, index, done) -> None:
         if index <= 5:
             done()
+
+    def staleness_seconds(self) -> float:
+        return self.staleness
 
     def role(self) -> Role:
         return Role("leader" if self.leader == "me" else "follower", self.leader, 1)
@@ -220,7 +223,7 @@ async def test_a_followers_read_asks_the_leader_for_the_index():
 async def test_stale_reads_bound_their_staleness():
     router, group, _ = make(None)
     await router.barrier(ReadOptions(Consistency.STALE), soon())
-    group.leader_heard_at = CLOCK.monotonic() - 2
+    group.staleness = 2.0
     await router.barrier(ReadOptions(Consistency.STALE, max_staleness_ms=60_000), soon())
     with pytest.raises(Unavailable) as caught:
         await router.barrier(ReadOptions(Consistency.STALE, max_staleness_ms=1000), soon())
