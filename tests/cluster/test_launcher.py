@@ -140,8 +140,6 @@ def test_the_table_shows_nodes_and_what_to_try(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_stops_all_nodes_cleanly(folder: Path, number: signal.Signals) -> None:
-    if signal.getsignal(number) == signal.SIG_IGN:
-        pytest.skip("these tests run under nohup")
     async with in_foreground(folder) as process:
         plan = read_plan(folder)
         assert plan is not None
