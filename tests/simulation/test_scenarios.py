@@ -607,3 +607,38 @@ def test_answers_to_heartbeats_do_not_wait_for_a_slow_disk(monkeypatch):
         cluster.turn("A")
         assert len(answers) == 1
     assert len(cluster.core("B")._outbox) <= 2
+
+
+def test_a_group_that_failed_does_nothing_more(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    machine = cluster.nodes["B"].machine
+    calls: list = []
+
+    def broken(batches):
+        calls.append(batches)
+        raise OSError("disk")
+
+    monkeypatch.setattr(machine, "apply", broken)
+    cluster.put("A", b"x")
+    failed = cluster.nodes["B"]
+    for _ in range(5):
+        cluster.advance(0.11)
+        for name in "ABC":
+            cluster.group(name).turn()
+            cluster.sync(name)
+        cluster.network.deliver_all()
+    assert isinstance(failed.failure, OSError)
+    assert len(calls) == 1
+    assert not cluster.network.queue("B", "A")
+    refused: list = []
+    cluster.group("B").submit(b"y", lambda result, error: refused.append(error))
+    assert isinstance(refused[0], NotLeader)
+
+
+def test_a_frame_that_does_not_parse_ends_a_connection_and_not_the_node(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    with pytest.raises(messages.MalformedMessage):
+        cluster.group("A").peer_message("B", b"\x63 a newer build's message")
+    assert cluster.nodes["A"].failure is None
+    cluster.elect("A")
