@@ -9,17 +9,11 @@ from cluster.interfaces import CommittedBatch, GroupStatus, Role, StateMachine
 
 
 class InMemoryGroup:
-    """One member that always leads. Nothing survives the process.
+    """One member that always leads. Nothing survives the process."""
 
-    The clock is given because staleness is measured against it.
-    """
-
-    def __init__(
-        self, self_id: str, machine: StateMachine, clock: Callable[[], float], group: int = 0
-    ) -> None:
+    def __init__(self, self_id: str, machine: StateMachine, group: int = 0) -> None:
         self._self_id = self_id
         self._machine = machine
-        self._clock = clock
         self._group = group
         self._index = max(machine.applied_index, 1)
         self.on_leader_change: Callable[[], None] = lambda: None

@@ -225,7 +225,7 @@ async def open_door(
             yield KvReader(snapshot)
 
     with ThreadPoolExecutor(2) as executor:
-        group = InMemoryGroup("n1", machine, clock.monotonic)
+        group = InMemoryGroup("n1", machine)
         router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER})
         router.reads = []
         service = Service(router, readers, state_limits, clock, executor)
