@@ -10,8 +10,10 @@ A truncation takes effect in the first view at once and in the second when it is
 Between the two, entries on disk at or beyond the truncation are dead although the segment
 index still lists them, and an fsync of such entries that completes late must not count.
 Hence `durable_index` is the end of the segment index, held below every truncation that is
-not durable yet. Entries above it are always in memory; those at or below it are in memory
-while the cache has room, and are read from disk, and verified, otherwise.
+not durable yet. While a reset is not durable, it is the index of the reset, which a snapshot
+covers, and the segment index still describes the log before it. Entries above
+`durable_index` are always in memory; those at or below it are in memory while the cache has
+room, and are read from disk, and verified, otherwise.
 
 Loop thread only; `log_writer` has the other one. DESIGN-log.md: format and recovery.
 """
@@ -29,6 +31,7 @@ from cluster.log_format import (
     ENTRY,
     HARD_STATE,
     RECORD_HEADER_BYTES,
+    RESET,
     TRUNCATE,
     LogOptions,
     Mutation,
@@ -37,9 +40,10 @@ from cluster.log_format import (
     payload_verifies,
 )
 from cluster.log_index import Segment
-from cluster.log_recovery import Recovered, RecoveryReport, SegmentReader, recover
-from cluster.log_rules import check_append, check_hard_state, check_truncation
-from cluster.log_segment import SegmentAppender, remove_segments
+from cluster.log_reader import SegmentReader
+from cluster.log_recovery import Recovered, RecoveryReport, recover
+from cluster.log_rules import check_append, check_hard_state, check_reset, check_truncation
+from cluster.log_segment import Placement, SegmentAppender, remove_segments
 from cluster.log_writer import Batch, Done, LogWriter
 
 
@@ -68,6 +72,7 @@ class SegmentedLog:
         self._buffer: list[Mutation] = []
         self._buffer_bytes = 0
         self._truncations: deque[tuple[int, int]] = deque()  # (position, index), not durable
+        self._reset: tuple[int, int] | None = None  # the newest one, likewise
         self._reader: tuple[Segment, SegmentReader] | None = None
         self._closed = False
         self._appender = SegmentAppender(directory, group, options, found.tail)
@@ -110,8 +115,15 @@ class SegmentedLog:
 
     @property
     def last_term(self) -> int:
-        """Term of the last entry; 0 when there is none."""
         return self._terms.last
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of headers and durable records in the segment files, without zeros ahead.
+
+        Dead records count too, until the segment that holds them is deleted.
+        """
+        return self._segments.bytes
 
     @property
     def term(self) -> int:
@@ -144,6 +156,8 @@ class SegmentedLog:
         return self._recent.bytes
 
     def term_at(self, index: int) -> int | None:
+        if index == self._first_index - 1:
+            return self._terms.base_term
         if not self._first_index <= index <= self._last_index:
             return None
         return self._terms.at(index)
@@ -197,6 +211,20 @@ class SegmentedLog:
         self._buffered(1, RECORD_HEADER_BYTES)
         self._truncations.append((self._position, index))
 
+    def reset(self, index: int, term: int) -> None:
+        """As in `RaftLog`. ValueError below the base, or for index 0 or a negative term.
+
+        Once it is durable, the segments before the one that holds it are deleted.
+        """
+        check_reset(index, term, self._first_index)
+        self._terms.reset(term)
+        self._recent.reset(index + 1)
+        self._first_index = index + 1
+        self._last_index = self._durable_index = index
+        self._buffer.append(Mutation(RESET, index, term, b""))
+        self._buffered(1, RECORD_HEADER_BYTES)
+        self._reset = self._position, index
+
     def set_hard_state(self, term: int, vote: str | None) -> None:
         """As in `RaftLog`; what is set already is no mutation.
 
@@ -224,17 +252,19 @@ class SegmentedLog:
         """Delete whole segments all of whose entries lie below `index`.
 
         For use once a durable snapshot covers them: first_index then is the first entry
-        kept, at most `index`. Entries that are not durable, and the newest segment, stay.
+        kept, at most `index`. The newest durable entry and the newest segment stay, so that
+        last_term is known after a crash. Does nothing while a reset is not durable.
         Not a mutation: after a crash, some of them may be there again.
         """
-        dropped = self._segments.drop_below(min(index, self._durable_index + 1))
+        if self._reset is not None:
+            return
+        dropped = self._segments.drop_below(min(index, self._durable_index))
         if not dropped:
             return
         self._first_index = self._segments.first_index
-        self._terms.drop_below(self._first_index, self._last_index)
+        self._terms.drop_below(self._first_index)
         self._recent.drop_below(self._first_index)
-        if self._reader is not None and self._reader[0] in dropped:
-            self._close_reader()
+        self._forget_reader(dropped)
         self._writer.run_in_writer(partial(remove_segments, self._directory, dropped))
 
     def close(self) -> None:
@@ -248,6 +278,7 @@ class SegmentedLog:
         if self._writer.failure is None:
             self.flush()
         self._writer.drain()
+        self._writer.drain()  # the first may have told us of a reset: files to delete
         self._closed = True
         self._close_reader()
         self._appender.close()
@@ -262,26 +293,39 @@ class SegmentedLog:
 
     def _on_done(self, done: Done) -> None:
         """Take over what the writer made durable."""
-        for segment, truncate_from, first, offsets in done.placements:
-            if segment is not self._segments.segments[-1]:
-                self._segments.add(segment)
-            if truncate_from:
-                self._segments.truncate(truncate_from)
-            assert first == self._segments.last_index + 1, "entries out of order"
-            segment.offsets.extend(offsets)
-            if self._reader is not None and self._reader[0] is segment:
-                self._reader[1].forget()
+        self._take_placements(done.placements)
         self._durable_position = done.position
         self._backlog_bytes -= done.bytes
         self._writer.backlog_bytes -= done.bytes
         while self._truncations and self._truncations[0][0] <= done.position:
             self._truncations.popleft()
-        self._durable_index = self._segments.last_index
-        for _, index in self._truncations:
-            self._durable_index = min(self._durable_index, index - 1)
+        if self._reset is not None and self._reset[0] <= done.position:
+            self._reset = None
+        if self._reset is None:
+            cuts = (index - 1 for _, index in self._truncations)
+            self._durable_index = min((self._segments.last_index, *cuts))
         self._recent.trim(self._options.cache_bytes, self._durable_index)
         if self.on_durable is not None:
             self.on_durable()
+
+    def _take_placements(self, placements: Sequence[Placement]) -> None:
+        dead: list[Segment] = []
+        for segment, cut, first, offsets, end in placements:
+            if segment is not self._segments.segments[-1]:
+                self._segments.add(segment)
+            if cut == TRUNCATE:
+                self._segments.truncate(first)
+            elif cut == RESET:
+                dead += self._segments.reset(first)
+            assert first == self._segments.last_index + 1, "entries out of order"
+            segment.offsets.extend(offsets)
+            segment.bytes = end
+            if self._reader is not None and self._reader[0] is segment:
+                self._reader[1].forget()
+        self._forget_reader(dead)
+        if dead and self._writer.running and self._writer.failure is None:
+            # Otherwise the next opening deletes them.
+            self._writer.run_in_writer(partial(remove_segments, self._directory, dead))
 
     def _read_from_disk(self, index: int) -> bytes:
         segment, offset = self._segments.find(index)
@@ -304,6 +348,10 @@ class SegmentedLog:
             self._close_reader()
             self._reader = segment, SegmentReader(segment.path)
         return self._reader[1]
+
+    def _forget_reader(self, dropped: Sequence[Segment]) -> None:
+        if self._reader is not None and self._reader[0] in dropped:
+            self._close_reader()
 
     def _close_reader(self) -> None:
         if self._reader is not None:

@@ -30,7 +30,8 @@ ENTRY: Final = 1  # payload: the entry's body
 HARD_STATE: Final = 2  # `term`; payload: the vote
 TRUNCATE: Final = 3  # every entry with an index >= `index` is dropped
 SYNC: Final = 4  # only its `synced` matters
-KINDS: Final = frozenset((ENTRY, HARD_STATE, TRUNCATE, SYNC))
+RESET: Final = 5  # every entry is dropped; the next one is `index` + 1; `index` had `term`
+KINDS: Final = frozenset((ENTRY, HARD_STATE, TRUNCATE, SYNC, RESET))
 
 # 0xF5 and 0xC1 never occur in UTF-8, so that text values do not slow the search down.
 RECORD_MARK: Final = b"\xf5\xc1HR"

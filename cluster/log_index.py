@@ -10,6 +10,8 @@ from bisect import bisect_right
 from operator import attrgetter
 from pathlib import Path
 
+from cluster.log_format import SEGMENT_HEADER_BYTES
+
 RECENT_OVERHEAD_BYTES = 128  # bytes that one cached entry costs besides its body
 
 _first_of = attrgetter("first")
@@ -18,16 +20,17 @@ _first_of = attrgetter("first")
 class TermRuns:
     """Term of each index, run-length encoded: terms change rarely."""
 
-    __slots__ = ("_starts", "_terms")
+    __slots__ = ("_starts", "_terms", "base_term")
 
     def __init__(self) -> None:
+        self.base_term: int | None = None  # of the index before the first; None: not known
         self._starts: list[int] = []
         self._terms: list[int] = []
 
     @property
     def last(self) -> int:
-        """Term of the last entry; 0 when there is none."""
-        return self._terms[-1] if self._terms else 0
+        """Term of the last entry; without one, of the base (0 where it is not known)."""
+        return self._terms[-1] if self._terms else self.base_term or 0
 
     def append(self, index: int, term: int) -> None:
         """Invariant: `index` follows the last one appended or kept."""
@@ -40,17 +43,19 @@ class TermRuns:
             self._starts.pop()
             self._terms.pop()
 
-    def drop_below(self, index: int, last_index: int) -> None:
-        """Forget entries below `index`; `last_index` is the log's."""
-        if index > last_index:
-            self._starts.clear()
-            self._terms.clear()
-            return
+    def reset(self, base_term: int) -> None:
+        """Forget every entry; the next one follows an index that had `base_term`."""
+        self._starts.clear()
+        self._terms.clear()
+        self.base_term = base_term
+
+    def drop_below(self, index: int) -> None:
+        """Forget entries below `index`, which is held, as is the one before it."""
+        self.base_term = self.at(index - 1)
         run = bisect_right(self._starts, index) - 1
-        if run >= 0:
-            del self._starts[:run]
-            del self._terms[:run]
-            self._starts[0] = index
+        del self._starts[:run]
+        del self._terms[:run]
+        self._starts[0] = index
 
     def at(self, index: int) -> int:
         """Term of a held index; the caller checks that it is held."""
@@ -62,7 +67,7 @@ class TermRuns:
 class Segment:
     """One segment file and where in it entries first, first + 1, … begin."""
 
-    __slots__ = ("first", "offsets", "path", "seed", "sequence")
+    __slots__ = ("bytes", "first", "offsets", "path", "seed", "sequence")
 
     def __init__(self, path: Path, sequence: int, seed: int, first: int) -> None:
         self.path = path
@@ -70,6 +75,7 @@ class Segment:
         self.seed = seed
         self.first = first
         self.offsets: array[int] = array("Q")
+        self.bytes = SEGMENT_HEADER_BYTES  # header and durable records, without zeros ahead
 
 
 class SegmentIndex:
@@ -92,6 +98,10 @@ class SegmentIndex:
         newest = self.segments[-1]
         return newest.first + len(newest.offsets) - 1
 
+    @property
+    def bytes(self) -> int:
+        return sum(segment.bytes for segment in self.segments)
+
     def add(self, segment: Segment) -> None:
         self.segments.append(segment)
 
@@ -104,16 +114,33 @@ class SegmentIndex:
             segment.first = index
             del segment.offsets[:]
 
+    def reset(self, first: int) -> list[Segment]:
+        """Drop every entry: the next one is `first`, in the newest segment.
+
+        Takes out and returns the others, which nothing needs once that is durable.
+        """
+        newest = self.segments.pop()
+        dead, self.segments = self.segments, [newest]
+        newest.first = first
+        del newest.offsets[:]
+        return dead
+
     def find(self, index: int) -> tuple[Segment, int]:
         """Segment and offset of a held index."""
         segment = self.segments[bisect_right(self.segments, index, key=_first_of) - 1]
         return segment, segment.offsets[index - segment.first]
 
     def drop_below(self, index: int) -> list[Segment]:
-        """Take out the oldest segments all of whose entries are < `index`, but the newest."""
+        """Take out the oldest segments all of whose entries are < `index`, but the newest.
+
+        None if that would drop no entry: one of them may hold the reset that says what
+        term the base had.
+        """
         count = 0
         while count + 1 < len(self.segments) and self.segments[count + 1].first <= index:
             count += 1
+        if self.segments[count].first == self.first_index:
+            return []
         dropped = self.segments[:count]
         del self.segments[:count]
         return dropped
@@ -146,6 +173,11 @@ class RecentEntries:
         while self.bytes > bytes_max and self._bodies and self._first <= durable_index:
             self.bytes -= len(self._bodies.pop(self._first)) + RECENT_OVERHEAD_BYTES
             self._first += 1
+
+    def reset(self, next_index: int) -> None:
+        self._bodies.clear()
+        self._first = next_index
+        self.bytes = 0
 
     def drop_below(self, index: int) -> None:
         while self._bodies and self._first < index:

@@ -11,6 +11,9 @@ was once durable (`log_segment` lists the order of operations behind these proof
 - A newest segment no longer than a header, whose header does not verify: its creation was
   interrupted. It holds nothing, so it is deleted.
 
+Segments before a reset are replayed like all others and then, once what was replayed is
+durable, deleted: a crash came before the log could do that.
+
 Corruption raises CorruptLog with file and offset and changes nothing. The caller may
 reseed the node from its peers; to drop acknowledged entries here could elect a leader
 without them.
@@ -30,11 +33,11 @@ from cluster.log_format import (
     ENTRY,
     FORMAT_VERSION,
     HARD_STATE,
-    KIB,
     KINDS,
     MIB,
     RECORD_HEADER_BYTES,
     RECORD_MARK,
+    RESET,
     SEGMENT_HEADER_BYTES,
     SYNC,
     TRUNCATE,
@@ -50,9 +53,9 @@ from cluster.log_format import (
     segment_seed,
 )
 from cluster.log_index import RecentEntries, Segment, SegmentIndex, TermRuns
-from cluster.log_segment import SegmentTail, create_segment
+from cluster.log_reader import SegmentReader
+from cluster.log_segment import SegmentTail, create_segment, remove_segments
 
-_READ_AHEAD_BYTES = 64 * KIB
 _COPY_BYTES = MIB
 
 
@@ -74,46 +77,6 @@ class Recovered(NamedTuple):
     recent: RecentEntries
     tail: SegmentTail
     report: RecoveryReport
-
-
-class SegmentReader:
-    """Reads one segment through a small window; `forget` it when the file has grown."""
-
-    def __init__(self, path: Path) -> None:
-        self._fd = log_files.open_existing(path, write=False)
-        self._window = b""
-        self._window_at = 0
-
-    def at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the file."""
-        start = offset - self._window_at
-        if start < 0 or start + size > len(self._window):
-            self._window = self._read(offset, max(size, _READ_AHEAD_BYTES))
-            self._window_at, start = offset, 0
-            if size > _READ_AHEAD_BYTES:
-                large, self._window = self._window, b""
-                return large
-        return self._window[start : start + size]
-
-    def forget(self) -> None:
-        """Drop what was read ahead. It may lie where zeros were and records are now."""
-        self._window = b""
-
-    def size(self) -> int:
-        return os.fstat(self._fd).st_size
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        """One call may move at most 2 GiB and stops at signals; the end of file ends it."""
-        data = os.pread(self._fd, size, offset)
-        while len(data) < size:
-            more = os.pread(self._fd, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
 
 
 def recover(directory: Path, group: int, options: LogOptions) -> Recovered:
@@ -161,6 +124,8 @@ class _Replay:
         self._term = 0
         self._vote: str | None = None
         self._previous_bytes = 0
+        self._floor = 1  # the index after the newest reset: no truncation goes below it
+        self._dead: list[Segment] = []  # before the newest reset, and not yet deleted
 
     def segment(self, path: Path, *, newest: bool) -> _SegmentEnd | None:
         """Replay one segment. None: an interrupted creation, which holds nothing."""
@@ -176,7 +141,7 @@ class _Replay:
             end = self._records(reader, path, size)
             if end.end < size:
                 end = self._judge(reader, path, end, newest)
-            self._previous_bytes = end.end
+            self._previous_bytes = self._index.segments[-1].bytes = end.end
             return end
         finally:
             reader.close()
@@ -189,7 +154,10 @@ class _Replay:
         return self._result(fd, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES, None, 0)
 
     def finish(self, end: _SegmentEnd) -> Recovered:
-        """Cut the newest segment's torn tail and make durable what is left."""
+        """Cut the newest segment's torn tail and make durable what is left.
+
+        Then no segment before a reset is needed any more.
+        """
         fd = log_files.open_existing(self._index.segments[-1].path, write=True)
         try:
             if end.size > end.end:
@@ -199,6 +167,7 @@ class _Replay:
                 _write_again(fd, end.proven, end.end)
             if reproved or end.size > end.end:
                 log_files.sync_file(fd)
+            remove_segments(self._directory, self._dead)
         except BaseException:
             os.close(fd)
             raise
@@ -298,13 +267,22 @@ class _Replay:
             self._recent.append(header.index, payload)
             self._recent.trim(self._options.cache_bytes, header.index)
         elif header.kind == TRUNCATE:
-            if not 1 <= header.index <= last_index:
+            if not self._floor <= header.index <= last_index:
                 raise CorruptLog(
                     str(path), offset, f"truncation at {header.index} follows entry {last_index}"
                 )
             self._index.truncate(header.index)
             self._terms.truncate(header.index)
             self._recent.truncate(header.index)
+        elif header.kind == RESET:
+            if header.index < max(1, self._floor - 1):
+                raise CorruptLog(
+                    str(path), offset, f"reset to {header.index}; the base is {self._floor - 1}"
+                )
+            self._floor = header.index + 1
+            self._dead += self._index.reset(self._floor)
+            self._terms.reset(header.term)
+            self._recent.reset(self._floor)
         elif header.kind == HARD_STATE:
             self._term, self._vote = header.term, decode_vote(payload)
 

@@ -36,6 +36,14 @@ def check_truncation(index: int, first_index: int) -> None:
         raise ValueError(f"cannot truncate at {index}: the log begins at {first_index}")
 
 
+def check_reset(index: int, term: int, first_index: int) -> None:
+    """Raise ValueError for a reset to where nothing can be in a snapshot, or below the base."""
+    if index < max(1, first_index - 1):
+        raise ValueError(f"cannot reset to {index}: the log begins at {first_index}")
+    if term < 0:
+        raise ValueError(f"cannot reset to term {term}")
+
+
 def check_hard_state(term: int, vote: str | None, new_term: int, new_vote: str | None) -> None:
     """Raise ValueError unless Raft may go from one hard state to the other.
 

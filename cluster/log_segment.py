@@ -25,6 +25,7 @@ from cluster.log_format import (
     ENTRY,
     HARD_STATE,
     RECORD_HEADER_BYTES,
+    RESET,
     SEGMENT_HEADER_BYTES,
     SYNC,
     TRUNCATE,
@@ -44,12 +45,13 @@ _COPY_BYTES_MAX = 8192
 
 
 class Placement(NamedTuple):
-    """Where mutations went: first a truncation (0: none), then entries from `first` on."""
+    """Where mutations went: first a cut, if any, then entries from `first` on."""
 
     segment: Segment
-    truncate_from: int
+    cut: int  # TRUNCATE: entries >= `first` are dropped; RESET: all are; 0: none
     first: int
     offsets: array[int]
+    end: int  # length of the segment's header and records after these
 
 
 class SegmentTail(NamedTuple):
@@ -117,6 +119,7 @@ class SegmentAppender:
         for kind, index, term, payload in mutations:
             size = RECORD_HEADER_BYTES + len(payload)
             if self._end + size > segment_bytes and self._end > SEGMENT_HEADER_BYTES:
+                self._end_placement(placements)
                 self._roll_over()
                 offsets = self._place(placements, 0)
                 self._staged.append(copies := bytearray())
@@ -126,9 +129,9 @@ class SegmentAppender:
             if kind == ENTRY:
                 offsets.append(self._end)
                 self._next_index = index + 1
-            elif kind == TRUNCATE:
-                self._next_index = index
-                offsets = self._place(placements, index)
+            elif kind in (TRUNCATE, RESET):
+                self._next_index = index if kind == TRUNCATE else index + 1
+                offsets = self._place(placements, kind)
             elif kind == HARD_STATE:
                 self._term, self._vote = term, decode_vote(payload)
             if len(payload) <= _COPY_BYTES_MAX:
@@ -136,6 +139,7 @@ class SegmentAppender:
             else:
                 self._staged += (payload, copies := bytearray())
             self._end += size
+        self._end_placement(placements)
         self._write_staged(self._options.preallocate_bytes)
         return placements
 
@@ -166,14 +170,17 @@ class SegmentAppender:
             os.close(self._fd)
             self._fd = -1
 
-    def _place(self, placements: list[Placement], truncate_from: int) -> array[int]:
+    def _place(self, placements: list[Placement], cut: int) -> array[int]:
         """Begin a placement in the current segment; returns its offsets, to be filled.
 
         Every segment gets at least one, so that the loop knows each file there is.
         """
         offsets = array("Q")
-        placements.append(Placement(self._segment, truncate_from, self._next_index, offsets))
+        placements.append(Placement(self._segment, cut, self._next_index, offsets, self._end))
         return offsets
+
+    def _end_placement(self, placements: list[Placement]) -> None:
+        placements[-1] = placements[-1]._replace(end=self._end)
 
     def _write_staged(self, ahead_bytes: int) -> None:
         """Write what is staged, and zeros behind it when it outgrows the last zeros.

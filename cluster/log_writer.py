@@ -99,6 +99,7 @@ class LogWriter:
         self._queue = queue.SimpleQueue()
         self._finished: deque[tuple[Callable[[Done], None], Done]] = deque()
         self._rounds: deque[RoundStats] = deque(maxlen=1024)
+        self._unmarked: dict[SegmentAppender, None] = {}  # in the order of their last fsyncs
         self._failure: StorageFailed | None = None
         self._failure_reported = False
         self._thread: threading.Thread | None = None
@@ -199,6 +200,9 @@ class LogWriter:
                     for item in items:
                         if callable(item):
                             item()
+                    # Whoever drains may close an appender next: it is marked before that.
+                    if self._queue.empty() or any(isinstance(i, threading.Event) for i in items):
+                        self._mark()
             except Exception as error:  # a defect must stop the node just like the disk
                 self._fail(error)
             for item in items:
@@ -223,11 +227,15 @@ class LogWriter:
         if self._on_round is not None:
             size = sum(batch.bytes for batch in batches)
             self._rounds.append(RoundStats(len(by_appender), len(batches), size, elapsed))
+        self._unmarked.update(dict.fromkeys(by_appender))
         self._finished.extend(finished)
         self._wake_loop()
-        if self._queue.empty():
-            for appender in by_appender:
-                appender.mark()
+
+    def _mark(self) -> None:
+        """Once nothing waits, note in each log what its last fsync covered."""
+        for appender in self._unmarked:
+            appender.mark()
+        self._unmarked.clear()
 
     def _fail(self, error: Exception) -> None:
         failure = StorageFailed(

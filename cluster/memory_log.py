@@ -2,14 +2,14 @@
 
 Same contract, same tests. There is no writer thread: `sync` plays its part, so that a
 simulation decides when, and up to where, mutations become durable, and `crash` returns the
-log as it would be found after power loss.
+log as it would be found after power loss. `drop_prefix` is durable at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from cluster.interfaces import LogEntry
@@ -17,13 +17,14 @@ from cluster.log_format import (
     ENTRY,
     HARD_STATE,
     RECORD_HEADER_BYTES,
+    RESET,
     TRUNCATE,
     LogOptions,
     Mutation,
     decode_vote,
     encode_vote,
 )
-from cluster.log_rules import check_append, check_hard_state, check_truncation
+from cluster.log_rules import check_append, check_hard_state, check_reset, check_truncation
 
 
 @dataclass(slots=True)
@@ -34,6 +35,9 @@ class _Image:
     entries: list[LogEntry] = field(default_factory=list)
     term: int = 0
     vote: str | None = None
+    base_term: int | None = None  # of the index before `first`; None: not known
+    base_is_recorded: bool = False  # by a reset, so that a crash does not lose it
+    bytes: int = 0  # of the entries, as records
 
     @property
     def last(self) -> int:
@@ -42,17 +46,32 @@ class _Image:
     def apply(self, mutation: Mutation) -> None:
         if mutation.kind == ENTRY:
             self.entries.append(LogEntry(mutation.index, mutation.term, mutation.payload))
+            self.bytes += RECORD_HEADER_BYTES + len(mutation.payload)
         elif mutation.kind == TRUNCATE:
-            del self.entries[mutation.index - self.first :]
+            self._delete(slice(mutation.index - self.first, None))
+        elif mutation.kind == RESET:
+            self._delete(slice(None))
+            self.first = mutation.index + 1
+            self.base_term, self.base_is_recorded = mutation.term, True
         else:
             self.term, self.vote = mutation.term, decode_vote(mutation.payload)
 
     def drop_below(self, index: int) -> None:
-        del self.entries[: index - self.first]
+        """Forget entries below `index`, which is held, as is the one before it."""
+        self.base_term, self.base_is_recorded = self.entries[index - 1 - self.first].term, False
+        self._delete(slice(index - self.first))
         self.first = index
 
     def copy(self) -> _Image:
-        return _Image(self.first, list(self.entries), self.term, self.vote)
+        return replace(self, entries=list(self.entries))
+
+    def found(self) -> _Image:
+        """What an opening finds: a base that no reset recorded has no known term."""
+        return replace(self, base_term=self.base_term if self.base_is_recorded else None)
+
+    def _delete(self, dead: slice) -> None:
+        self.bytes -= sum(RECORD_HEADER_BYTES + len(e.payload) for e in self.entries[dead])
+        del self.entries[dead]
 
 
 class MemoryLog:
@@ -83,8 +102,13 @@ class MemoryLog:
 
     @property
     def last_term(self) -> int:
-        """Term of the last entry; 0 when there is none."""
-        return self._view.entries[-1].term if self._view.entries else 0
+        view = self._view
+        return view.entries[-1].term if view.entries else view.base_term or 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the entries held would take as records, durable or not."""
+        return self._view.bytes
 
     @property
     def term(self) -> int:
@@ -117,6 +141,8 @@ class MemoryLog:
         return self._submitted
 
     def term_at(self, index: int) -> int | None:
+        if index == self._view.first - 1:
+            return self._view.base_term
         if not self._view.first <= index <= self._view.last:
             return None
         return self._view.entries[index - self._view.first].term
@@ -146,6 +172,12 @@ class MemoryLog:
         self._durable_index = min(self._durable_index, index - 1)
         self._mutate(Mutation(TRUNCATE, index, 0, b""))
 
+    def reset(self, index: int, term: int) -> None:
+        """As in `RaftLog`. ValueError below the base, or for index 0 or a negative term."""
+        check_reset(index, term, self._view.first)
+        self._durable_index = index
+        self._mutate(Mutation(RESET, index, term, b""))
+
     def set_hard_state(self, term: int, vote: str | None) -> None:
         if (term, vote) == (self._view.term, self._view.vote):
             return
@@ -156,8 +188,11 @@ class MemoryLog:
         self._submitted = len(self._pending)
 
     def drop_prefix(self, index: int) -> None:
-        """Forget entries below `index`; those that are not durable stay."""
-        first = min(index, self._durable_index + 1)
+        """Forget exactly the entries below `index`, where the log on disk drops whole segments.
+
+        The newest durable entry stays. Does nothing while a reset is not durable.
+        """
+        first = min(index, self._durable_index)
         if first > self._view.first:
             self._view.drop_below(first)
             self._disk.drop_below(first)
@@ -182,8 +217,12 @@ class MemoryLog:
         for _ in range(count):
             self._disk.apply(self._pending.popleft())
         self._submitted -= count
-        cuts = (mutation.index for mutation in self._pending if mutation.kind == TRUNCATE)
-        self._durable_index = min((self._disk.last, *(index - 1 for index in cuts)))
+        self._durable_index = self._disk.last
+        for kind, index, _, _ in self._pending:
+            if kind == RESET:
+                self._durable_index = index
+            elif kind == TRUNCATE:
+                self._durable_index = min(self._durable_index, index - 1)
         if self.on_durable is not None:
             self.on_durable()
 
@@ -196,7 +235,7 @@ class MemoryLog:
         disk = self._disk.copy()
         for mutation in islice(self._pending, min(kept, self._submitted)):
             disk.apply(mutation)
-        return MemoryLog(disk)
+        return MemoryLog(disk.found())
 
     def _mutate(self, mutation: Mutation) -> None:
         self._view.apply(mutation)

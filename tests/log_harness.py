@@ -6,7 +6,7 @@ import queue
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -73,10 +73,16 @@ class Model:
     entries: list[LogEntry] = field(default_factory=list)
     term: int = 0
     vote: str | None = None
+    base_term: int | None = None  # of the index before `first`; None: not known
+    base_is_recorded: bool = field(default=False, compare=False)  # by a reset
 
     @property
     def last(self) -> int:
         return self.first + len(self.entries) - 1
+
+    @property
+    def last_term(self) -> int:
+        return self.entries[-1].term if self.entries else self.base_term or 0
 
     def append(self, entries: Iterable[LogEntry]) -> None:
         self.entries += entries
@@ -84,8 +90,23 @@ class Model:
     def truncate_from(self, index: int) -> None:
         del self.entries[index - self.first :]
 
+    def reset(self, index: int, term: int) -> None:
+        self.first, self.entries = index + 1, []
+        self.base_term, self.base_is_recorded = term, True
+
+    def drop_below(self, index: int) -> None:
+        if index > self.first:
+            self.base_term = self.entries[index - 1 - self.first].term
+            self.base_is_recorded = False
+            self.entries = self.entries[index - self.first :]
+            self.first = index
+
+    def found(self) -> Model:
+        """What an opening shows: the term of a base that no reset recorded is not known."""
+        return replace(self.copy(), base_term=self.base_term if self.base_is_recorded else None)
+
     def copy(self) -> Model:
-        return Model(self.first, list(self.entries), self.term, self.vote)
+        return replace(self, entries=list(self.entries))
 
 
 def state_of(log: RaftLog) -> Model:
@@ -99,10 +120,12 @@ def state_of(log: RaftLog) -> Model:
         index += len(some)
     assert [e.index for e in entries] == list(range(log.first_index, log.last_index + 1))
     assert [log.term_at(e.index) for e in entries] == [e.term for e in entries]
-    assert log.term_at(log.first_index - 1) is None
+    assert log.term_at(log.first_index - 2) is None
     assert log.term_at(log.last_index + 1) is None
-    assert log.last_term == (entries[-1].term if entries else 0)
-    return Model(log.first_index, entries, log.term, log.vote)
+    base_term = log.term_at(log.first_index - 1)
+    state = Model(log.first_index, entries, log.term, log.vote, base_term)
+    assert log.last_term == state.last_term
+    return state
 
 
 class LogUnderTest(RaftLog, Protocol):
@@ -110,8 +133,6 @@ class LogUnderTest(RaftLog, Protocol):
 
     @property
     def backlog_bytes(self) -> int: ...
-
-    def drop_prefix(self, index: int) -> None: ...
 
 
 class Rig(Protocol):
@@ -164,6 +185,7 @@ class SegmentedRig:
         # What was flushed reaches the page cache; the rest dies with the process. The old
         # files stay open under the old log, so recovery works on a copy, like a new process.
         self.writer.drain()
+        self.writer.drain()  # what the first one delivered may have files deleted
         copy = self.directory.with_name(self.directory.name + "+")
         shutil.copytree(self.directory, copy)
         self.log.close()
@@ -174,6 +196,39 @@ class SegmentedRig:
         self.log.close()
         self.writer.stop()
         self.loop.run_waiting()
+
+
+class Recorder:
+    """Mutates a log and a model alike, and keeps every state, from the one before the first."""
+
+    def __init__(self, rig: SegmentedRig) -> None:
+        self.rig = rig
+        self.states = [Model()]
+
+    def append(self, count: int, term: int, size: int = 16) -> None:
+        for _ in range(count):
+            new = self.states[-1].copy()
+            new.entries.append(entry(new.last + 1, term, size))
+            self.rig.log.append([new.entries[-1]])
+            self.states.append(new)
+
+    def truncate(self, index: int) -> None:
+        new = self.states[-1].copy()
+        new.truncate_from(index)
+        self.rig.log.truncate_from(index)
+        self.states.append(new)
+
+    def reset(self, index: int, term: int) -> None:
+        new = self.states[-1].copy()
+        new.reset(index, term)
+        self.rig.log.reset(index, term)
+        self.states.append(new)
+
+    def hard_state(self, term: int, vote: str | None) -> None:
+        new = self.states[-1].copy()
+        new.term, new.vote = term, vote
+        self.rig.log.set_hard_state(term, vote)
+        self.states.append(new)
 
 
 class MemoryRig:

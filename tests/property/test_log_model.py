@@ -38,7 +38,6 @@ class LogMachine(RuleBasedStateMachine):
         self.model = Model()
         self.flushed = Model()
         self.durable_position = 0
-        self.dropped_below = 1
 
     @rule(bodies=st.lists(BODIES, min_size=1, max_size=4), term_step=st.integers(0, 2))
     def append(self, bodies: list[bytes], term_step: int) -> None:
@@ -54,6 +53,13 @@ class LogMachine(RuleBasedStateMachine):
         self.rig.log.truncate_from(index)
         self.model.truncate_from(index)
         assert self.rig.log.durable_index < index or index > self.model.last
+
+    @rule(distance=st.integers(-1, 60), term_step=st.integers(0, 2))
+    def reset(self, distance: int, term_step: int) -> None:
+        index, term = max(1, self.model.first + distance), self.model.last_term + term_step
+        self.rig.log.reset(index, term)
+        self.model.reset(index, term)
+        assert self.rig.log.durable_index == index
 
     @rule(step=st.integers(1, 3), vote=st.sampled_from([None, "a", "node-å"]))
     def hard_state(self, step: int, vote: str | None) -> None:
@@ -73,20 +79,22 @@ class LogMachine(RuleBasedStateMachine):
         assert self.rig.log.durable_index == self.model.last
         assert self.rig.log.durable_position == self.rig.log.position
 
-    @precondition(lambda self: self.model.entries)
     @rule(data=st.data())
     def drop_prefix(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(self.model.first, self.model.last + 1))
+        durable_index = self.rig.log.durable_index
         self.rig.log.drop_prefix(index)
         first = self.rig.log.first_index
-        assert self.model.first <= first <= index
-        del self.model.entries[: first - self.model.first]
-        self.model.first = first
+        assert self.model.first <= first <= max(self.model.first, min(index, durable_index))
+        if first > self.model.first:
+            self.model.drop_below(first)
+            self.flushed.drop_below(first)
 
     @rule()
     def reopen(self) -> None:
         self.rig.reopen()
         self.durable_position = 0
+        self.model = self.model.found()
         self.flushed = self.model.copy()
         assert self.rig.log.durable_index == self.model.last
 
@@ -94,9 +102,7 @@ class LogMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         self.rig.kill()
         self.durable_position = 0
-        first = max(self.flushed.first, self.rig.log.first_index)
-        del self.flushed.entries[: first - self.flushed.first]
-        self.flushed.first = first
+        self.flushed = self.flushed.found()
         self.model = self.flushed.copy()
         assert self.rig.log.durable_index == self.model.last
 

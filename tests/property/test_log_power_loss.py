@@ -53,7 +53,12 @@ class History:
     def _mutate(self) -> None:
         new = self.states[-1].copy()
         choice = self.rng.random()
-        if choice < 0.7:
+        if choice < 0.05 and new.entries:
+            term = max(new.term, 1)
+            index = self.rng.randrange(max(1, new.first - 1), new.last + 9)
+            new.reset(index, term)
+            self.rig.log.reset(index, term)
+        elif choice < 0.7:
             term = max(new.term, 1)
             new.entries.append(entry(new.last + 1, term, self.rng.choice([1, 30, 600, 1500])))
             self.rig.log.append([new.entries[-1]])
@@ -72,16 +77,21 @@ class History:
         if self.rng.random() < 0.2 and self.rig.log.last_index > 3:
             self.rig.log.drop_prefix(self.rig.log.last_index - 3)
             self.rig.writer.drain()
-            dropped = self.rig.log.first_index
-            new = self.states[-1].copy()
-            new.entries = new.entries[dropped - new.first :]
-            new.first = dropped
-            self.states[-1] = new
+            self.states[-1] = self.states[-1].copy()
+            self.states[-1].drop_below(self.rig.log.first_index)
 
 
 def _same(state: Model, expected: Model) -> bool:
-    """Equal where both hold entries: deletion of a prefix is not a promise."""
+    """Equal where both hold entries: deletion of a prefix is not a promise.
+
+    A reset is one: no entry from before it comes back, and the term of its base is known.
+    """
     if (state.last, state.term, state.vote) != (expected.last, expected.term, expected.vote):
+        return False
+    if expected.base_is_recorded and (state.first, state.base_term) != (
+        expected.first,
+        expected.base_term,
+    ):
         return False
     first = max(state.first, expected.first)
 
@@ -103,6 +113,8 @@ def test_power_loss_after_every_call(
     history.run(60)
     rig.end()
     calls = list(disk.calls)
+    assert any(call.kind == "remove" for call in calls)
+    assert sum(state.base_is_recorded for state in history.states) > 20
     writer = LogWriter(LoopQueue().call_soon_threadsafe, unexpected)
     writer.start()
     for cut in range(1, len(history.durable) + 1):

@@ -212,18 +212,67 @@ def test_drop_prefix_keeps_what_it_must(rig: Rig) -> None:
     first = rig.log.first_index
     assert 1 < first <= 15
     rig.log.drop_prefix(99)
-    assert rig.log.first_index <= 21, "what is not durable stays"
-    assert rig.log.first_index > first
+    assert first < rig.log.first_index <= 20, "the newest durable entry stays"
     expected = state_of(rig.log)
     assert expected.entries[-1] == entry(22, 9)
     rig.reopen()
-    assert state_of(rig.log) == expected
+    assert state_of(rig.log) == expected.found()
     rig.log.truncate_from(rig.log.first_index)
     rig.log.append([entry(rig.log.first_index, 11)])
     rig.kill()
     rig.log.set_hard_state(30, "b")
     rig.reopen()
     assert (rig.log.term, rig.log.vote) == (30, "b")
+
+
+def test_the_term_of_a_dropped_base_is_known_until_the_process_ends(rig: Rig) -> None:
+    rig.log.append([entry(i, i // 3, size=1000) for i in range(1, 21)])
+    rig.settle()
+    rig.log.drop_prefix(15)
+    base = rig.log.first_index - 1
+    assert base > 1
+    assert [rig.log.term_at(base - 1), rig.log.term_at(base)] == [None, base // 3]
+    rig.log.truncate_from(base + 1)
+    assert rig.log.last_term == base // 3
+    rig.reopen()
+    assert (rig.log.last_index, rig.log.last_term, rig.log.term_at(base)) == (base, 0, None)
+
+
+def test_dropping_everything_keeps_the_newest_durable_entry(rig: Rig) -> None:
+    """Also where it alone fills a segment, and hard states fill the one after it."""
+    rig.log.append([entry(i, 3, size=4000) for i in range(1, 5)])
+    for term in range(1, 100):
+        rig.log.set_hard_state(term, None)
+    rig.settle()
+    rig.log.append([entry(5, 9)])
+    rig.log.drop_prefix(99)
+    assert rig.log.first_index == 4
+    rig.kill()
+    assert (rig.log.first_index, rig.log.last_index, rig.log.last_term) == (4, 4, 3)
+
+
+def test_size_grows_with_entries_and_shrinks_with_what_is_dropped(rig: Rig) -> None:
+    sizes = [rig.log.size_bytes]
+    for last in (10, 20):
+        rig.log.append([entry(i, size=1000) for i in range(last - 9, last + 1)])
+        rig.settle()
+        sizes.append(rig.log.size_bytes)
+    assert sizes[0] + 10_000 < sizes[1] < sizes[2] - 10_000
+    assert sizes[2] < 20_000 + 20 * 41 + 10 * 600
+    rig.log.drop_prefix(15)
+    dropped = rig.log.size_bytes
+    assert 6_000 < dropped < sizes[2] - 10_000
+    rig.reopen()
+    assert rig.log.size_bytes == pytest.approx(dropped, abs=100)  # a mark is not counted yet
+    rig.log.reset(30, 1)
+    rig.settle()
+    assert rig.log.size_bytes < 6_000
+    rig.log.append([entry(31, size=3000)])
+    rig.settle()
+    assert 3_000 < rig.log.size_bytes < 9_000
+    rig.log.truncate_from(31)
+    rig.reopen()
+    assert rig.log.size_bytes < 9_000
 
 
 def test_close_makes_durable_and_may_be_repeated(rig: Rig) -> None:

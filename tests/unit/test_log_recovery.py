@@ -33,6 +33,7 @@ from cluster.log_writer import LogWriter
 from tests.log_harness import (
     LoopQueue,
     Model,
+    Recorder,
     SegmentedRig,
     entry,
     segment_paths,
@@ -58,34 +59,7 @@ class Sample:
         return segment_paths(self.directory)[-1]
 
 
-class _Recorder:
-    """Mutates a log and a model alike, and keeps every state."""
-
-    def __init__(self, rig: SegmentedRig) -> None:
-        self.rig = rig
-        self.states = [Model()]
-
-    def append(self, count: int, term: int, size: int = 16) -> None:
-        for _ in range(count):
-            new = self.states[-1].copy()
-            new.entries.append(entry(new.last + 1, term, size))
-            self.rig.log.append([new.entries[-1]])
-            self.states.append(new)
-
-    def truncate(self, index: int) -> None:
-        new = self.states[-1].copy()
-        new.truncate_from(index)
-        self.rig.log.truncate_from(index)
-        self.states.append(new)
-
-    def hard_state(self, term: int, vote: str | None) -> None:
-        new = self.states[-1].copy()
-        new.term, new.vote = term, vote
-        self.rig.log.set_hard_state(term, vote)
-        self.states.append(new)
-
-
-def _history(recorder: _Recorder) -> None:
+def _history(recorder: Recorder) -> None:
     """Several segments; the last truncation reaches back into an earlier one."""
     recorder.hard_state(1, "a")
     recorder.append(30, 1, size=40)
@@ -107,7 +81,7 @@ def _history(recorder: _Recorder) -> None:
 def idle(tmp_path: Path) -> Iterator[Sample]:
     """Everything fsynced, and the sync mark written."""
     rig = SegmentedRig(tmp_path / "log", OPTIONS)
-    recorder = _Recorder(rig)
+    recorder = Recorder(rig)
     _history(recorder)
     newest = segment_paths(rig.directory)[-1]
     wait_for(lambda: spans(newest)[-1].kind == SYNC)
@@ -119,7 +93,7 @@ def idle(tmp_path: Path) -> Iterator[Sample]:
 def torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sample]:
     """As `idle`, then a last batch that is written and whose fsync never returns."""
     rig = SegmentedRig(tmp_path / "live", OPTIONS)
-    recorder = _Recorder(rig)
+    recorder = Recorder(rig)
     _history(recorder)
     durable = len(recorder.states) - 1
     newest = segment_paths(rig.directory)[-1]

@@ -357,6 +357,39 @@ def test_rounds_are_measured(tmp_path: Path) -> None:
     writer.stop()
 
 
+def test_a_task_that_arrives_with_the_news_does_not_cost_the_mark(tmp_path: Path) -> None:
+    """Such as the deletion of segments that a reset made unnecessary."""
+
+    def queue_a_task(deliver: Callable[[], None]) -> None:
+        writer.run_in_writer(lambda: None)
+
+    writer = LogWriter(queue_a_task, unexpected)
+    writer.start()
+    log = SegmentedLog.open(tmp_path / "log", 1, writer)
+    log.append([entry(1)])
+    log.flush()
+    path = segment_paths(tmp_path / "log")[0]
+    wait_for(lambda: spans(path)[-1].kind == SYNC)
+    log.close()
+    writer.stop()
+
+
+def test_a_log_is_marked_before_it_is_closed_however_much_waits(rig: SegmentedRig) -> None:
+    busy = threading.Event()
+    busy.set()
+
+    def more() -> None:
+        if busy.is_set():
+            rig.writer.run_in_writer(more)
+
+    more()
+    rig.log.append([entry(1)])
+    rig.log.close()
+    last = spans(segment_paths(rig.directory)[0])[-1]
+    busy.clear()
+    assert last.kind == SYNC
+
+
 def test_the_sync_mark_proves_the_last_fsync_and_costs_none(rig: SegmentedRig, disk: Disk) -> None:
     rig.log.append([entry(1)])
     rig.settle()
