@@ -1,4 +1,4 @@
-"""What a log entry's payload holds: a type byte, then a batch of opaque commands.
+"""What a log entry's payload holds: a type byte, then a batch of opaque commands, or members.
 
 Group commit packs the commands that arrived together into one entry, so that one
 append and one fsync serve them all. The type bytes are upstream's.
@@ -7,11 +7,14 @@ append and one fsync serve them all. The type bytes are upstream's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from cluster import membership
+from cluster.membership import Member
 
 REGULAR = 0
 NO_OP = 1
-MEMBERSHIP = 2  # not written yet; refused when read
+MEMBERSHIP = 2  # the members follow, as in `membership.encode`
 
 NO_OP_PAYLOAD = bytes([NO_OP])
 _HEAD = struct.Struct("<BI")  # type, number of commands
@@ -32,9 +35,24 @@ def pack(commands: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
+def pack_membership(members: Iterable[Member]) -> bytes:
+    """Payload of an entry that sets the configuration."""
+    return bytes([MEMBERSHIP]) + membership.encode(members)
+
+
+def unpack_membership(payload: bytes) -> tuple[Member, ...] | None:
+    """Members that an entry sets; None if it is of another type. Raises UnknownEntry."""
+    if payload[:1] != bytes([MEMBERSHIP]):
+        return None
+    try:
+        return membership.decode(payload[1:])
+    except ValueError as error:
+        raise UnknownEntry(f"configuration entry: {error}") from error
+
+
 def unpack(payload: bytes) -> list[bytes]:
-    """Commands of an entry; [] for a no-op. Raises UnknownEntry."""
-    if payload == NO_OP_PAYLOAD:
+    """Commands of an entry; [] where it holds none. Raises UnknownEntry."""
+    if payload == NO_OP_PAYLOAD or unpack_membership(payload) is not None:
         return []
     if not payload or payload[0] != REGULAR:
         raise UnknownEntry(f"entry type {payload[0] if payload else None}")

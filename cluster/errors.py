@@ -3,12 +3,16 @@
 ClusterError
 ├── NotLeader            definite: nothing was proposed
 ├── Overloaded           definite: nothing was proposed
+├── DiskFull             definite: nothing was proposed, the leader's disk is nearly full
 ├── NoQuorum             definite: nothing was proposed, no leader can be confirmed
+├── ChangeRefused        definite: a membership change or transfer that cannot be made now
 ├── OutcomeUnknown       not definite: the command may still commit
 ├── PeerUnreachable      definite is set by the caller: was the request sent?
 ├── RemoteCallFailed     a handler on the peer raised; definite is what its error said
 ├── HandshakeRefused     a peer failed to prove membership
 ├── CorruptLog           fail-stop: names file and offset
+├── CorruptSnapshot      names the file; it is refused and fetched again
+├── Removed              fail-stop: this node is no longer a member
 └── StorageFailed        fail-stop: the disk refused a write or an fsync
 """
 
@@ -33,8 +37,21 @@ class Overloaded(ClusterError):
     """A bounded queue is full; retry later."""
 
 
+class DiskFull(ClusterError):
+    """The leader's disk is nearly full, so nothing is appended until there is room again."""
+
+
 class NoQuorum(ClusterError):
     """No leader is known, or the leader could not confirm that it still leads."""
+
+
+class ChangeRefused(ClusterError):
+    """A membership change or leadership transfer that cannot be made; `field` names what of
+    the request is wrong, "" where it is only the moment."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class OutcomeUnknown(ClusterError):
@@ -70,6 +87,18 @@ class CorruptLog(ClusterError):
         super().__init__(f"corrupt log: {path} at offset {offset}: {reason}")
         self.path = path
         self.offset = offset
+
+
+class CorruptSnapshot(ClusterError):
+    """A snapshot whose files are missing, torn or altered. Never used; fetched again."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"corrupt snapshot: {path}: {reason}")
+        self.path = path
+
+
+class Removed(ClusterError):
+    """The cluster's configuration no longer lists this node: it must stop."""
 
 
 class StorageFailed(ClusterError):

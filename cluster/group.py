@@ -1,4 +1,4 @@
-"""One Raft group on one node: proposals, group commit, reads, apply.
+"""One Raft group on one node: proposals, group commit, reads, apply, members.
 
 A *turn* does everything that can be done now: timers, commit, one read round, one new
 entry for all commands that wait, replication, apply. Turns are asked for by events
@@ -12,30 +12,45 @@ that cannot apply or write must not limp on.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from random import Random  # noqa: TID251 - the caller seeds it
 
 from cluster import entry as entries_codec
-from cluster import raft
-from cluster.errors import ClusterError, NoQuorum, NotLeader, Overloaded
+from cluster import messages, raft
+from cluster.compaction import CompactionLimits, Compactor
+from cluster.errors import (
+    ChangeRefused,
+    ClusterError,
+    CorruptSnapshot,
+    DiskFull,
+    NoQuorum,
+    NotLeader,
+    Overloaded,
+    Removed,
+)
 from cluster.interfaces import (
     CommittedBatch,
     GroupStatus,
     PeerTransport,
     RaftLog,
     Role,
+    SnapshotMeta,
+    Snapshots,
     StateMachine,
 )
-from cluster.messages import MalformedMessage
-from cluster.raft import FlowLimits, SafeCore
+from cluster.membership import Change, Configuration, Update
+from cluster.messages import MalformedMessage, Message
+from cluster.proposals import Done, Proposals
+from cluster.raft import FlowLimits, Identity, Peers, SafeCore
 from cluster.reads import ReadRounds
+from cluster.snapshot_transfer import SnapshotReceiver, SnapshotSender
+from cluster.transfer import LeadershipTransfer
 from cluster.upstream import RaftTiming
 
-Done = Callable[[object, ClusterError | None], None]  # result, or why there is none
 ReadDone = Callable[[int | None, ClusterError | None], None]
 
 _ROLE_NAMES = {raft.FOLLOWER: "follower", raft.CANDIDATE: "candidate", raft.LEADER: "leader"}
@@ -55,28 +70,17 @@ class GroupLimits:
     apply_bytes_max: int = 4 << 20  # payload bytes applied in one turn (at least one entry)
 
 
-@dataclass(slots=True)
-class _Appended:
-    """An entry that this node appended as leader, waiting to be applied."""
-
-    term: int
-    waiters: Sequence[Done]
-    size: int  # bytes of its commands
-
-
 class RaftGroup:
-    """One group: `SafeCore` plus what waits for it. See the module docstring.
-
-    Invariant: every `Done` is called exactly once; `_inflight` counts those not called.
-    """
+    """One group: `SafeCore` plus what waits for it. See the module docstring."""
 
     def __init__(
         self,
         group: int,
-        self_id: str,
-        peer_ids: Sequence[str],
+        identity: Identity,
+        bootstrap: Configuration,
         log: RaftLog,
         machine: StateMachine,
+        snapshots: Snapshots,
         transport: PeerTransport,
         *,
         wake: Callable[[], None],
@@ -85,35 +89,64 @@ class RaftGroup:
         timing: RaftTiming | None = None,
         limits: GroupLimits | None = None,
         flow: FlowLimits | None = None,
+        compaction: CompactionLimits | None = None,
     ) -> None:
+        """`bootstrap`: the members while the log holds no configuration. Log, snapshots and
+        machine must agree: see `reconcile`."""
         self.group = group
-        self.self_id = self_id
+        self.self_id = identity.id
         self._log = log
         self._machine = machine
+        self._snapshots = snapshots
         self._limits = limits or GroupLimits()
         self._wake = wake
         self._fail = fail
         self._failed = False
-        self._queue: deque[tuple[bytes, Done]] = deque()
-        self._appended: dict[int, list[_Appended]] = {}  # an index may be ours in several terms
-        self._inflight = 0
-        self._inflight_bytes = 0
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
         self._waiter_number = count()
         self._reads = ReadRounds()
-        self.on_leader_change: Callable[[], None] = lambda: None
-        self._core = SafeCore(
-            self_id,
-            peer_ids,
+        timing = timing or RaftTiming()
+        peers = Peers(
+            send=lambda peer, frame, bulk: transport.send(peer, group, frame, bulk=bulk),
+            incarnation=transport.incarnation,
+            recorded=transport.recorded_incarnation,
+            set_members=transport.set_members,
+        )
+        self._peers = peers
+        self._core = core = SafeCore(
+            identity,
+            bootstrap,
             log,
+            snapshots.newest,
             machine.applied_index,
-            lambda peer, frame, bulk: transport.send(peer, group, frame, bulk=bulk),
-            timing or RaftTiming(),
+            peers,
+            timing,
             flow or FlowLimits(),
             rng,
         )
-        self._core.on_read_echo = self._reads.echo
-        self._core.on_leader_change = self._leadership_changed
+        self._proposals = Proposals(lambda: core.leader)
+        self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
+        self._compactor = Compactor(
+            log, snapshots, compaction or CompactionLimits(), self._snapshot_made, self._stop
+        )
+        self._compactor.started(core.applied_index)
+        self._sender = SnapshotSender(
+            snapshots, partial(self._send, bulk=True), self._snapshot_refused
+        )
+        self._receiver = SnapshotReceiver(
+            snapshots,
+            partial(self._send, bulk=False),
+            self._snapshot_received,
+            self._stop,
+            core.now,
+        )
+        self._was_member = self._is_listed()
+        self.on_leader_change: Callable[[], None] = lambda: None
+        core.on_read_echo = self._reads.echo
+        core.on_leader_change = self._leadership_changed
+        core.on_offer = self._snapshot_offered
+        core.on_pull = self._sender.pull
+        core.on_chunk = self._receiver.chunk
         log.on_durable = self._log_is_durable
         transport.register(group, self)
 
@@ -123,6 +156,7 @@ class RaftGroup:
         self._guarded(lambda: self._core.peer_connected(peer))
 
     def peer_disconnected(self, peer: str) -> None:
+        self._receiver.disconnected(peer)
         self._guarded(lambda: self._core.peer_disconnected(peer))
 
     def peer_message(self, peer: str, frame: bytes) -> None:
@@ -162,19 +196,19 @@ class RaftGroup:
         It may be called before submit returns. It is never called while the outcome is
         open: the caller sets a deadline and then reports the outcome as unknown.
         """
-        if self._core.state != raft.LEADER or self._failed:
-            done(None, NotLeader(self._core.leader))
+        if self._core.state != raft.LEADER or self._failed or self._core.transferring:
+            done(None, NotLeader(None if self._core.transferring else self._core.leader))
         elif len(command) > self._limits.command_bytes_max:
             done(None, Overloaded("the command is larger than command_bytes_max"))
+        elif not self._core.room:
+            done(None, DiskFull("the leader's disk is nearly full"))
         elif (
-            self._inflight >= self._limits.proposals_inflight_max
-            or self._inflight_bytes + len(command) > self._limits.proposals_bytes_max
+            self._proposals.count >= self._limits.proposals_inflight_max
+            or self._proposals.bytes + len(command) > self._limits.proposals_bytes_max
         ):
             done(None, Overloaded("too many commands wait to be committed"))
         else:
-            self._inflight += 1
-            self._inflight_bytes += len(command)
-            self._queue.append((command, done))
+            self._proposals.add(command, done)
             self._wake()
 
     def read_index(self, done: ReadDone) -> None:
@@ -201,6 +235,120 @@ class RaftGroup:
         else:
             heappush(self._applied_waiters, (index, next(self._waiter_number), done))
 
+    # --- Members and leadership --------------------------------------------------------
+
+    def configuration(self) -> Configuration:
+        """The newest configuration in this node's log, committed or not."""
+        return self._core.configuration
+
+    def change_membership(self, change: Change, done: Done) -> None:
+        """Leader only: make one change; `done(Configuration, None)` once it is committed.
+
+        `done(None, error)`: NotLeader, ChangeRefused. Never called while it is open.
+        """
+        if self._core.state != raft.LEADER or self._failed:
+            done(None, NotLeader(self._core.leader))
+            return
+        try:
+            members = self._core.changed_members(change)
+        except ChangeRefused as refusal:
+            done(None, refusal)
+            return
+        if members is self._core.configuration.members:
+            done(self._core.configuration, None)
+            return
+        index, term = self._core.append_configuration(members)
+        self._proposals.appended_alone(index, term, done, Configuration(index, tuple(members)))
+        self._wake()
+
+    def transfer_leadership(self, target: str | None, done: Done) -> None:
+        """Leader only: hand over to `target`, or to whoever is furthest (None)."""
+        self._transfer.begin(target, done)
+        self._wake()
+
+    def _readmit_replaced(self) -> None:
+        """A member whose data folder was wiped becomes a learner, one at a time."""
+        for peer, incarnation in self._core.replaced_voters():
+            try:
+                members = self._core.changed_members(Update(peer, incarnation=incarnation))
+            except ChangeRefused:
+                return  # Another change is under way; the next turn looks again.
+            if members is not self._core.configuration.members:
+                self._core.append_configuration(members)
+            return
+
+    def _is_listed(self) -> bool:
+        configuration = self._core.configuration
+        return configuration.index > 0 and self.self_id in configuration.ids
+
+    def _check_membership(self) -> None:
+        """Stop once it is committed that this node, which was a member, is none any more."""
+        if self._is_listed():
+            self._was_member = True
+        elif self._was_member and not self._core.is_hinted():
+            current = self._core.configuration_at(self._core.applied_index)
+            if current.index and self.self_id not in current.ids:
+                raise Removed(
+                    f"node {self.self_id} was removed from the cluster; to use it again, "
+                    "empty its data folder and add it as a new member"
+                )
+
+    # --- Disk and snapshots --------------------------------------------------------------
+
+    def set_room(self, room: bool) -> None:
+        """Tell whether the disk has room for more. Without it nothing is appended here: a
+        leader refuses commands and hands over, a follower lets its leader wait."""
+        if room != self._core.room:
+            self._core.room = room
+            self._wake()
+
+    def make_snapshot(self) -> bool:
+        """Begin a snapshot now. False: one is being made or received, or there is no state."""
+        if self._core.stateless or self._core.applied_index <= raft.FIRST_INDEX:
+            return False
+        return self._compactor.begin(self._core.configuration_at)
+
+    def _give_way_without_room(self) -> None:
+        core = self._core
+        if not core.room and not core.transferring and core.noop_committed and core.heir():
+            self._transfer.begin(None, lambda result, error: None)
+
+    def _snapshot_made(self, meta: SnapshotMeta) -> None:
+        self._core.snapshot = meta
+        self._core.drop_configurations(meta.index)
+        self._wake()
+
+    def _snapshot_refused(self) -> None:
+        """A follower found our snapshot damaged. If it is, make another."""
+
+        def verified(error: Exception | None) -> None:
+            self._core.snapshot = self._snapshots.newest
+            if isinstance(error, CorruptSnapshot):
+                self.make_snapshot()
+            elif error is not None:
+                self._stop(error)
+
+        self._snapshots.verify(verified)
+
+    def _snapshot_offered(self, peer: str, meta: SnapshotMeta) -> None:
+        self._receiver.offer(peer, self._core.term, meta)
+
+    def _snapshot_received(self, meta: SnapshotMeta) -> None:
+        self._guarded(lambda: self._install(meta))
+
+    def _install(self, meta: SnapshotMeta) -> None:
+        """Take the snapshot's state for ours. See `reconcile` for crashes in between."""
+        if not self._core.wants_snapshot(meta):
+            return  # Entries arrived that reach further.
+        self._snapshots.install()
+        self._core.adopt_snapshot(meta)
+        self._compactor.installed()
+        self._proposals.skip(meta.index)
+        self._release_waiters()
+
+    def _send(self, peer: str, message: Message, *, bulk: bool) -> None:
+        self._peers.send(peer, messages.encode(message), bulk)
+
     # --- The turn ------------------------------------------------------------------
 
     def turn(self) -> None:
@@ -210,13 +358,23 @@ class RaftGroup:
         try:
             self._core.advance()
             if self._core.state == raft.LEADER:
-                self._begin_read_round()
-                self._append_waiting()
+                self._lead()
             self._core.replicate()
-            self._reads.confirm(self._core.voters)
+            self._reads.confirm(self._core.voter_peers)
             self._apply()
+            self._compact()
+            self._transfer.check()
+            self._check_membership()
         except Exception as error:
             self._stop(error)
+
+    def _lead(self) -> None:
+        self._readmit_replaced()
+        self._give_way_without_room()
+        if self._core.wants_fresh_snapshot() and self.make_snapshot():
+            self._core.fresh_snapshot_begun()
+        self._begin_read_round()
+        self._append_waiting()
 
     def _begin_read_round(self) -> None:
         if self._core.noop_committed and self._reads.begin(self._core.commit_index):
@@ -225,20 +383,15 @@ class RaftGroup:
 
     def _append_waiting(self) -> None:
         """Turn the commands that wait into one entry, unless an entry is being fsynced."""
-        if not self._queue or self._log.durable_index < self._log.last_index:
+        if not self._proposals.waiting or self._log.durable_index < self._log.last_index:
             return
-        commands: list[bytes] = []
-        waiters: list[Done] = []
-        size = 0
-        while self._queue and len(commands) < self._limits.entry_commands_max:
-            if commands and size + len(self._queue[0][0]) > self._limits.entry_bytes_max:
-                break
-            command, done = self._queue.popleft()
-            commands.append(command)
-            waiters.append(done)
-            size += len(command)
+        if self._core.transferring:
+            return
+        limits = self._limits
+        taken = self._proposals.take(limits.entry_commands_max, limits.entry_bytes_max)
+        commands, waiters, size = taken
         index, term = self._core.append(commands)
-        self._appended.setdefault(index, []).append(_Appended(term, waiters, size))
+        self._proposals.appended(index, term, waiters, size)
 
     def _apply(self) -> None:
         """Apply what is committed and durable here, bounded so that the loop stays live."""
@@ -253,57 +406,28 @@ class RaftGroup:
             for item in entries
         ]
         results = self._machine.apply(batches)
-        applied = entries[-1].index
-        self._core.set_applied(applied)
+        self._core.set_applied(entries[-1].index)
+        self._compactor.applied(sum(len(item.payload) for item in entries))
         for batch, batch_results in zip(batches, results, strict=True):
-            self._resolve(batch, batch_results)
-        while self._applied_waiters and self._applied_waiters[0][0] <= applied:
-            heappop(self._applied_waiters)[2]()
-        if applied < last:
+            self._proposals.resolve(batch, batch_results)
+        self._release_waiters()
+        if entries[-1].index < last:
             self._wake()
 
-    def _resolve(self, batch: CommittedBatch, results: Sequence[object]) -> None:
-        """Answer whoever proposed at this index, in whichever term this node led."""
-        for appended in self._appended.pop(batch.index, ()):
-            self._release(appended)
-            if appended.term == batch.term:
-                for done, result in zip(appended.waiters, results, strict=True):
-                    done(result, None)
-            else:
-                self._refuse(appended)
-                self._refuse_later(appended.term)
+    def _release_waiters(self) -> None:
+        applied = self._core.applied_index
+        while self._applied_waiters and self._applied_waiters[0][0] <= applied:
+            heappop(self._applied_waiters)[2]()
 
-    def _refuse_later(self, term: int) -> None:
-        """Another entry is committed where this node had one of `term`. By log matching no
-        log that holds a later entry of that same term can win either: those are refused."""
-        for index in sorted(self._appended):
-            items = self._appended[index]
-            kept = [item for item in items if item.term != term]
-            if kept:
-                self._appended[index] = kept
-            else:
-                del self._appended[index]
-            for item in items:
-                if item.term == term:
-                    self._release(item)
-                    self._refuse(item)
-
-    def _refuse(self, appended: _Appended) -> None:
-        for done in appended.waiters:
-            done(None, NotLeader(self._core.leader))
-
-    def _release(self, appended: _Appended) -> None:
-        self._inflight -= len(appended.waiters)
-        self._inflight_bytes -= appended.size
+    def _compact(self) -> None:
+        if self._core.room and self._compactor.is_due(self._core.applied_index):
+            self.make_snapshot()
+        self._compactor.cut(self._core.applied_index, self._core.kept_index())
 
     def _leadership_changed(self) -> None:
         if self._core.state != raft.LEADER:
             self._reads.fail_all()
-            refused, self._queue = self._queue, deque()
-            for command, done in refused:
-                self._inflight -= 1
-                self._inflight_bytes -= len(command)
-                done(None, NotLeader(self._core.leader))
+            self._proposals.refuse_waiting()
         self.on_leader_change()
         self._wake()
 
@@ -328,6 +452,10 @@ class RaftGroup:
             commit_index=self._core.commit_index,
             applied_index=self._core.applied_index,
             match_index=self._core.match_index if leading else {},
-            proposals_inflight=self._inflight,
+            proposals_inflight=self._proposals.count,
             has_quorum=self._core.has_quorum,
+            configuration=self._core.configuration,
+            snapshot_index=self._core.snapshot.index if self._core.snapshot else 0,
+            log_first_index=self._log.first_index,
+            room=self._core.room,
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cluster.errors import ClusterError
+from cluster import membership
+from cluster.errors import ChangeRefused, ClusterError
 from cluster.interfaces import CommittedBatch, GroupStatus, Role, StateMachine
+from cluster.membership import Change, Configuration, Member
 
 
 class InMemoryGroup:
@@ -37,8 +39,35 @@ class InMemoryGroup:
     def role(self) -> Role:
         return Role("leader", self._self_id, 1)
 
+    def configuration(self) -> Configuration:
+        return membership.bootstrap([Member(self._self_id)])
+
+    def change_membership(
+        self, change: Change, done: Callable[[object, ClusterError | None], None]
+    ) -> None:
+        done(None, ChangeRefused("a group in memory has one member"))
+
+    def transfer_leadership(
+        self, target: str | None, done: Callable[[object, ClusterError | None], None]
+    ) -> None:
+        done(None, ChangeRefused("a group in memory has one member", "target"))
+
     def status(self) -> GroupStatus:
         index = self._index
         return GroupStatus(
-            self._group, "leader", self._self_id, 1, index, index, index, index, {}, 0, True
+            group=self._group,
+            role="leader",
+            leader=self._self_id,
+            term=1,
+            last_index=index,
+            durable_index=index,
+            commit_index=index,
+            applied_index=index,
+            match_index={},
+            proposals_inflight=0,
+            has_quorum=True,
+            configuration=self.configuration(),
+            snapshot_index=0,
+            log_first_index=1,
+            room=True,
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from cluster.errors import ClusterError
+from cluster.membership import Change, Configuration
 
 
 class LogEntry(NamedTuple):
@@ -26,6 +27,16 @@ class CommittedBatch(NamedTuple):
     index: int  # type: ignore[assignment]  # shadows tuple.index on purpose
     term: int
     commands: Sequence[bytes]
+
+
+class SnapshotMeta(NamedTuple):
+    """What a snapshot is: all effects up to `index`, and who were the members then."""
+
+    index: int  # type: ignore[assignment]  # shadows tuple.index on purpose
+    term: int  # of the entry at `index`
+    size: int  # bytes of the state
+    sha256: bytes  # of those bytes
+    configuration: Configuration  # in force at `index`
 
 
 class StateMachine(Protocol):
@@ -51,6 +62,9 @@ class RaftLog(Protocol):
     log-writer thread, which writes and fsyncs. Reads see buffered mutations at once.
     Positions number the mutations; they only grow.
     Invariant: durable_position <= position; durable_index <= last_index.
+
+    `first_index - 1` is the log's base: what lies at or below it is in a snapshot. The base's
+    term is known after `reset`, and after `drop_prefix` in the same process.
     """
 
     on_durable: Callable[[], None] | None  # called on the loop thread after each fsync
@@ -64,7 +78,12 @@ class RaftLog(Protocol):
         """Highest index held; first_index - 1 when empty."""
 
     @property
-    def last_term(self) -> int: ...
+    def last_term(self) -> int:
+        """Term of the last entry; of an empty log, of its base (0 if never reset)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the segment files, or of the entries held in memory."""
 
     @property
     def term(self) -> int:
@@ -87,7 +106,7 @@ class RaftLog(Protocol):
         """Every entry up to this index, as currently held, is on stable storage."""
 
     def term_at(self, index: int) -> int | None:
-        """Term of the entry at `index`; None outside [first_index, last_index]."""
+        """Term of the entry at `index`, or of the base where it is known; None elsewhere."""
 
     def read(self, start: int, end: int, bytes_max: int) -> list[LogEntry]:
         """Entries start..end-1, cut after the one that reaches `bytes_max`.
@@ -101,6 +120,17 @@ class RaftLog(Protocol):
     def truncate_from(self, index: int) -> None:
         """Drop every entry with an index >= `index`."""
 
+    def reset(self, index: int, term: int) -> None:
+        """Drop every entry; the next one appended is `index` + 1, and the base has `term`.
+
+        For use once a durable snapshot covers `index`: so durable_index is `index` at once.
+        A mutation like any other: ordered, flushed and replayed. Hard state stays.
+        """
+
+    def drop_prefix(self, index: int) -> None:
+        """Forget entries below `index`, or fewer (whole files), once a durable snapshot
+        covers them. The newest entry stays. After a crash some may be there again."""
+
     def set_hard_state(self, term: int, vote: str | None) -> None: ...
 
     def flush(self) -> None:
@@ -108,6 +138,66 @@ class RaftLog(Protocol):
 
     def close(self) -> None:
         """Flush, wait for the fsync, close files. Idempotent."""
+
+
+class Snapshots(Protocol):
+    """The snapshots of one group on this node, and the one it is receiving.
+
+    Loop thread only. Slow work is done elsewhere and answered through `done` on the loop
+    thread, possibly before the call returns; never after `close`. What raises StorageFailed
+    or calls back with it must stop the node.
+    """
+
+    @property
+    def newest(self) -> SnapshotMeta | None:
+        """The newest one that is durable and whole."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being made or received."""
+
+    def create(
+        self,
+        configuration_at: Callable[[int], Configuration],
+        done: Callable[[SnapshotMeta | None, Exception | None], None],
+    ) -> bool:
+        """Copy the machine's state as of now into a new durable snapshot.
+
+        `configuration_at(index)`, called on the loop thread, gives who were the members at
+        the index that the copy turns out to have. False: busy, `done` is not called.
+        """
+
+    def read(
+        self, index: int, offset: int, size: int, done: Callable[[bytes | None], None]
+    ) -> None:
+        """Bytes of the snapshot at `index`; None where it is not held (any more). A snapshot
+        that is being read is kept until nobody has read it for a while."""
+
+    def verify(self, done: Callable[[Exception | None], None]) -> None:
+        """Check the newest one's bytes. CorruptSnapshot: it was set aside."""
+
+    def begin(self, meta: SnapshotMeta) -> int:
+        """Get ready to receive this snapshot; returns how many of its bytes are here already
+        (resumed). A partial one with another sha256 is dropped."""
+
+    def write(self, offset: int, data: bytes, done: Callable[[Exception | None], None]) -> None:
+        """Store bytes of the snapshot being received, at the place where they belong."""
+
+    def finish(self, done: Callable[[Exception | None], None]) -> None:
+        """Verify what was received, make it durable and the newest, and get a copy ready
+        for `install`. CorruptSnapshot: it was dropped, begin again."""
+
+    def abandon(self) -> None:
+        """Stop receiving. What is here is kept for resuming."""
+
+    def install(self) -> None:
+        """Replace the machine's state by the newest snapshot's. Blocks briefly after
+        `finish`; at start, where no copy is ready, verifies and copies it.
+
+        Raises CorruptSnapshot, StorageFailed."""
+
+    def close(self) -> None:
+        """Wait for what is under way, briefly; call nobody back. Idempotent."""
 
 
 class PeerEvents(Protocol):
@@ -133,6 +223,18 @@ class PeerTransport(Protocol):
         closes the connection (peer_disconnected): single frames are never dropped.
         """
 
+    def incarnation(self, peer: str) -> str | None:
+        """Incarnation of the data folder at the other end of the open connection."""
+
+    def recorded_incarnation(self, peer: str) -> str | None:
+        """The one that this node saw on its first contact with that peer, ever."""
+
+    def record_incarnation(self, peer: str, incarnation: str) -> None:
+        """Replace that record, since the members agreed on another folder. Durable."""
+
+    def set_members(self, configuration: Configuration) -> None:
+        """Connect to these nodes, at these addresses, and to no others. Idempotent."""
+
 
 class Role(NamedTuple):
     """A group's role on this node, as seen at one moment."""
@@ -156,6 +258,10 @@ class GroupStatus(NamedTuple):
     match_index: dict[str, int]  # leader only: per peer
     proposals_inflight: int
     has_quorum: bool
+    configuration: Configuration
+    snapshot_index: int  # of the newest durable snapshot; 0: none
+    log_first_index: int
+    room: bool  # False: the disk is nearly full, so nothing is appended here
 
 
 class Consensus(Protocol):
@@ -185,5 +291,23 @@ class Consensus(Protocol):
         said what was committed and this node has applied all of it. inf: never."""
 
     def role(self) -> Role: ...
+
+    def configuration(self) -> Configuration:
+        """The newest configuration in this node's log, committed or not."""
+
+    def change_membership(
+        self, change: Change, done: Callable[[object, ClusterError | None], None]
+    ) -> None:
+        """Leader only: make one change; `done(Configuration, None)` once it is committed.
+
+        `done(None, error)`: NotLeader, ChangeRefused (another change is under way, the learner
+        lags, a quorum would be lost…): both definite. Never called while the outcome is open.
+        """
+
+    def transfer_leadership(
+        self, target: str | None, done: Callable[[object, ClusterError | None], None]
+    ) -> None:
+        """Leader only: hand over to `target` (None: whoever is furthest); `done(id, None)`
+        once another leader is heard of. Meanwhile proposals are refused, definitely."""
 
     def status(self) -> GroupStatus: ...

@@ -1,8 +1,10 @@
 """Raft messages on the wire: fixed little-endian structs, no pickle.
 
 The consensus core (PySyncObj) speaks dicts; this module turns them into frames and
-back. Field names are upstream's. Added to upstream: `term` and `read_seq` in acks,
-`read_seq` in appends, `transfer` in vote requests, and the two pre-vote messages.
+back. Field names are upstream's. Added to upstream: `term`, `read_seq`, `full` and
+`stateless` in acks, `read_seq` in appends, `transfer` in vote requests; pre-votes;
+snapshots, which are offered by a leader and pulled by a follower; and what tells a node
+that was away where the members are now.
 """
 
 from __future__ import annotations
@@ -11,19 +13,40 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.interfaces import LogEntry
+from cluster import membership
+from cluster.interfaces import LogEntry, SnapshotMeta
+from cluster.membership import Configuration
 
 Message = dict[str, Any]
 
-_REQUEST_VOTE, _VOTE, _APPEND, _ACK, _PRE_VOTE, _PRE_VOTE_RESPONSE = range(1, 7)
+(
+    _REQUEST_VOTE,
+    _VOTE,
+    _APPEND,
+    _ACK,
+    _PRE_VOTE,
+    _PRE_VOTE_RESPONSE,
+    _TIMEOUT_NOW,
+    _SNAPSHOT_OFFER,
+    _SNAPSHOT_PULL,
+    _SNAPSHOT_CHUNK,
+    _MEMBERS,
+) = range(1, 12)
 
 _VOTE_REQUEST = struct.Struct("<BQQQB")  # kind, term, last index, last term, transfer
 _VOTE_RESPONSE = struct.Struct("<BQ")  # kind, term
 _APPEND_HEAD = struct.Struct("<BQQQQQI")  # kind, term, commit, prev index, prev term, seq, count
 _ENTRY_HEAD = struct.Struct("<QI")  # term, payload bytes; the index follows from the previous
-_ACK_BODY = struct.Struct("<BQQQBB")  # kind, term, next index, read seq, reset, success
+_ACK_BODY = struct.Struct("<BQQQB")  # kind, term, next index, read seq, flags
+_RESET, _SUCCESS, _FULL, _STATELESS = 1, 2, 4, 8  # flags of an ack
 _PRE_VOTE_BODY = struct.Struct("<BQIQQ")  # kind, term, round, last index, last term
 _PRE_VOTE_ANSWER = struct.Struct("<BQIB")  # kind, term of the answerer, round, granted
+_TIMEOUT_NOW_BODY = struct.Struct("<BQ")  # kind, term
+# kind, term, commit, read seq, index, its term, bytes, sha256, index of the configuration
+_OFFER_HEAD = struct.Struct("<BQQQQQQ32sQ")
+_PULL_BODY = struct.Struct("<BQQQI")  # kind, term, index, offset, bytes wanted
+_CHUNK_HEAD = struct.Struct("<BQQQ")  # kind, term, index, offset; the bytes follow
+_MEMBERS_HEAD = struct.Struct("<BQ")  # kind, index of the configuration; its members follow
 
 
 class MalformedMessage(Exception):
@@ -51,14 +74,14 @@ def encode(message: Message) -> bytes:
     """Frame of any message but an append. Raises KeyError for an unknown type."""
     kind = message["type"]
     if kind == "next_node_idx":
-        return _ACK_BODY.pack(
-            _ACK,
-            message["term"],
-            message["next_node_idx"],
-            message["read_seq"],
-            message["reset"],
-            message["success"],
+        flags = (
+            _RESET * message["reset"]
+            | _SUCCESS * message["success"]
+            | _FULL * message["full"]
+            | _STATELESS * message["stateless"]
         )
+        position = (message["next_node_idx"], message["read_seq"])
+        return _ACK_BODY.pack(_ACK, message["term"], *position, flags)
     if kind == "request_vote":
         last = (message["last_log_index"], message["last_log_term"])
         return _VOTE_REQUEST.pack(_REQUEST_VOTE, message["term"], *last, message["transfer"])
@@ -71,14 +94,36 @@ def encode(message: Message) -> bytes:
         return _PRE_VOTE_ANSWER.pack(
             _PRE_VOTE_RESPONSE, message["term"], message["round"], message["granted"]
         )
+    if kind == "timeout_now":
+        return _TIMEOUT_NOW_BODY.pack(_TIMEOUT_NOW, message["term"])
+    if kind == "snapshot_pull":
+        place = (message["index"], message["offset"], message["size"])
+        return _PULL_BODY.pack(_SNAPSHOT_PULL, message["term"], *place)
+    if kind == "snapshot_chunk":
+        start = (message["index"], message["offset"])
+        data: bytes = message["data"]
+        return _CHUNK_HEAD.pack(_SNAPSHOT_CHUNK, message["term"], *start) + data
     raise KeyError(kind)
+
+
+def encode_offer(term: int, commit_index: int, read_seq: int, meta: SnapshotMeta) -> bytes:
+    """Frame in which a leader offers its newest snapshot to a follower that needs one."""
+    place = (meta.index, meta.term, meta.size, meta.sha256, meta.configuration.index)
+    head = _OFFER_HEAD.pack(_SNAPSHOT_OFFER, term, commit_index, read_seq, *place)
+    return head + membership.encode(meta.configuration.members)
+
+
+def encode_members(configuration: Configuration) -> bytes:
+    """Frame that tells a peer who the members are: addresses only, never votes."""
+    head = _MEMBERS_HEAD.pack(_MEMBERS, configuration.index)
+    return head + membership.encode(configuration.members)
 
 
 def decode(frame: bytes) -> Message:
     """Message of a frame. Raises MalformedMessage."""
     try:
         return _DECODERS[frame[0]](frame)
-    except (KeyError, IndexError, struct.error) as error:
+    except (KeyError, IndexError, ValueError, struct.error) as error:
         raise MalformedMessage(f"frame of {len(frame)} bytes: {error!r}") from error
 
 
@@ -107,14 +152,16 @@ def _decode_append(frame: bytes) -> Message:
 
 
 def _decode_ack(frame: bytes) -> Message:
-    _, term, next_index, read_seq, reset, success = _ACK_BODY.unpack(frame)
+    _, term, next_index, read_seq, flags = _ACK_BODY.unpack(frame)
     return {
         "type": "next_node_idx",
         "term": term,
         "next_node_idx": next_index,
         "read_seq": read_seq,
-        "reset": bool(reset),
-        "success": bool(success),
+        "reset": bool(flags & _RESET),
+        "success": bool(flags & _SUCCESS),
+        "full": bool(flags & _FULL),
+        "stateless": bool(flags & _STATELESS),
     }
 
 
@@ -149,6 +196,41 @@ def _decode_pre_vote_response(frame: bytes) -> Message:
     return {"type": "pre_vote_response", "term": term, "round": round_, "granted": bool(granted)}
 
 
+def _decode_timeout_now(frame: bytes) -> Message:
+    return {"type": "timeout_now", "term": _TIMEOUT_NOW_BODY.unpack(frame)[1]}
+
+
+def _decode_offer(frame: bytes) -> Message:
+    fields = _OFFER_HEAD.unpack_from(frame)
+    _, term, commit, read_seq, index, snapshot_term, size, sha256, configured = fields
+    configuration = Configuration(configured, membership.decode(frame[_OFFER_HEAD.size :]))
+    return {
+        "type": "snapshot_offer",
+        "term": term,
+        "commit_index": commit,
+        "read_seq": read_seq,
+        "meta": SnapshotMeta(index, snapshot_term, size, sha256, configuration),
+    }
+
+
+def _decode_pull(frame: bytes) -> Message:
+    _, term, index, offset, size = _PULL_BODY.unpack(frame)
+    place = {"index": index, "offset": offset, "size": size}
+    return {"type": "snapshot_pull", "term": term, **place}
+
+
+def _decode_chunk(frame: bytes) -> Message:
+    _, term, index, offset = _CHUNK_HEAD.unpack_from(frame)
+    data = frame[_CHUNK_HEAD.size :]
+    return {"type": "snapshot_chunk", "term": term, "index": index, "offset": offset, "data": data}
+
+
+def _decode_members(frame: bytes) -> Message:
+    _, index = _MEMBERS_HEAD.unpack_from(frame)
+    members = membership.decode(frame[_MEMBERS_HEAD.size :])
+    return {"type": "members", "configuration": Configuration(index, members)}
+
+
 _DECODERS = {
     _REQUEST_VOTE: _decode_request_vote,
     _VOTE: _decode_vote,
@@ -156,4 +238,9 @@ _DECODERS = {
     _ACK: _decode_ack,
     _PRE_VOTE: _decode_pre_vote,
     _PRE_VOTE_RESPONSE: _decode_pre_vote_response,
+    _TIMEOUT_NOW: _decode_timeout_now,
+    _SNAPSHOT_OFFER: _decode_offer,
+    _SNAPSHOT_PULL: _decode_pull,
+    _SNAPSHOT_CHUNK: _decode_chunk,
+    _MEMBERS: _decode_members,
 }

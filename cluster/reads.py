@@ -12,7 +12,7 @@ stale reads when it wakes; so no lease.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 Waiter = Callable[[int | None], None]  # called with the read index, or None: not leader
 
@@ -56,12 +56,13 @@ class ReadRounds:
         if seq > self._echoed.get(peer, 0):
             self._echoed[peer] = seq
 
-    def confirm(self, voters: int) -> None:
-        """Answer the round in flight if a majority of `voters` (self included) echoed it."""
+    def confirm(self, peers: Collection[str]) -> None:
+        """Answer the round in flight if a majority of the voters echoed it: this node, and
+        `peers`, the other voters of the configuration in force."""
         if not self._in_flight:
             return
-        confirmed = 1 + sum(seq >= self.seq for seq in self._echoed.values())
-        if confirmed > voters // 2:
+        confirmed = 1 + sum(self._echoed.get(peer, 0) >= self.seq for peer in peers)
+        if confirmed > (len(peers) + 1) // 2:
             done, self._in_flight = self._in_flight, []
             for waiter in done:
                 waiter(self._index)

@@ -42,8 +42,10 @@ class RaftTiming:
 class LogView:
     """Gives upstream the log in the form it expects: (payload, index, term) tuples."""
 
-    def __init__(self, log: RaftLog) -> None:
+    def __init__(self, log: RaftLog, on_add: Callable[[int, bytes], None]) -> None:
+        """`on_add(index, payload)` hears of every entry that upstream appends."""
         self._log = log
+        self._on_add = on_add
 
     def __getitem__(self, position: int) -> tuple[bytes, int, int]:
         if position not in (0, -1):
@@ -53,6 +55,7 @@ class LogView:
 
     def add(self, payload: bytes, index: int, term: int) -> None:
         self._log.append([LogEntry(index, term, payload)])
+        self._on_add(index, payload)
 
     def setCurrentTerm(self, term: int, vote: str | None) -> None:
         self._log.set_hard_state(term, vote)
@@ -76,10 +79,10 @@ class Outlet(Transport):  # type: ignore[misc]
         return self.emit(node.id, message)
 
     def addNode(self, node: Node) -> None:
-        raise AssertionError("membership does not change in this version")
+        raise AssertionError("upstream's membership is not used")
 
     def dropNode(self, node: Node) -> None:
-        raise AssertionError("membership does not change in this version")
+        raise AssertionError("upstream's membership is not used")
 
 
 def configuration(timing: RaftTiming) -> SyncObjConf:

@@ -6,17 +6,25 @@ and frames (`network.deliver`). `settle` moves everything fairly for a while.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
+from typing import Protocol
 
 from pysyncobj import syncobj as upstream
 
-from cluster.errors import ClusterError
+from cluster import membership
+from cluster.compaction import CompactionLimits
+from cluster.errors import ClusterError, Removed
 from cluster.group import GroupLimits, RaftGroup
-from cluster.interfaces import CommittedBatch
+from cluster.interfaces import CommittedBatch, StateMachine
+from cluster.membership import Change, Member
 from cluster.memory_log import MemoryLog
+from cluster.memory_snapshots import Dumps, MemorySnapshots, SnapshotDisk
 from cluster.memory_transport import MemoryNetwork
-from cluster.raft import FlowLimits
+from cluster.raft import FlowLimits, Identity
+from cluster.reconcile import reconcile
+from cluster.snapshot_rules import SnapshotOptions
 from cluster.upstream import RaftTiming
 
 
@@ -25,6 +33,7 @@ class ListMachine:
 
     def __init__(self) -> None:
         self.applied_index = 1
+        self.applied_term = 0
         self.commands: list[bytes] = []
 
     def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
@@ -35,7 +44,20 @@ class ListMachine:
             self.commands.extend(batch.commands)
             results.append(list(range(start, len(self.commands))))
             self.applied_index = batch.index
+            self.applied_term = batch.term
         return results
+
+    def dump(self) -> tuple[bytes, int, int]:
+        state = json.dumps([command.decode("latin-1") for command in self.commands])
+        return state.encode(), self.applied_index, self.applied_term
+
+    def load(self, data: bytes, index: int, term: int) -> None:
+        self.commands = [text.encode("latin-1") for text in json.loads(data)]
+        self.applied_index, self.applied_term = index, term
+
+
+class Machine(StateMachine, Dumps, Protocol):
+    """A state machine that snapshots can be taken of."""
 
 
 class Outcome:
@@ -59,15 +81,18 @@ class Outcome:
 class SimNode:
     """One node's durable and volatile parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine, snapshots: MemorySnapshots) -> None:
         self.log = MemoryLog()
-        self.machine = ListMachine()
+        self.machine = machine
+        self.snapshots = snapshots
         self.group: RaftGroup | None = None
         self.failure: BaseException | None = None
 
 
 class Cluster:
     """Nodes named A, B, C, …, all connected and started; time stands still."""
+
+    group_class = RaftGroup
 
     def __init__(
         self,
@@ -76,18 +101,27 @@ class Cluster:
         seed: int = 0,
         limits: GroupLimits | None = None,
         flow: FlowLimits | None = None,
+        compaction: CompactionLimits | None = None,
+        snapshot_options: SnapshotOptions | None = None,
+        hold: bool = False,
     ) -> None:
+        """hold: work on snapshots waits for `snapshots.step`."""
+        self.snapshot_options = snapshot_options
+        self.hold = hold
         self.ids = [chr(ord("A") + i) for i in range(size)]
+        self.founders = list(self.ids)
+        self.compaction = compaction
         self.time = 1000.0
         self.timing = RaftTiming()
         self.limits = limits
         self.flow = flow
         self.rng = random.Random(seed)
         self.network = MemoryNetwork(self.ids)
-        self.nodes = {name: SimNode() for name in self.ids}
+        self.nodes = {name: self.new_node(name) for name in self.ids}
         self.outcomes: list[Outcome] = []
         self.leaders: dict[int, str] = {}  # term -> leader, checked at every step
-        monkeypatch.setattr(upstream, "monotonicTime", lambda: self.time)
+        self.removed: set[str] = set()  # stopped, since they are no members any more
+        monkeypatch.setattr(upstream, "monotonicTime", self.clock)
         for name in self.ids:
             self.start(name)
 
@@ -99,12 +133,14 @@ class Cluster:
         def fail(error: BaseException) -> None:
             node.failure = error
 
-        node.group = RaftGroup(
+        reconcile(node.log, node.snapshots, lambda: node.machine.applied_index)
+        node.group = self.group_class(
             0,
-            name,
-            [other for other in self.ids if other != name],
+            Identity(name, self.network.incarnation(name)),
+            membership.bootstrap(self.initial(name)),
             node.log,
             node.machine,
+            node.snapshots,
             self.network.transport(name),
             wake=lambda: None,
             fail=fail,
@@ -112,16 +148,85 @@ class Cluster:
             timing=self.timing,
             limits=self.limits,
             flow=self.flow,
+            compaction=self.compaction,
         )
+
+    def initial(self, name: str) -> list[Member]:
+        """What the settings file of `name` says: the first members, and itself as a learner
+        if it joined later."""
+        voters = [Member(other) for other in self.founders]
+        return voters if name in self.founders else [*voters, Member(name, voter=False)]
 
     def crash(self, name: str, keep_unsynced: int = 0) -> None:
         """Power loss of one node: what was not fsynced is lost (but for a prefix of it),
-        and the applied state is thrown away and rebuilt from the log."""
+        and the applied state is thrown away and rebuilt from snapshot and log."""
         node = self.nodes[name]
         node.group = None
         self.network.crash(name)
         node.log = node.log.crash(keep_unsynced)
-        node.machine = ListMachine()
+        disk = node.snapshots.crash(self.rng)
+        node.machine = self.new_machine(name)
+        node.snapshots = self.new_snapshots(node.machine, disk)
+
+    def kill(self, name: str) -> None:
+        """End the process: what it wrote survives, fsynced or not, and so does its state."""
+        node = self.nodes[name]
+        node.group = None
+        self.network.crash(name)
+        node.log = node.log.crash(node.log.submitted)
+        disk = node.snapshots.crash()
+        node.machine = self.reopened_machine(name)
+        node.snapshots = self.new_snapshots(node.machine, disk)
+
+    def wipe(self, name: str) -> None:
+        """Lose the data folder of a node, which then starts with an empty one."""
+        if self.nodes[name].group is not None:
+            self.crash(name)
+        self.network.wipe(name)
+        self.nodes[name] = self.new_node(name)
+
+    # --- What a node is made of ------------------------------------------------------
+
+    def new_machine(self, name: str) -> Machine:
+        """An empty state for `name`."""
+        return ListMachine()
+
+    def reopened_machine(self, name: str) -> Machine:
+        """The state of `name` as its process left it."""
+        return self.nodes[name].machine
+
+    def new_snapshots(self, machine: Machine, disk: SnapshotDisk | None = None) -> MemorySnapshots:
+        return MemorySnapshots(
+            machine, disk, self.snapshot_options, hold=self.hold, monotonic=lambda: self.time
+        )
+
+    def new_node(self, name: str) -> SimNode:
+        machine = self.new_machine(name)
+        return SimNode(machine, self.new_snapshots(machine))
+
+    # --- Members -----------------------------------------------------------------------
+
+    def add_node(self, name: str) -> None:
+        """A node that is not a member yet, running and looking for its cluster."""
+        self.network.add(name)
+        self.ids.append(name)
+        self.nodes[name] = self.new_node(name)
+        self.start(name)
+
+    def change(self, name: str, change: Change) -> Outcome:
+        """Ask `name` for a membership change."""
+        outcome = Outcome(b"")
+        self.group(name).change_membership(change, outcome)
+        return outcome
+
+    def compact(self, name: str) -> None:
+        """Make a snapshot now and cut the log right below its last entry."""
+        node = self.nodes[name]
+        assert self.group(name).make_snapshot(), f"{name} is busy with another snapshot"
+        while node.snapshots.step():
+            pass
+        assert node.snapshots.newest is not None
+        node.log.drop_prefix(node.snapshots.newest.index)
 
     def restart(self, name: str) -> None:
         self.start(name)
@@ -136,6 +241,9 @@ class Cluster:
         return self.group(name)._core
 
     # --- Moving things ---------------------------------------------------------------
+
+    def clock(self) -> float:
+        return self.time
 
     def advance(self, seconds: float) -> None:
         self.time += seconds
@@ -197,11 +305,10 @@ class Cluster:
 
     def check(self) -> None:
         """Election safety and state machine safety, at every step (Raft, figure 3)."""
+        self._end_removed()
         longest: list[bytes] = []
         for name in self.ids:
             node = self.nodes[name]
-            if node.failure is not None:
-                raise AssertionError(f"{name} stopped") from node.failure
             if node.group is not None and node.group.role().name == "leader":
                 term = self.core(name).term
                 assert self.leaders.setdefault(term, name) == name, f"two leaders in term {term}"
@@ -210,6 +317,17 @@ class Cluster:
             assert applied[:shared] == longest[:shared], "state machines diverge"
             if len(applied) > len(longest):
                 longest = applied
+
+    def _end_removed(self) -> None:
+        """A node that heard that it was removed ends; one that failed is a defect."""
+        for name in self.ids:
+            node = self.nodes[name]
+            if isinstance(node.failure, Removed):
+                node.group = node.failure = None
+                self.network.crash(name)
+                self.removed.add(name)
+            elif node.failure is not None:
+                raise AssertionError(f"{name} stopped") from node.failure
 
     def check_healed(self) -> None:
         """After healing: converged, every acknowledged command present exactly once, and

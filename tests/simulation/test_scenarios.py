@@ -544,7 +544,7 @@ def test_a_late_grant_of_the_former_round_starts_no_election(monkeypatch):
     cluster = Cluster(monkeypatch)
     cluster.no_elections()
     core = cluster.core("A")
-    core._ask_for_pre_votes(cluster.time)
+    core._ask_for_pre_votes()
     cluster.network.drop("A", "B")
     grant = {"type": "pre_vote_response", "round": core._pre_vote_round, "granted": True}
     core._SyncObj__setCurrentTerm(core.term + 1, None)  # it voted in somebody's election

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import entry, messages
-from cluster.interfaces import LogEntry
+from cluster.interfaces import LogEntry, SnapshotMeta
+from cluster.membership import Configuration, Member
 
 U64 = st.integers(0, 2**64 - 1)
 SMALL = st.integers(0, 2**32 - 1)
@@ -20,6 +21,8 @@ ACK = st.fixed_dictionaries(
         "read_seq": U64,
         "reset": st.booleans(),
         "success": st.booleans(),
+        "full": st.booleans(),
+        "stateless": st.booleans(),
     }
 )
 LAST = {"last_log_index": U64, "last_log_term": U64}
@@ -38,7 +41,30 @@ PRE_VOTE_RESPONSE = st.fixed_dictionaries(
 )
 
 
-@given(st.one_of(ACK, VOTE_REQUEST, VOTE, PRE_VOTE, PRE_VOTE_RESPONSE))
+TIMEOUT_NOW = st.fixed_dictionaries({"type": st.just("timeout_now"), "term": U64})
+PULL = st.fixed_dictionaries(
+    {"type": st.just("snapshot_pull"), "term": U64, "index": U64, "offset": U64, "size": SMALL}
+)
+CHUNK = st.fixed_dictionaries(
+    {
+        "type": st.just("snapshot_chunk"),
+        "term": U64,
+        "index": U64,
+        "offset": U64,
+        "data": st.binary(),
+    }
+)
+TEXT = st.text(max_size=20)
+MEMBERS = st.lists(
+    st.builds(Member, TEXT, st.booleans(), TEXT, TEXT, TEXT, TEXT),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda member: member.id,
+).map(tuple)
+CONFIGURATION = st.builds(Configuration, U64, MEMBERS)
+
+
+@given(st.one_of(ACK, VOTE_REQUEST, VOTE, PRE_VOTE, PRE_VOTE_RESPONSE, TIMEOUT_NOW, PULL, CHUNK))
 def test_messages_round_trip(message):
     assert messages.decode(messages.encode(message)) == message
 
@@ -89,3 +115,30 @@ def test_damaged_or_unknown_entries_stop_the_node():
     for bad in broken:
         with pytest.raises(entry.UnknownEntry):
             entry.unpack(bad)
+
+
+@given(U64, U64, U64, U64, U64, U64, st.binary(min_size=32, max_size=32), CONFIGURATION)
+def test_offers_round_trip(term, commit, seq, index, its_term, size, sha256, configuration):
+    meta = SnapshotMeta(index, its_term, size, sha256, configuration)
+    decoded = messages.decode(messages.encode_offer(term, commit, seq, meta))
+    assert decoded["meta"] == meta
+    assert (decoded["term"], decoded["commit_index"], decoded["read_seq"]) == (term, commit, seq)
+
+
+@given(CONFIGURATION)
+def test_members_round_trip_in_hints_and_entries(configuration):
+    decoded = messages.decode(messages.encode_members(configuration))
+    assert decoded["configuration"] == configuration
+    payload = entry.pack_membership(configuration.members)
+    assert entry.unpack_membership(payload) == configuration.members
+    assert entry.unpack(payload) == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b"[[]]", b'[["a",1,"","","",""]]', b"nonsense"]
+)
+def test_a_configuration_that_is_none_is_refused(body):
+    with pytest.raises(entry.UnknownEntry):
+        entry.unpack(bytes([entry.MEMBERSHIP]) + body)
+    with pytest.raises(messages.MalformedMessage):
+        messages.decode(messages.encode_members(Configuration(1, (Member("a"),)))[:9] + body)
