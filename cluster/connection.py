@@ -104,6 +104,11 @@ class Connection(asyncio.BufferedProtocol):
         return self._handshake.claimed if self._handshake else None
 
     @property
+    def answered(self) -> bool:
+        """Whether the other side speaks this protocol; on the dialling side."""
+        return self._handshake is not None and self._handshake.answered
+
+    @property
     def certificate(self) -> Mapping[str, object] | None:
         """The verified certificate of the other side; None without TLS."""
         found: Mapping[str, object] | None = None

@@ -1,4 +1,4 @@
-"""Dialling one peer for as long as the node runs: attempts, backoff, TCP."""
+"""Dialling peers for as long as they are members: attempts, backoff, TCP."""
 
 from __future__ import annotations
 
@@ -15,6 +15,43 @@ class Rng(Protocol):
     """The part of random.Random that jitter needs."""
 
     def random(self) -> float: ...
+
+
+class Dialling:
+    """The tasks that dial, at most one per peer that is still to be dialled."""
+
+    def __init__(self, limits: TransportLimits, rng: Rng) -> None:
+        self._limits = limits
+        self._rng = rng
+        self._by_peer: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # and those that are being cancelled
+
+    def begin(self, peer: str, attempt: Callable[[], Awaitable[Connection | None]]) -> None:
+        """Dial until `end`; see `dial_forever`."""
+        assert peer not in self._by_peer
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(dial_forever(attempt, self._limits, self._rng))
+        self._by_peer[peer] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def end(self, peer: str) -> None:
+        """Dial no more, if it was dialled. An open connection stays open."""
+        if (task := self._by_peer.pop(peer, None)) is not None:
+            task.cancel()
+
+    async def stop(self) -> None:
+        for peer in list(self._by_peer):
+            self.end(peer)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """A dialler never ends by itself; if it failed, nothing else would say so."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            task.get_loop().call_exception_handler(
+                {"message": "dialling a peer failed for good", "exception": error, "task": task}
+            )
 
 
 async def dial_forever(

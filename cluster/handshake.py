@@ -29,13 +29,15 @@ from typing import Final, NamedTuple
 from cluster.errors import HandshakeRefused
 from cluster.framing import CHALLENGE, HANDSHAKE_BYTES_MAX, HELLO, READY, REFUSED, WELCOME
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 SECRET_BYTES_MIN: Final = 16
 REASON_BYTES_MAX: Final = 512
 _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 32
+_FIELDS: Final = 6  # of varying length, each with its length before it
 _FIELD_BYTES_MAX: Final = 255
 _BOOT_BYTES: Final = 8
+NO_BOOTSTRAP: Final = b"-"  # of a node whose members come from its log
 
 _CHALLENGE = struct.Struct(f"<4sH{_NONCE_BYTES}s")
 _MAGIC: Final = b"HVMP"
@@ -55,6 +57,7 @@ class Hello(NamedTuple):
     node_name: str
     incarnation: str  # random id made together with the data folder
     config_digest: bytes  # 1–255 bytes, over the settings that must agree on every node
+    bootstrap: bytes  # 1–255 bytes, over the initial voters' ids; or NO_BOOTSTRAP
     boot: bytes  # 8 random bytes of this process
     epoch: int  # numbers the connections that this process began
 
@@ -70,9 +73,9 @@ class Step(NamedTuple):
 def encode_hello(hello: Hello) -> bytes:
     """Raises ValueError for an empty or overlong field."""
     texts = (hello.cluster_id, hello.node_id, hello.node_name, hello.incarnation)
-    fields = [*(text.encode() for text in texts), hello.config_digest]
+    fields = [*(text.encode() for text in texts), hello.config_digest, hello.bootstrap]
     data = _FIXED.pack(hello.epoch, hello.boot)
-    for name, field in zip(hello._fields[:5], fields, strict=True):
+    for name, field in zip(hello._fields[:_FIELDS], fields, strict=True):
         if not 1 <= len(field) <= _FIELD_BYTES_MAX:
             raise ValueError(f"{name} must be 1–{_FIELD_BYTES_MAX} bytes")
         data += bytes((len(field),)) + field
@@ -89,7 +92,7 @@ def decode_hello(data: bytes) -> Hello:
     epoch, boot = _FIXED.unpack_from(data)
     fields: list[bytes] = []
     at = _FIXED.size
-    for _ in range(5):
+    for _ in range(_FIELDS):
         length = data[at] if at < len(data) else 0
         field = data[at + 1 : at + 1 + length]
         if not length or len(field) != length:
@@ -102,16 +105,15 @@ def decode_hello(data: bytes) -> Hello:
     if not all(text.isprintable() for text in texts):
         raise ValueError("hello has unprintable text")
     cluster_id, node_id, node_name, incarnation = texts
-    return Hello(cluster_id, node_id, node_name, incarnation, fields[4], boot, epoch)
+    return Hello(cluster_id, node_id, node_name, incarnation, fields[4], fields[5], boot, epoch)
 
 
-def check_hello(
-    own: Hello, peer: Hello, *, dialled: str | None, members: frozenset[str], recorded: str | None
-) -> None:
+def check_hello(own: Hello, peer: Hello, *, dialled: str | None, members: frozenset[str]) -> None:
     """Raise HandshakeRefused, with a reason for both sides, unless `peer` may connect.
 
     `dialled`: the node id that was dialled; None on the accepting side. `members`: the
-    other nodes of the cluster. `recorded`: the peer's incarnation on first contact.
+    other nodes of the cluster. Its incarnation is not judged here: a node that lost its
+    data folder must be able to come back, and consensus decides what it may do.
     """
     name = peer.node_name
     if peer.cluster_id != own.cluster_id:
@@ -140,10 +142,11 @@ def check_hello(
             f" {peer.config_digest.hex()[:12]}, that of node {own.node_name} is"
             f" {own.config_digest.hex()[:12]}"
         )
-    if recorded is not None and peer.incarnation != recorded:
+    if NO_BOOTSTRAP not in (own.bootstrap, peer.bootstrap) and peer.bootstrap != own.bootstrap:
+        # Two lists of initial voters have majorities that need not overlap.
         raise HandshakeRefused(
-            f"node {name}'s data folder was replaced: it may have lost votes and entries;"
-            " restore the folder it had, or remove the member and add it under a new node id"
+            f"the initial members differ on node {name} and node {own.node_name}: the members"
+            " in their settings files must be the same until the cluster has started"
         )
 
 
@@ -152,17 +155,25 @@ class Handshake:
 
     `admit` decides about a peer that has proved to know the secret; it raises
     HandshakeRefused. `peer` is set, and trustworthy, once `done`. `claimed` is the
-    node id that the other side claimed, proved or not.
+    node id that the other side claimed, proved or not. `probing`: stop before the hello,
+    with `answered` set if the other side speaks this protocol.
     """
 
     def __init__(
-        self, secret: bytes, hello: Hello, *, dialling: bool, admit: Callable[[Hello], None]
+        self,
+        secret: bytes,
+        hello: Hello,
+        *,
+        dialling: bool,
+        admit: Callable[[Hello], None],
+        probing: bool = False,
     ) -> None:
         if len(secret) < SECRET_BYTES_MIN:
             raise ValueError(f"the cluster secret must be at least {SECRET_BYTES_MIN} bytes")
         self._secret = secret
         self._hello = encode_hello(hello)
         self._dialling = dialling
+        self._probing = probing
         self._admit = admit
         self._expected = CHALLENGE
         self._challenge = _CHALLENGE.pack(
@@ -171,6 +182,7 @@ class Handshake:
         self._transcript: list[bytes] = []
         self.peer: Hello | None = None
         self.claimed: str | None = None
+        self.answered = False
         self.done = False
 
     def begin(self) -> Step:
@@ -203,6 +215,9 @@ class Handshake:
             self._transcript = [payload, self._challenge]
             self._expected = HELLO
             return Step(CHALLENGE, self._challenge)
+        self.answered = True
+        if self._probing:
+            return Step(None, refused="nothing more was asked")
         self._transcript = [self._challenge, payload, self._hello]
         self._expected = WELCOME
         return Step(HELLO, self._hello + self._mac(_LABEL_HELLO))
@@ -267,5 +282,5 @@ def _printable(payload: bytes) -> str:
     return "".join(c if c.isprintable() else "?" for c in text) or "no reason given"
 
 
-assert _FIXED.size + 5 * (1 + _FIELD_BYTES_MAX) + _MAC_BYTES <= HANDSHAKE_BYTES_MAX
+assert _FIXED.size + _FIELDS * (1 + _FIELD_BYTES_MAX) + _MAC_BYTES <= HANDSHAKE_BYTES_MAX
 assert REASON_BYTES_MAX <= HANDSHAKE_BYTES_MAX

@@ -13,6 +13,7 @@ from cluster.transport_config import PeerAddress
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
+_REFUSAL_LOG_SECONDS: Final = 1.0  # strangers must not be able to flood the log
 _RETRY_SECONDS: Final = 0.1  # after accept() failed, as it does without file descriptors
 
 
@@ -113,3 +114,26 @@ class Listener:
         self._strangers.pop(task, None)
         if (unserved := self._unserved.pop(task, None)) is not None:
             unserved.close()  # Cancelled before it began.
+
+
+class RefusalLog:
+    """Counts refused strangers and keeps them visible in the log, at a bounded rate."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._logged_at = clock() - _REFUSAL_LOG_SECONDS
+        self._unlogged = 0
+        self.count = 0
+
+    def note(self, remote: str, reason: str) -> None:
+        self.count += 1
+        now = self._clock()
+        if now - self._logged_at < _REFUSAL_LOG_SECONDS:
+            self._unlogged += 1
+            return
+        logger.warning(
+            "refused a peer connection from %s: %s (%d more not logged)",
+            remote, reason, self._unlogged,
+        )  # fmt: skip
+        self._logged_at = now
+        self._unlogged = 0

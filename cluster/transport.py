@@ -5,8 +5,10 @@ peer arrives while another is open, the old one is closed first and its groups h
 `peer_disconnected` before `peer_connected`; frames of the old one are never delivered
 afterwards. Single frames are never lost: what a connection cannot carry closes it.
 
+Who the peers are changes with the configuration: see `set_members` and `cluster.peers`.
+
 Threads: everything here is called on the event-loop thread. Events and handlers run
-there too, and never from inside `send`, `call` or another event.
+there too, and never from inside `send`, `call`, `set_members` or another event.
 """
 
 from __future__ import annotations
@@ -14,35 +16,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import socket
-import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
 
 from cluster.calls import CallHandler, CallServer
-from cluster.connection import Connection, describe
-from cluster.dialler import Rng, connected_socket, dial_forever
-from cluster.errors import HandshakeRefused, PeerUnreachable
+from cluster.connection import Connection
+from cluster.connector import Connector
+from cluster.dialler import Dialling, Rng
+from cluster.errors import PeerUnreachable
 from cluster.framing import GROUP, Frame
-from cluster.handshake import Handshake, Hello, check_hello
+from cluster.handshake import NO_BOOTSTRAP, Hello
 from cluster.interfaces import PeerEvents
 from cluster.listener import Listener
+from cluster.membership import Configuration
 from cluster.peer import Peer
-from cluster.peer_tls import check_certificate, client_context, server_context
+from cluster.peers import Peers
 from cluster.transport_config import PeerAddress, PeerState, PeerTls, TransportLimits
 
 __all__ = ["PeerAddress", "PeerState", "PeerTls", "Transport", "TransportLimits"]
 
 logger = logging.getLogger(__name__)
 
-_REFUSAL_LOG_SECONDS: Final = 1.0  # strangers must not be able to flood the log
-
 
 class Transport:
     """A `PeerTransport` over TCP, with calls. See the module for the contract.
 
-    `peers`: where the other nodes listen; an entry for `self_id` is ignored.
+    `peers`: where the settings file says that the other nodes listen; an entry for
+    `self_id` is ignored. They are the members until `set_members` says otherwise.
+    `bootstrap_digest`: over the initial voters' ids; b"-" for a node that joins.
     `known_incarnations`: the data folder that each peer had on first contact.
     `on_incarnation(peer, incarnation)` is called on the first contact with a peer,
     before its `peer_connected`, and should store it durably before it returns.
@@ -67,42 +68,28 @@ class Transport:
         on_incarnation: Callable[[str, str], None],
         clock: Callable[[], float],
         rng: Rng,
+        bootstrap_digest: bytes = NO_BOOTSTRAP,
     ) -> None:
-        boot = secrets.token_bytes(8)
-        self._hello = Hello(cluster_id, self_id, self_name, incarnation, config_digest, boot, 0)
-        self._secret = secret
-        # Refuse a bad secret or name here, and not at the first connection.
-        Handshake(secret, self._hello, dialling=False, admit=lambda hello: None)
+        self._bootstrap = bootstrap_digest
         self.self_id = self_id
         self._listen_address = PeerAddress(listen_host, listen_port)
-        self._tls = tls
-        self._server_context: ssl.SSLContext | None = None
-        self._client_context: ssl.SSLContext | None = None
         self._limits = limits
-        self._incarnations = dict(known_incarnations)
-        self._on_incarnation = on_incarnation
         self._clock = clock
-        self._rng = rng
-        now = clock()
-        self._peers = {
-            node_id: Peer(node_id, address, now)
-            for node_id, address in sorted(peers.items())
-            if node_id != self_id
-        }
-        self._members = frozenset(self._peers)
+        self._peers = Peers(self_id, peers, known_incarnations, on_incarnation, clock)
         self.groups: dict[int, PeerEvents] = {}
         self.frames_unclaimed = 0  # for groups that nobody has registered
-        self.connections_refused = 0
         self._calls = CallServer(limits.calls_inflight_max)
-        self._listener = Listener(self._serve, limits.connections_unauthenticated_max)
-        self._connections: set[Connection] = set()  # until their socket is released
-        self._dialling: list[asyncio.Task[None]] = []
+        hello = Hello(
+            cluster_id, self_id, self_name, incarnation, config_digest, bootstrap_digest,
+            boot=secrets.token_bytes(8), epoch=0,
+        )  # fmt: skip
+        self._connector = Connector(self, hello, secret, tls, limits, self._peers, clock)
+        self._listener = Listener(self._connector.serve, limits.connections_unauthenticated_max)
+        self._dialling = Dialling(limits, rng)
         self._ticking: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
-        self._epoch = 0
-        self._refusal_logged_at = now - _REFUSAL_LOG_SECONDS
-        self._refusals_unlogged = 0
         self._started = False
+        self._listening = False
         self._stopping = False
         self._stopped = asyncio.Event()
 
@@ -115,7 +102,7 @@ class Transport:
         if group in self.groups:
             raise ValueError(f"group {group} is already registered")
         self.groups[group] = events
-        for peer in self._peers.values():
+        for peer in self._peers:
             if peer.announced is not None:
                 events.peer_connected(peer.id)
 
@@ -138,6 +125,38 @@ class Transport:
             raise ValueError(f"frame of {len(frame)} bytes exceeds frame_bytes_max")
         return connection.send(GROUP, 0, group, frame, bulk=bulk)
 
+    def incarnation(self, peer: str) -> str | None:
+        """Incarnation of the data folder at the other end of the open connection."""
+        known = self._peers.get(peer)
+        return None if known is None else known.incarnation
+
+    def recorded_incarnation(self, peer: str) -> str | None:
+        """The one seen on first contact, or set by `record_incarnation` since."""
+        return self._peers.recorded_incarnation(peer)
+
+    def record_incarnation(self, peer: str, incarnation: str) -> None:
+        """Replace the record, for a committed configuration that names a new data folder.
+
+        Durable on return, as far as `on_incarnation` is. Raises what that raises.
+        """
+        self._peers.record_incarnation(peer, incarnation)
+
+    def set_members(self, configuration: Configuration) -> None:
+        """Connect to these nodes, at these addresses, and to no others. Idempotent.
+
+        Index 0: the members of the settings file, and these. May precede `start`. The
+        connection of a node that left is closed at once; its peer_disconnected comes later.
+        """
+        bootstrap = NO_BOOTSTRAP if configuration.index else self._bootstrap
+        self._connector.hello = self._connector.hello._replace(bootstrap=bootstrap)
+        joined, left = self._peers.set_members(configuration)
+        for peer in left:
+            self._dialling.end(peer.id)
+            if peer.connection is not None:
+                self._take_leave(peer.connection)
+        for peer in joined:
+            self._dial_if_due(peer)
+
     async def call(self, peer: str, method: int, payload: bytes, timeout_seconds: float) -> bytes:
         """Ask a peer's handler of `method`; returns its answer.
 
@@ -149,7 +168,7 @@ class Transport:
             raise ValueError("method must fit 16 bits")
         if len(payload) > self._limits.frame_bytes_max:
             raise ValueError(f"call of {len(payload)} bytes exceeds frame_bytes_max")
-        known = self._peers.get(peer)
+        known = self._peers.member(peer)
         connection = None if known is None else known.connection
         if known is None or connection is None:
             reason = "not a known peer" if known is None else known.last_error
@@ -179,28 +198,37 @@ class Transport:
         """The port that peers reach this node at; the real one when 0 was asked for."""
         return self._listener.port
 
+    @property
+    def connections_refused(self) -> int:
+        """Accepted connections that did not get through the handshake, since start."""
+        return self._connector.refusals.count
+
     def peer_states(self) -> dict[str, PeerState]:
-        """Every peer by node id."""
-        now = self._clock()
-        return {peer.id: peer.state(now) for peer in self._peers.values()}
+        """Every other member by node id."""
+        return self._peers.states()
+
+    async def probe(self, address: str, timeout_seconds: float) -> None:
+        """See that a hivemem peer answers at "host:port", over TLS where that is set.
+
+        It learns nothing but that somebody knocked; who it is remains to be proved. Raises
+        PeerUnreachable, always definite, with a reason that a person can act on.
+        """
+        if not self._listening:
+            raise RuntimeError("a transport probes after its start")
+        if self._stopping:
+            raise PeerUnreachable("this node is stopping", definite=True)
+        await self._connector.probe(address, timeout_seconds)
 
     async def start(self) -> None:
         """Listen and dial. Raises OSError (address in use), ssl.SSLError (bad PEM file)."""
         if self._started or self._stopping:
             raise RuntimeError("a transport starts once")
         self._started = True
-        if self._tls is not None:
-            self._server_context = server_context(self._tls)
-            self._client_context = client_context(self._tls)
+        self._connector.load_certificates()
         await self._listener.start(self._listen_address.host, self._listen_address.port)
-        loop = asyncio.get_running_loop()
-        for peer in self._peers.values():
-            if self.self_id < peer.id:
-                task = loop.create_task(
-                    dial_forever(partial(self._dial, peer), self._limits, self._rng)
-                )
-                task.add_done_callback(_report)
-                self._dialling.append(task)
+        self._listening = True
+        for peer in self._peers:
+            self._dial_if_due(peer)
         self._schedule_tick()
 
     async def stop(self) -> None:
@@ -216,122 +244,23 @@ class Transport:
         try:
             if self._ticking is not None:
                 self._ticking.cancel()
-            for task in self._dialling:
-                task.cancel()
-            await asyncio.gather(*self._dialling, return_exceptions=True)
+            await self._dialling.stop()
             await self._listener.stop()
             self._calls.close()
-            for connection in list(self._connections):
+            for connection in list(self._connector.connections):
                 connection.shut("this node is stopping", drain=True)
-            for peer in self._peers.values():
+            for peer in self._peers:
                 self._settle(peer)
-            await self._wait_gone(self._limits.stop_ms_max / 1000)
+            await self._connector.wait_gone()
         finally:
-            for connection in list(self._connections):
+            for connection in list(self._connector.connections):
                 connection.abort()
             self._stopped.set()
-        await self._wait_gone(self._limits.stop_ms_max / 1000)
+        await self._connector.wait_gone()
 
-    async def _wait_gone(self, timeout_seconds: float) -> None:
-        waiting = [connection.gone for connection in self._connections]
-        if waiting:
-            await asyncio.wait(waiting, timeout=timeout_seconds)
-
-    # Connecting.
-
-    async def _dial(self, peer: Peer) -> Connection | None:
-        """One attempt: an open connection, or None with `last_error` set."""
-        loop = asyncio.get_running_loop()
-        timeout = self._limits.handshake_ms_max / 1000
-        connection = self._new_connection(str(peer.address), dialled=peer.id)
-        try:
-            async with asyncio.timeout(timeout):
-                # Connected here and not by create_connection: uvloop's, given up on
-                # while TLS has yet to begin, reports an error that nobody can catch.
-                sock = await connected_socket(peer.address)
-                await loop.create_connection(
-                    lambda: connection,
-                    sock=sock,
-                    ssl=self._client_context,
-                    server_hostname=peer.address.host if self._client_context else None,
-                    ssl_handshake_timeout=timeout if self._client_context else None,
-                    ssl_shutdown_timeout=timeout if self._client_context else None,
-                )
-                if await connection.handshaken:
-                    return connection
-                reason = connection.reason
-                await connection.gone  # The refusal is on its way.
-        except TimeoutError:
-            if connection.open:  # In the same turn of the loop.
-                return connection
-            reason = connection.reason or f"no answer within {self._limits.handshake_ms_max} ms"
-        except (OSError, ValueError) as error:  # ValueError: an impossible host name.
-            reason = describe(error)
-        finally:
-            if not connection.open:
-                self._release(connection)
-        self._note_failure(peer, f"cannot connect to {peer.address}: {reason}")
-        return None
-
-    async def _serve(self, sock: socket.socket, remote: str) -> None:
-        """Handshake with a stranger; returns once it is open or gone."""
-        loop = asyncio.get_running_loop()
-        timeout = self._limits.handshake_ms_max / 1000
-        connection = self._new_connection(remote, dialled=None)
-        reason = "closed"
-        try:
-            async with asyncio.timeout(timeout):
-                await loop.connect_accepted_socket(
-                    lambda: connection,
-                    sock,
-                    ssl=self._server_context,
-                    ssl_handshake_timeout=timeout if self._server_context else None,
-                    ssl_shutdown_timeout=timeout if self._server_context else None,
-                )
-                if await connection.handshaken:
-                    return
-                reason = connection.reason
-                await connection.gone  # The refusal is on its way.
-        except TimeoutError:
-            reason = connection.reason or f"no handshake within {timeout:.1f} s"
-        except OSError as error:
-            reason = describe(error)
-        except asyncio.CancelledError:
-            reason = "too many connections without a handshake"
-            raise
-        finally:
-            if not connection.open:
-                self._release(connection)
-                self._note_refusal(connection, reason)
-
-    def _new_connection(self, remote: str, *, dialled: str | None) -> Connection:
-        self._epoch += 1
-        connection = Connection(self, self._limits, remote, self._clock())
-        admit = partial(self._admit, connection, dialled)
-        hello = self._hello._replace(epoch=self._epoch)
-        connection.use(Handshake(self._secret, hello, dialling=dialled is not None, admit=admit))
-        self._connections.add(connection)
-        connection.gone.add_done_callback(lambda _: self._connections.discard(connection))
-        return connection
-
-    def _release(self, connection: Connection) -> None:
-        connection.shut("given up")
-        connection.abort()
-
-    def _admit(self, connection: Connection, dialled: str | None, hello: Hello) -> None:
-        """Raise HandshakeRefused unless this peer, which knows the secret, may connect."""
-        check_hello(
-            self._hello,
-            hello,
-            dialled=dialled,
-            members=self._members,
-            recorded=self._incarnations.get(hello.node_id),
-        )
-        peer = self._peers[hello.node_id]
-        if self._tls is not None:
-            check_certificate(connection.certificate, hello.node_id, peer.address.name)
-        if peer.overtaken(hello):
-            raise HandshakeRefused(f"node {hello.node_name} has a newer connection already")
+    def _dial_if_due(self, peer: Peer) -> None:
+        if self._listening and not self._stopping and peer.member and self.self_id < peer.id:
+            self._dialling.begin(peer.id, partial(self._connector.dial, peer))
 
     # Events of connections.
 
@@ -340,13 +269,19 @@ class Transport:
         if self._stopping:
             connection.shut("this node is stopping")
             return
-        peer = self._peers[hello.node_id]
-        if peer.connection is not None:
-            peer.connection.shut("replaced by a newer connection of the same peer")
-        self._settle(peer)
-        if self._incarnations.get(peer.id) is None:
-            self._on_incarnation(peer.id, hello.incarnation)
-            self._incarnations[peer.id] = hello.incarnation
+        peer = self._peers.get(hello.node_id)
+        if peer is not None:
+            if peer.connection is not None:
+                peer.connection.shut("replaced by a newer connection of the same peer")
+            self._settle(peer)
+        if peer is None or not peer.member:  # It left after it was admitted.
+            connection.shut("no longer a member")
+            return
+        recorded = self._peers.recorded_incarnation(peer.id)
+        if recorded is None:
+            self._peers.record_incarnation(peer.id, hello.incarnation)
+        elif recorded != hello.incarnation:
+            logger.warning("peer %s has another data folder: it may lack entries", peer.id)
         peer.connected(connection, hello, self._clock())
         logger.info(
             "peer %s (%s) connected: %s, epoch %d",
@@ -357,8 +292,8 @@ class Transport:
 
     def connection_closed(self, connection: Connection) -> None:
         """Tell the groups, unless a newer connection already made that necessary."""
-        peer = self._peers[connection.peer]
-        if peer.announced is connection:
+        peer = self._peers.get(connection.peer)
+        if peer is not None and peer.announced is connection:
             self._settle(peer)
 
     def call_received(self, connection: Connection, frame: Frame) -> None:
@@ -373,29 +308,14 @@ class Transport:
         logger.warning("peer %s disconnected: %s", peer.id, connection.reason)
         for events in list(self.groups.values()):
             events.peer_disconnected(peer.id)
+        self._peers.forget(peer)
 
-    def _note_failure(self, peer: Peer, reason: str) -> None:
-        if reason != peer.last_error:  # The same failure again is no news.
-            logger.warning("peer %s: %s", peer.id, reason)
-        peer.last_error = reason
-
-    def _note_refusal(self, connection: Connection, reason: str) -> None:
-        """Keep the refusal of a stranger visible, at a bounded rate in the log."""
-        self.connections_refused += 1
-        claimed = connection.claimed
-        peer = self._peers.get(claimed) if claimed is not None else None
-        if peer is not None:  # It shows only while the peer is not connected.
-            peer.last_error = f"refused a connection from {connection.remote}: {reason}"
-        now = self._clock()
-        if now - self._refusal_logged_at < _REFUSAL_LOG_SECONDS:
-            self._refusals_unlogged += 1
-            return
-        logger.warning(
-            "refused a peer connection from %s: %s (%d more not logged)",
-            connection.remote, reason, self._refusals_unlogged,
-        )  # fmt: skip
-        self._refusal_logged_at = now
-        self._refusals_unlogged = 0
+    def _take_leave(self, connection: Connection) -> None:
+        """Close for good, after what is queued has been sent, if the peer reads it in time."""
+        connection.shut("no longer a member", drain=True)
+        seconds = self._limits.stop_ms_max / 1000
+        deadline = asyncio.get_running_loop().call_later(seconds, connection.abort)
+        connection.gone.add_done_callback(lambda _: deadline.cancel())
 
     # Silence.
 
@@ -407,15 +327,7 @@ class Transport:
     def _tick(self) -> None:
         now = self._clock()
         late = max(0.0, now - self._tick_due)
-        for connection in list(self._connections):
+        for connection in list(self._connector.connections):
             if connection.open and not connection.closed:
                 connection.tick(now, late)
         self._schedule_tick()
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """A dialler never ends by itself; if it failed, nothing else would say so."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler(
-            {"message": "dialling a peer failed for good", "exception": error, "task": task}
-        )

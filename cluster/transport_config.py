@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cluster.framing import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN
 
+PORT_MAX: Final = 65_535
+_BRACKETS: Final = frozenset("[]")
 _KIB = 1024
 _MIB = 1024 * _KIB
 
@@ -18,6 +20,18 @@ class PeerAddress(NamedTuple):
     host: str
     port: int
     name: str = ""
+
+    @classmethod
+    def parse(cls, text: str, name: str = "") -> PeerAddress:
+        """The address in "host:port", an IPv6 host in brackets. Raises ValueError."""
+        host, _, port = text.rpartition(":")
+        bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+        if not bare or (":" in bare) != (bare is not host) or not _BRACKETS.isdisjoint(bare):
+            raise ValueError(f"{text!r} is not host:port, with an IPv6 host in brackets")
+        digits = port.isascii() and port.isdigit() and len(port) <= len(str(PORT_MAX))
+        if not digits or not 1 <= int(port) <= PORT_MAX:
+            raise ValueError(f"the port in {text!r} is not a number from 1 to {PORT_MAX}")
+        return cls(bare, int(port), name)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -35,12 +49,13 @@ class PeerState(NamedTuple):
     """What is known of the connection to one peer. Byte counts are since start."""
 
     connected: bool
-    address: str
+    address: str  # the first that is dialled; "": none is known
     since_ms: int  # how long `connected` has had this value
     last_error: str | None  # why it is not connected; None while it is
     bytes_sent: int
     bytes_received: int
     queue_bytes: int  # waiting to be sent, including what the socket has not taken
+    replaced: bool = False  # its latest hello named another data folder than the recorded one
 
 
 @dataclass(frozen=True, slots=True)

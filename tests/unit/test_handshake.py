@@ -6,11 +6,20 @@ import pytest
 
 from cluster.errors import HandshakeRefused
 from cluster.framing import CHALLENGE, HANDSHAKE_BYTES_MAX, HELLO, READY, REFUSED, WELCOME
-from cluster.handshake import Handshake, Hello, Step, check_hello, decode_hello, encode_hello
+from cluster.handshake import (
+    NO_BOOTSTRAP,
+    PROTOCOL_VERSION,
+    Handshake,
+    Hello,
+    Step,
+    check_hello,
+    decode_hello,
+    encode_hello,
+)
 
 SECRET = b"0123456789abcdef"
-A = Hello("cluster", "a", "alpha", "folder-a", b"digest", b"boot-of-", 3)
-B = Hello("cluster", "b", "beta", "folder-b", b"digest", b"boot-b..", 9)
+A = Hello("cluster", "a", "alpha", "folder-a", b"digest", b"voters", b"boot-of-", 3)
+B = Hello("cluster", "b", "beta", "folder-b", b"digest", b"voters", b"boot-b..", 9)
 
 
 def _admit_all(hello: Hello) -> None:
@@ -129,7 +138,7 @@ def test_every_flipped_byte_is_refused(kind: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"x", b"GET / HTTP/1.1\r\n", b"HVMP", b"HVMP\x01\x00short"]
+    "payload", [b"", b"x", b"GET / HTTP/1.1\r\n", b"HVMP", b"HVMP\x02\x00short"]
 )
 def test_malformed_challenges_are_refused(payload: bytes) -> None:
     assert _acceptor().receive(CHALLENGE, payload).kind == REFUSED
@@ -137,9 +146,25 @@ def test_malformed_challenges_are_refused(payload: bytes) -> None:
 
 def test_an_unknown_version_is_named() -> None:
     challenge = bytearray(_dialler().begin().payload)
-    challenge[4] = 2
+    challenge[4] = 200
     step = _acceptor().receive(CHALLENGE, bytes(challenge))
-    assert step.refused == "peer protocol version 2 is not spoken here, only 1"
+    only = f"only {PROTOCOL_VERSION}"
+    assert step.refused == f"peer protocol version 200 is not spoken here, {only}"
+
+
+def test_a_probe_ends_before_anything_is_said_about_itself() -> None:
+    for other, answered in ((_acceptor(), True), (None, False)):
+        probe = Handshake(SECRET, A, dialling=True, admit=_admit_all, probing=True)
+        challenge = probe.begin()
+        assert challenge.kind == CHALLENGE
+        if other is not None:
+            step = probe.receive(CHALLENGE, other.receive(CHALLENGE, challenge.payload).payload)
+        else:
+            step = probe.receive(REFUSED, b"go away")
+        assert step.kind is None
+        assert step.refused is not None
+        assert probe.answered is answered
+        assert not probe.done
 
 
 @pytest.mark.parametrize("kind", [0, 1, HELLO, WELCOME, READY, 255])
@@ -161,12 +186,18 @@ def test_a_cut_hello_is_malformed(cut: int) -> None:
 
 
 def test_hello_round_trip_and_bounds() -> None:
-    widest = Hello("c" * 255, "é" * 127, "n" * 255, "i" * 255, bytes(255), b"b" * 8, 2**64 - 1)
+    widest = Hello(
+        "c" * 255, "é" * 127, "n" * 255, "i" * 255, bytes(255), bytes(255), b"b" * 8, 2**64 - 1
+    )
     assert decode_hello(encode_hello(widest)) == widest
     assert len(encode_hello(widest)) + 32 <= HANDSHAKE_BYTES_MAX
     with pytest.raises(ValueError, match="trailing"):
         decode_hello(encode_hello(A) + b"x")
-    for bad in (A._replace(node_name=""), A._replace(cluster_id="c" * 256)):
+    for bad in (
+        A._replace(node_name=""),
+        A._replace(cluster_id="c" * 256),
+        A._replace(bootstrap=b""),
+    ):
         with pytest.raises(ValueError, match="1–255 bytes"):
             encode_hello(bad)
     with pytest.raises(ValueError, match="printable"):
@@ -178,32 +209,38 @@ def test_a_short_secret_is_refused() -> None:
         _dialler(secret=b"short")
 
 
-def _check(own: Hello, peer: Hello, dialled: str | None, recorded: str | None = None) -> None:
-    check_hello(
-        own, peer, dialled=dialled, members=frozenset("abc") - {own.node_id}, recorded=recorded
-    )
+def _check(own: Hello, peer: Hello, dialled: str | None) -> None:
+    check_hello(own, peer, dialled=dialled, members=frozenset("abc") - {own.node_id})
 
 
 def test_members_are_admitted() -> None:
     _check(A, B, "b")
-    _check(A, B, "b", recorded="folder-b")
     _check(B, A, None)
 
 
+def test_initial_members_are_compared_only_while_both_go_by_them() -> None:
+    """Who has members from its log no longer depends on what its settings file lists."""
+    started = B._replace(bootstrap=NO_BOOTSTRAP)
+    _check(A, started, "b")
+    _check(started, A, None)
+    _check(started, A._replace(bootstrap=NO_BOOTSTRAP), None)
+
+
 @pytest.mark.parametrize(
-    ("own", "peer", "dialled", "recorded", "reason"),
+    ("own", "peer", "dialled", "reason"),
     [
-        (A, B._replace(cluster_id="other"), "b", None, "belongs to cluster other"),
-        (A, A, "b", None, "connects to itself"),
-        (A, B._replace(node_id="c"), "b", None, "answers at the address of node id b"),
-        (B, A._replace(node_id="A"), None, None, "is not a member that node beta knows"),
-        (B, A._replace(node_id="c"), None, None, "the smaller id dials"),
-        (A, B._replace(config_digest=b"other"), "b", None, "limits differ on node beta"),
-        (A, B, "b", "an older folder", "node beta's data folder was replaced"),
+        (A, B._replace(cluster_id="other"), "b", "belongs to cluster other"),
+        (A, A, "b", "connects to itself"),
+        (A, B._replace(node_id="c"), "b", "answers at the address of node id b"),
+        (B, A._replace(node_id="A"), None, "is not a member that node beta knows"),
+        (B, A._replace(node_id="c"), None, "the smaller id dials"),
+        (A, B._replace(config_digest=b"other"), "b", "limits differ on node beta"),
+        (A, B._replace(bootstrap=b"x"), "b", "the initial members differ on node beta"),
+        (B, A._replace(bootstrap=b"x"), None, "the initial members differ on node alpha"),
     ],
 )
 def test_others_are_refused_with_the_reason(
-    own: Hello, peer: Hello, dialled: str | None, recorded: str | None, reason: str
+    own: Hello, peer: Hello, dialled: str | None, reason: str
 ) -> None:
     with pytest.raises(HandshakeRefused, match=reason):
-        _check(own, peer, dialled, recorded)
+        _check(own, peer, dialled)

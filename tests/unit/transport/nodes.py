@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.framing import GROUP, Frame, FrameDecoder, encode_header
-from cluster.handshake import Handshake, Hello
+from cluster.handshake import NO_BOOTSTRAP, Handshake, Hello
 from cluster.transport import PeerAddress, PeerState, PeerTls, Transport, TransportLimits
 
 SECRET = b"a secret of the tests, 32 bytes."
@@ -218,7 +218,7 @@ class RawPeer:
         secret = overrides.pop("secret", SECRET)
         hello = Hello(
             "cluster-1", node_id, f"name-{node_id}", f"folder-of-{node_id}", b"\x01\x02",
-            b"bootboot", 1,
+            NO_BOOTSTRAP, b"bootboot", 1,
         )._replace(**overrides)  # fmt: skip
         self.handshake = Handshake(secret, hello, dialling=True, admit=lambda hello: None)
         self.decoder = FrameDecoder()

@@ -8,10 +8,12 @@ from typing import Protocol
 import pytest
 
 from cluster.interfaces import PeerTransport
+from cluster.membership import Configuration, Member
 from cluster.memory_transport import MemoryNetwork
-from tests.unit.transport.nodes import Nodes, Pair, Recorder, until
+from tests.unit.transport.nodes import LOOPBACK, Nodes, Pair, PeerAddress, Recorder, until
 
 FRAMES_MAX = 100
+BOTH = (Member("a"), Member("b"))  # at the addresses of the settings file
 
 
 class Link(Protocol):
@@ -30,6 +32,9 @@ class Link(Protocol):
     async def heal(self) -> None: ...
 
     def unclaimed_at_b(self) -> int: ...
+
+    async def replace_a(self) -> None:
+        """Start a again, with an empty data folder; `a` and `at_a` are new."""
 
 
 class MemoryLink:
@@ -55,10 +60,18 @@ class MemoryLink:
     def unclaimed_at_b(self) -> int:
         return self._b.frames_unclaimed
 
+    async def replace_a(self) -> None:
+        self._network.crash("a")
+        self._network.wipe("a")
+        self.at_a = Recorder()
+        self.a.register(0, self.at_a)
+        self._network.rejoin("a")
+
 
 class SocketLink:
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, nodes: Nodes) -> None:
         self._pair = pair
+        self._nodes = nodes
         self.a: PeerTransport = pair.a
         self.b: PeerTransport = pair.b
         self.at_a, self.at_b = pair.at_a, pair.at_b
@@ -78,6 +91,13 @@ class SocketLink:
     def unclaimed_at_b(self) -> int:
         return self._pair.b.frames_unclaimed
 
+    async def replace_a(self) -> None:
+        await self._pair.a.stop()
+        self._nodes.incarnations["a"].clear()
+        peers = {"b": PeerAddress(LOOPBACK, self._pair.relay.port)}
+        self.a, self.at_a = await self._nodes.start("a", peers, incarnation="a new folder")
+        await until(lambda: self.at_a.connected and self.at_b.connected)
+
 
 @pytest.fixture(params=["memory", "sockets"])
 async def link(request: pytest.FixtureRequest, nodes: Nodes) -> AsyncIterator[Link]:
@@ -85,7 +105,7 @@ async def link(request: pytest.FixtureRequest, nodes: Nodes) -> AsyncIterator[Li
         yield MemoryLink()
     else:
         limits = {"send_queue_frames_max": FRAMES_MAX}
-        yield SocketLink(await nodes.pair(limits, relay=True))
+        yield SocketLink(await nodes.pair(limits, relay=True), nodes)
 
 
 async def test_both_sides_hear_of_the_connection_once(link: Link) -> None:
@@ -178,3 +198,73 @@ async def test_overflow_closes_the_connection_and_tells_later(link: Link) -> Non
     await link.settle(lambda: link.at_a.count("disconnected") == 1)
     await link.settle(lambda: link.at_b.count("disconnected") == 1)
     assert len(link.at_b.frames) <= sent
+
+
+async def test_a_member_that_left_is_disconnected_and_may_return(link: Link) -> None:
+    link.a.set_members(Configuration(5, BOTH[:1]))
+    assert link.at_a.connected, "an event was delivered from inside set_members"
+    assert not link.a.send("b", 0, b"x")
+    assert link.a.incarnation("b") is None
+    await link.settle(lambda: not link.at_a.connected)
+    await link.settle(lambda: not link.at_b.connected)
+    link.a.set_members(Configuration(6, BOTH))
+    await link.settle(lambda: link.at_a.connected and link.at_b.connected)
+    assert link.at_a.events == [("connected", "b"), ("disconnected", "b"), ("connected", "b")]
+    assert link.at_b.events == [("connected", "a"), ("disconnected", "a"), ("connected", "a")]
+    assert link.a.send("b", 0, b"after")
+    await link.settle(lambda: link.at_b.frames == [b"after"])
+
+
+async def test_leaving_and_returning_at_once_is_heard_as_both(link: Link) -> None:
+    """Frames may have been lost in between, so nobody may take it for one connection."""
+    link.a.send("b", 0, b"lost or not")
+    link.a.set_members(Configuration(5, BOTH[:1]))
+    link.a.set_members(Configuration(6, BOTH))
+    late = Recorder()
+    link.a.register(7, late)
+    assert link.at_a.events == [("connected", "b")]
+    await link.settle(lambda: link.at_a.count("connected") == 2)
+    await link.settle(lambda: link.at_b.count("connected") == 2)
+    assert link.at_a.events == [("connected", "b"), ("disconnected", "b"), ("connected", "b")]
+    assert late.events == link.at_a.events
+    assert link.at_b.events == [("connected", "a"), ("disconnected", "a"), ("connected", "a")]
+
+
+async def test_the_same_members_again_change_nothing(link: Link) -> None:
+    for index in (0, 0, 4, 4, 9):
+        link.a.set_members(Configuration(index, BOTH))
+        link.b.set_members(Configuration(index, BOTH))
+    assert link.a.send("b", 0, b"x")
+    await link.settle(lambda: link.at_b.frames == [b"x"])
+    assert link.at_a.events == [("connected", "b")]
+    assert link.at_b.events == [("connected", "a")]
+
+
+async def test_a_node_outside_the_configuration_keeps_its_connections(link: Link) -> None:
+    """It joins, or was removed: it must be able to hear that from the members."""
+    link.a.set_members(Configuration(5, (Member("b"), Member("c"))))
+    assert link.a.send("b", 0, b"x")
+    await link.settle(lambda: link.at_b.frames == [b"x"])
+    assert link.at_a.events == [("connected", "b")]
+
+
+async def test_incarnations_are_recorded_on_first_contact(link: Link) -> None:
+    assert link.a.incarnation("b") == link.a.recorded_incarnation("b") is not None
+    assert link.a.incarnation("b") != link.b.incarnation("a")
+    for stranger in ("a", "z"):
+        assert link.a.incarnation(stranger) is None
+        assert link.a.recorded_incarnation(stranger) is None
+    recorded = link.a.recorded_incarnation("b")
+    await link.cut()
+    assert link.a.incarnation("b") is None
+    assert link.a.recorded_incarnation("b") == recorded
+
+
+async def test_a_replaced_data_folder_connects_and_is_told_apart(link: Link) -> None:
+    before = link.b.incarnation("a")
+    await link.replace_a()
+    await link.settle(lambda: link.at_a.connected and link.at_b.connected)
+    assert link.b.recorded_incarnation("a") == before
+    assert link.b.incarnation("a") not in (None, before)
+    # What the old folder had recorded is gone with it.
+    assert link.a.recorded_incarnation("b") == link.a.incarnation("b") is not None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from cluster.interfaces import PeerTransport
+from cluster.membership import Configuration, Member
 from cluster.memory_transport import MemoryFrame, MemoryNetwork
 from tests.unit.transport.nodes import Recorder
 
@@ -144,3 +147,197 @@ def test_a_handler_that_breaks_the_connection_ends_the_delivery() -> None:
         network.transport("a").send("b", 1, b"x")
     assert network.deliver("a", "b") == 1
     assert cutting.frames == [b"x"]
+
+
+def _configuration(index: int, ids: str) -> Configuration:
+    return Configuration(index, tuple(Member(node) for node in ids))
+
+
+def test_both_ends_must_list_each_other() -> None:
+    network, heard = _network()
+    network.transport("a").set_members(_configuration(5, "ab"))
+    network.transport("c").set_members(_configuration(4, "bc"))
+    network.deliver_all()
+    assert not network.connected("a", "c")
+    network.transport("a").set_members(_configuration(6, "abc"))
+    network.deliver_all()
+    assert not network.connected("a", "c")
+    assert heard["a"].events[-1] == ("disconnected", "c")
+    network.transport("c").set_members(_configuration(6, "abc"))
+    assert heard["a"].events[-1] == ("disconnected", "c")
+    network.deliver("a", "b")
+    assert network.connected("a", "c")
+    assert heard["a"].events[-1] == ("connected", "c")
+    assert heard["c"].events[-1] == ("connected", "a")
+
+
+def test_a_bootstrap_configuration_that_names_nobody_lists_everybody() -> None:
+    network, _ = _network()
+    network.transport("a").set_members(_configuration(0, "ab"))
+    assert not network.connected("a", "c")
+    network.transport("a").set_members(_configuration(0, ""))
+    network.deliver_all()
+    assert network.connected("a", "c")
+
+
+def test_a_cut_outlasts_changes_of_members_and_the_other_way_round() -> None:
+    network, _ = _network()
+    a = network.transport("a")
+    network.cut("a", "b")
+    a.set_members(_configuration(5, "ac"))
+    a.set_members(_configuration(6, "abc"))
+    network.deliver_all()
+    assert not network.connected("a", "b")
+    a.set_members(_configuration(7, "ac"))
+    network.heal("a", "b")
+    assert not network.connected("a", "b")
+    a.set_members(_configuration(8, "abc"))
+    network.deliver_all()
+    assert network.connected("a", "b")
+
+
+def test_a_node_may_be_added_and_is_connected_where_it_is_listed() -> None:
+    network, heard = _network()
+    network.transport("a").set_members(_configuration(5, "abc"))
+    network.crash("c")
+    d = network.add("d")
+    joined = Recorder()
+    d.register(0, joined)
+    assert joined.events == [("connected", "b")]
+    assert heard["b"].events[-1] == ("connected", "d")
+    network.transport("a").set_members(_configuration(6, "abcd"))
+    network.deliver_all()
+    assert joined.events[-1] == ("connected", "a")
+    assert d.send("a", 0, b"hello")
+    network.deliver_all()
+    assert heard["a"].frames == [b"hello"]
+    with pytest.raises(ValueError, match="must differ"):
+        network.add("d")
+
+
+def test_a_link_that_is_cut_one_way_is_half_open() -> None:
+    network, heard = _network()
+    a, b = network.transport("a"), network.transport("b")
+    a.send("b", 0, b"under way")
+    network.cut_one_way("a", "b")
+    assert a.send("b", 0, b"lost")
+    assert b.send("a", 0, b"arrives")
+    network.deliver_all()
+    assert heard["b"].frames == []
+    assert heard["a"].frames == [b"arrives"]
+    network.heal("b", "a")
+    assert a.send("b", 0, b"after")
+    network.deliver_all()
+    assert heard["b"].frames == [b"after"]
+    assert heard["a"].count("disconnected") == heard["b"].count("disconnected") == 0
+
+
+def test_a_half_open_link_that_closes_does_not_open_before_it_is_healed() -> None:
+    network, heard = _network()
+    network.cut_one_way("a", "b")
+    network.transport("b").set_members(_configuration(5, "bc"))
+    network.transport("b").set_members(_configuration(6, "abc"))
+    network.deliver_all()
+    assert not network.connected("a", "b")
+    network.heal("a", "b")
+    assert heard["b"].events[-2:] == [("disconnected", "a"), ("connected", "a")]
+
+
+def test_records_outlive_a_crash_and_not_a_wipe() -> None:
+    network, _ = _network()
+    a, b = network.transport("a"), network.transport("b")
+    network.wipe("a")
+    assert b.incarnation("a") == "a-1", "an open connection does not notice"
+    assert a.recorded_incarnation("b") is None
+    network.crash("a")
+    network.rejoin("a")
+    assert b.incarnation("a") == network.incarnation("a") == "a-2"
+    assert b.recorded_incarnation("a") == "a-1"
+    assert a.recorded_incarnation("b") == "b-1"
+    b.record_incarnation("a", "a-2")
+    network.crash("b")
+    assert b.recorded_incarnation("a") == "a-2"
+
+
+def test_a_crash_forgets_the_members() -> None:
+    network, _ = _network()
+    network.transport("a").set_members(_configuration(5, "ab"))
+    network.crash("a")
+    network.rejoin("a")
+    assert network.connected("a", "c")
+
+
+def test_members_may_change_while_a_frame_is_handled() -> None:
+    network, heard = _network()
+    b = network.transport("b")
+
+    class Removing(Recorder):
+        def peer_message(self, peer: str, frame: bytes) -> None:
+            super().peer_message(peer, frame)
+            b.set_members(_configuration(5, "bc"))
+            assert heard["b"].count("disconnected") == 0
+
+    b.register(1, Removing())
+    for _ in range(3):
+        network.transport("a").send("b", 1, b"x")
+    assert network.deliver("a", "b") == 1
+    assert heard["b"].events[-1] == ("disconnected", "a")
+    assert heard["a"].events[-1] == ("disconnected", "b")
+
+
+def test_a_handler_that_closes_what_was_just_opened_leaves_everybody_informed() -> None:
+    network, heard = _network(queue_frames_max=2)
+
+    class Flooding(Recorder):
+        def peer_connected(self, peer: str) -> None:
+            super().peer_connected(peer)
+            while network.transport("a").send(peer, 0, b"x"):
+                pass
+
+    network.cut("a", "b")
+    flooding = Flooding()
+    network.transport("a").register(1, flooding)
+    network.heal("a", "b")
+    assert not network.connected("a", "b")
+    for recorder in (heard["a"], heard["b"], flooding):
+        assert _of_pair(recorder)[-1] == "disconnected"
+
+
+def _of_pair(recorder: Recorder) -> list[str]:
+    """What was heard of a or b, which must alternate."""
+    events = [event for event, peer in recorder.events if peer in "ab"]
+    assert all(one != other for one, other in pairwise(events))
+    return events
+
+
+def test_a_connection_replaced_while_others_end_is_heard_as_two() -> None:
+    network, heard = _network()
+    a = network.transport("a")
+
+    class Flapping(Recorder):
+        def peer_disconnected(self, peer: str) -> None:
+            super().peer_disconnected(peer)
+            a.set_members(_configuration(5, "ac"))
+            a.set_members(_configuration(6, "abc"))
+
+    network.transport("c").register(1, Flapping())
+    network.cut("b", "c")
+    for node in "ab":
+        assert _of_pair(heard[node]) == ["connected", "disconnected", "connected"]
+
+
+def test_a_handler_that_reconnects_tells_nobody_twice() -> None:
+    network, heard = _network()
+    network.cut("a", "b")
+
+    class Reconnecting(Recorder):
+        def peer_connected(self, peer: str) -> None:
+            super().peer_connected(peer)
+            if peer == "b" and self.count("connected") < 3:
+                network.cut("a", "b")
+                network.heal("a", "b")
+
+    network.transport("a").register(1, Reconnecting())
+    network.heal("a", "b")
+    for node in "ab":
+        assert _of_pair(heard[node])[-1] == "connected"

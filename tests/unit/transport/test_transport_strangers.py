@@ -28,7 +28,11 @@ async def _mismatched(
         ({"secret": b"another secret, also long enough"}, {}, "the cluster secrets differ"),
         ({"cluster_id": "cluster-2"}, {}, "belongs to cluster cluster-2"),
         ({"config_digest": b"\x09"}, {}, "limits differ on node name-a"),
-        ({}, {"known_incarnations": {"a": "older"}}, "name-a's data folder was replaced"),
+        (
+            {"bootstrap_digest": b"three"},
+            {"bootstrap_digest": b"five"},
+            "the initial members differ on node name-a",
+        ),
     ],
 )
 async def test_a_refusal_by_the_acceptor_is_seen_on_both_sides(
@@ -42,17 +46,9 @@ async def test_a_refusal_by_the_acceptor_is_seen_on_both_sides(
     assert b.connections_refused >= 1
 
 
-@pytest.mark.parametrize(
-    ("at_a", "at_b", "reason"),
-    [
-        ({"known_incarnations": {"b": "older"}}, {}, "name-b's data folder was replaced"),
-        ({}, {"node_id": "c"}, "(id c) answers at the address of node id b"),
-    ],
-)
-async def test_a_refusal_by_the_dialler_is_seen_on_both_sides(
-    nodes: Nodes, at_a: dict[str, Any], at_b: dict[str, Any], reason: str
-) -> None:
-    a, heard_a, b, heard_b = await _mismatched(nodes, at_a, at_b)
+async def test_a_refusal_by_the_dialler_is_seen_on_both_sides(nodes: Nodes) -> None:
+    reason = "(id c) answers at the address of node id b"
+    a, heard_a, b, heard_b = await _mismatched(nodes, {}, {"node_id": "c"})
     await until(lambda: reason in (a.peer_states()["b"].last_error or ""))
     await until(lambda: reason in (b.peer_states()["a"].last_error or ""))
     assert heard_a.events == heard_b.events == []
@@ -95,9 +91,56 @@ async def test_the_first_incarnation_is_recorded_before_the_peer_is_announced(
         peer.close()
         await until(lambda: not recorder.connected)
     assert order == ["a=folder-of-a", "connected a", "connected a"]
-    wiped = nodes.raw(incarnation="a new folder", boot=b"nextboot")
-    assert not await wiped.shake_hands(b.port)
-    assert "data folder was replaced" in (wiped.refused or "")
+
+
+async def test_a_replaced_data_folder_connects_and_shows(nodes: Nodes) -> None:
+    """Only so can the node come back; what its votes are worth is decided elsewhere."""
+    known = {"known_incarnations": {"a": "older"}}
+    a, heard_a, b, heard_b = await _mismatched(nodes, {}, known)
+    await until(lambda: heard_a.connected and heard_b.connected)
+    assert b.incarnation("a") == "folder-of-a"
+    assert b.recorded_incarnation("a") == "older"
+    assert b.peer_states()["a"].replaced
+    assert not a.peer_states()["b"].replaced
+    assert nodes.incarnations["b"] == {}, "a record changes only when it is told to"
+    b.record_incarnation("a", "folder-of-a")
+    assert nodes.incarnations["b"] == {"a": "folder-of-a"}
+    assert b.recorded_incarnation("a") == "folder-of-a"
+    assert not b.peer_states()["a"].replaced
+    await a.stop()
+    await until(lambda: not heard_b.connected)
+    assert b.incarnation("a") is None
+
+
+async def test_a_record_that_cannot_be_stored_is_not_believed(nodes: Nodes) -> None:
+    def fail(peer: str, found: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    b = nodes.make("b", {"a": NOWHERE}, known_incarnations={"a": "old"}, on_incarnation=fail)
+    b.record_incarnation("a", "old")  # Nothing to store.
+    with pytest.raises(OSError, match="No space left"):
+        b.record_incarnation("a", "new")
+    assert b.recorded_incarnation("a") == "old"
+
+
+async def test_two_processes_under_one_id_do_not_cut_each_other_off(nodes: Nodes) -> None:
+    b, at_b = await nodes.start("b", {"a": NOWHERE})
+    right = nodes.raw()
+    assert await right.shake_hands(b.port)
+    await until(lambda: at_b.connected)
+    other = nodes.raw(incarnation="a copy's folder", boot=b"copyboot")
+    assert not await other.shake_hands(b.port)
+    assert "connected already, with another data folder" in (other.refused or "")
+    assert at_b.events == [("connected", "a")]
+    right.close()
+    await until(lambda: not at_b.connected)
+    other = nodes.raw(incarnation="a copy's folder", boot=b"copyboot")
+    assert await other.shake_hands(b.port)
+    await until(lambda: at_b.connected)
+    back = nodes.raw(boot=b"backboot")  # The folder that is recorded has precedence.
+    assert await back.shake_hands(b.port)
+    await until(lambda: b.incarnation("a") == "folder-of-a")
+    assert await other.closed_by_other_side()
 
 
 async def test_a_peer_is_not_announced_when_its_incarnation_cannot_be_recorded(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import HandshakeRefused
+from cluster.errors import HandshakeRefused, PeerUnreachable
+from cluster.membership import Configuration, Member
 from cluster.peer_tls import NODE_URN, check_certificate
 from cluster.transport import PeerAddress, PeerTls, Transport
 from tests.certificates import CertificateAuthority
@@ -73,6 +74,45 @@ async def test_a_dns_name_that_the_configuration_gives_the_peer_is_enough(
     of_b = certificates.of("dns-b", dns=["name-b"])
     _, at_a, _, at_b = await _start(nodes, of_a, of_b, name="yes")
     await until(lambda: at_a.connected and at_b.connected)
+
+
+async def test_a_member_may_be_named_by_the_configuration(
+    nodes: Nodes, certificates: Certificates
+) -> None:
+    """It joined later: the settings file, where the others have their names, lacks it."""
+    b, at_b = await nodes.start("b", {}, tls=certificates.of("dns-joined-b", dns=["name-b"]))
+    peers = {"b": PeerAddress(LOOPBACK, b.port, "name-b")}
+    a, at_a = await nodes.start("a", peers, tls=certificates.of("dns-joined-a", dns=["name-a"]))
+    await until(lambda: "is not a member" in (a.peer_states()["b"].last_error or ""))
+    b.set_members(Configuration(5, (Member("a", name="name-z"), Member("b"))))
+    await until(lambda: "does not speak for node name-z" in (a.peer_states()["b"].last_error or ""))
+    assert at_a.events == at_b.events == []
+    b.set_members(Configuration(6, (Member("a", name="name-a"), Member("b"))))
+    await until(lambda: at_a.connected and at_b.connected)
+
+
+@pytest.mark.parametrize(("at_prober", "at_probed"), [(True, True), (True, False), (False, True)])
+async def test_a_probe_goes_over_tls_where_it_is_set(
+    nodes: Nodes, certificates: Certificates, at_prober: bool, at_probed: bool
+) -> None:
+    a, _ = await nodes.start("a", {}, tls=certificates.node("a") if at_prober else None)
+    b, _ = await nodes.start("b", {}, tls=certificates.node("b") if at_probed else None)
+    if at_prober and at_probed:
+        await a.probe(f"{LOOPBACK}:{b.port}", 10.0)
+        return
+    with pytest.raises(PeerUnreachable, match="TLS between peers must be on at both or at neither"):
+        await a.probe(f"{LOOPBACK}:{b.port}", 10.0)
+
+
+async def test_a_probe_shows_its_certificate_is_not_trusted(
+    nodes: Nodes, certificates: Certificates
+) -> None:
+    foreign = CertificateAuthority(certificates.folder / "foreign-probe", "foreign")
+    files = foreign.issue("b", uris=[NODE_URN + "b"], ca=certificates.authority.path)
+    b, _ = await nodes.start("b", {}, tls=PeerTls(files.cert, files.key, files.ca))
+    a, _ = await nodes.start("a", {}, tls=certificates.node("a"))
+    with pytest.raises(PeerUnreachable, match="TLS: the certificate is not trusted"):
+        await a.probe(f"{LOOPBACK}:{b.port}", 10.0)
 
 
 async def _refused(transport: Transport, peer: str, reason: str, *recorders: Recorder) -> None:
