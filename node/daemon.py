@@ -16,14 +16,22 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
+from cluster import membership
+from cluster.compaction import CompactionLimits
 from cluster.errors import CorruptLog
 from cluster.group import GroupLimits, RaftGroup
 from cluster.log import SegmentedLog
 from cluster.log_format import LogOptions
 from cluster.log_writer import LogWriter
+from cluster.membership import Configuration, Member
+from cluster.raft import Identity
+from cluster.reconcile import reconcile
+from cluster.snapshot import SnapshotStore
+from cluster.snapshot_rules import SnapshotOptions
 from cluster.transport import Transport
 from cluster.transport_config import PeerAddress, PeerTls, TransportLimits
 from cluster.upstream import RaftTiming
+from engines.errors import CorruptRecord, UnknownFormat
 from engines.interfaces import Limits
 from engines.kv import KvReader
 from engines.state_machine import StateMachine
@@ -39,15 +47,19 @@ from node.forward import Forwarder
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
 from node.leader_duties import LeaderDuties
+from node.member_duties import MemberDuties
+from node.members import MemberService, hand_over
 from node.node_info import LocalNodeInfo
 from node.router import Router
 from node.service import Service
+from node.upkeep import Upkeep
 from node.watch import WatchHub
 
 logger = logging.getLogger(__name__)
 
 GROUP = 0  # the one group of this version; partitions come with more
 READERS_MAX = 126  # LMDB reader slots: loop, read threads and room for tools
+HAND_OVER_SECONDS_MAX = 1.5  # that a leader which stops gives another to take over
 
 
 class Node:
@@ -96,17 +108,21 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     data_dir = stack.enter_context(_data_dir(config, clock))
     discarded = data_dir.prepare_live(clock.boot_id())
     if discarded:
-        logger.info("the machine restarted uncleanly: state is rebuilt from the log")
+        logger.info("the state cannot be trusted: it is rebuilt from snapshot and log")
     store = stack.enter_context(_store(node, data_dir))
     # Every state begins with the same limits, whatever is configured here and now: the same
     # log must give the same state. The leader brings the configured ones into the log.
     machine = StateMachine(store, Limits())
     log = stack.enter_context(_log(node, data_dir))
+    snapshots = stack.enter_context(_snapshots(node, data_dir, machine))
+    _reconcile(log, snapshots, machine)
     transport = _transport(config, data_dir, clock)
     driver = GroupDriver(config.raft.heartbeat_ms / 4000)
-    group = _group(node, log, machine, transport, driver)
+    identity = Identity(config.node.id, data_dir.identity.incarnation)
+    group = _group(node, identity, log, machine, snapshots, transport, driver)
     forwarder = Forwarder(transport, group)
-    info = LocalNodeInfo(config, data_dir, group, machine, transport, forwarder, clock)
+    members = MemberService(config.node.id, group, transport, forwarder, clock)
+    info = LocalNodeInfo(config, data_dir, group, machine, forwarder, clock)
     http = {member.id: member.http for member in config.cluster.members}
     router = Router(config.node.id, group, machine, forwarder, clock, http)
     limits = HttpLimits()
@@ -124,8 +140,15 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     await transport.start()
     stack.push_async_callback(transport.stop)
     driver.start(group.turn)
-    duties = LeaderDuties(config.node.id, group, router, machine, readers, config.limits, clock)
-    await stack.enter_async_context(_background(duties.run(), node))
+    stack.push_async_callback(hand_over, group, HAND_OVER_SECONDS_MAX)
+    own = config.member()
+    facts = Member(own.id, True, own.name, own.peer, own.http, identity.incarnation)
+    for work in (
+        LeaderDuties(config.node.id, group, router, machine, readers, config.limits, clock),
+        MemberDuties(facts, group, members, transport, clock),
+        Upkeep(config.node.data_dir, config.storage.free_bytes_min, group, machine.release_memory),
+    ):
+        await stack.enter_async_context(_background(work.run(), node))
     hub = WatchHub(
         readers,
         executor,
@@ -133,9 +156,10 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         queue_changes_max=limits.watch_queue_changes_max,
     )
     machine.on_changes = hub.publish
+    machine.on_replaced = hub.reset
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     name = config.node.name
-    parts = HttpParts(service, hub, info, clock, name, tokens, limits, node.fail)
+    parts = HttpParts(service, members, hub, info, clock, name, tokens, limits, node.fail)
     await _open_door(HttpServer(parts), config.http, stack)
 
 
@@ -173,8 +197,7 @@ def _data_dir(config: NodeConfig, clock: SystemClock) -> Iterator[DataDir]:
 @contextmanager
 def _store(node: Node, data_dir: DataDir) -> Iterator[Store]:
     """The applied state. Only a clean way out syncs it and says so."""
-    map_bytes = node.config.storage.map_bytes
-    store = Store(data_dir.live_path(GROUP), map_bytes, READERS_MAX)
+    store = _open_store(node, data_dir)
     try:
         yield store
     except BaseException:
@@ -182,10 +205,56 @@ def _store(node: Node, data_dir: DataDir) -> Iterator[Store]:
         raise
     if node.failure is not None:
         store.close()
+        if isinstance(node.failure, CorruptRecord):
+            data_dir.distrust_live()
         return
     store.sync()
     store.close()
     data_dir.mark_clean()
+
+
+def _open_store(node: Node, data_dir: DataDir) -> Store:
+    """The state is derived: one that does not open is made anew from snapshot and log."""
+    map_bytes = node.config.storage.map_bytes
+    path = data_dir.live_path(GROUP)
+    try:
+        return Store(path, map_bytes, READERS_MAX)
+    except (CorruptRecord, UnknownFormat) as error:
+        logger.warning("the state is damaged, and is rebuilt from snapshot and log: %s", error)
+        data_dir.discard_live()
+        return Store(path, map_bytes, READERS_MAX)
+
+
+@contextmanager
+def _snapshots(node: Node, data_dir: DataDir, machine: StateMachine) -> Iterator[SnapshotStore]:
+    snapshots = SnapshotStore(
+        data_dir.snapshots_path(GROUP),
+        GROUP,
+        machine,
+        asyncio.get_running_loop().call_soon_threadsafe,
+        node.fail,
+        SnapshotOptions(
+            copy_bytes_per_second_max=node.config.storage.snapshot_bytes_per_second_max
+        ),
+        monotonic=node.clock.monotonic,
+    )
+    for problem in snapshots.problems:
+        logger.warning("snapshot: %s", problem)
+    try:
+        yield snapshots
+    finally:
+        snapshots.close()
+
+
+def _reconcile(log: SegmentedLog, snapshots: SnapshotStore, machine: StateMachine) -> None:
+    """Make up for what a crash interrupted, and say what was done."""
+    done = reconcile(log, snapshots, lambda: machine.applied_index)
+    if done.log_reset:
+        logger.info("the log was behind the newest snapshot and begins anew after it")
+    if done.restored:
+        logger.info("the state was taken from the snapshot at %d", machine.applied_index)
+    if done.damaged is not None:
+        logger.error("%s; the leader is asked for another", done.damaged)
 
 
 @contextmanager
@@ -216,10 +285,9 @@ def _log(node: Node, data_dir: DataDir) -> Iterator[SegmentedLog]:
 
 
 def _transport(config: NodeConfig, data_dir: DataDir, clock: SystemClock) -> Transport:
-    peers = {}
-    for member in config.cluster.members:
-        host, _, port = member.peer.rpartition(":")
-        peers[member.id] = PeerAddress(host.strip("[]"), int(port), member.name)
+    peers = {
+        member.id: PeerAddress.parse(member.peer, member.name) for member in config.cluster.members
+    }
     tls = None
     if config.peer.tls_cert and config.peer.tls_key and config.peer.tls_ca:
         tls = PeerTls(config.peer.tls_cert, config.peer.tls_key, config.peer.tls_ca)
@@ -230,6 +298,7 @@ def _transport(config: NodeConfig, data_dir: DataDir, clock: SystemClock) -> Tra
         incarnation=data_dir.identity.incarnation,
         secret=private_file.read_secret(config.cluster.secret_file),
         config_digest=config.replicated_digest(),
+        bootstrap_digest=config.bootstrap_digest(),
         peers=peers,
         listen_host=config.peer.host,
         listen_port=config.peer.port,
@@ -250,10 +319,21 @@ def _timing(raft: RaftSection) -> RaftTiming:
     )
 
 
+def _bootstrap(config: NodeConfig) -> Configuration:
+    """The members while the log names none. A node that joins has no vote until it does."""
+    joins = config.cluster.join
+    return membership.bootstrap(
+        Member(each.id, not (joins and each.id == config.node.id), each.name, each.peer, each.http)
+        for each in config.cluster.members
+    )
+
+
 def _group(
     node: Node,
+    identity: Identity,
     log: SegmentedLog,
     machine: StateMachine,
+    snapshots: SnapshotStore,
     transport: Transport,
     driver: GroupDriver,
 ) -> RaftGroup:
@@ -263,13 +343,15 @@ def _group(
             f"the state is applied to log index {machine.applied_index} but the log ends at "
             f"{log.last_index}: log files are missing"
         )
+    storage = config.storage
     raft = config.raft
     return RaftGroup(
         GROUP,
-        config.node.id,
-        [member.id for member in config.cluster.members if member.id != config.node.id],
+        identity,
+        _bootstrap(config),
         log,
         machine,
+        snapshots,
         transport,
         wake=driver.wake,
         fail=node.fail,
@@ -280,6 +362,12 @@ def _group(
             entry_bytes_max=raft.entry_bytes_max,
             proposals_inflight_max=raft.proposals_inflight_max,
             proposals_bytes_max=raft.proposals_bytes_max,
+        ),
+        compaction=CompactionLimits(
+            entries_max=storage.snapshot_entries,
+            log_bytes=storage.snapshot_log_bytes,
+            keep_entries=storage.log_keep_entries,
+            keep_bytes_max=storage.log_keep_bytes_max,
         ),
     )
 

@@ -117,6 +117,13 @@ class DataDir:
             _write_identity(self.root, identity)
         self.identity = identity
 
+    def change_cluster(self, cluster_id: str) -> None:
+        """Let the folder belong to another cluster, whose nodes are yet unknown. Durable."""
+        identity = replace(self.identity, cluster_id=cluster_id, known_incarnations={})
+        with _explained(self.root):
+            _write_identity(self.root, identity)
+        self.identity = identity
+
     def live_is_trustworthy(self, boot_id: str) -> bool:
         """Whether `live/` may be opened as it is, on a machine whose boot has this id."""
         marker = self._read_marker()
@@ -139,6 +146,10 @@ class DataDir:
         """Note a clean end: call after every `live/` was synced and closed."""
         marker = self._read_marker()
         self._write_marker(_BootMarker(marker.boot_id if marker else "", clean=True))
+
+    def distrust_live(self) -> None:
+        """Note that `live/` was found damaged: the next start rebuilds it."""
+        self._write_marker(_BootMarker("", clean=False))
 
     def prepare_live(self, boot_id: str) -> bool:
         """Discard `live/` unless it can be trusted, then mark running. True: discarded."""

@@ -36,7 +36,7 @@ async def test_after_a_machine_crash_the_state_is_rebuilt_from_the_log(cluster):
         file.write(b"\xff" * 65536)
     await cluster.restart(0)
     await check(cluster.nodes[0].http)
-    assert "rebuilt from the log" in (folder / "daemon.log").read_text()
+    assert "rebuilt from snapshot and log" in (folder / "daemon.log").read_text()
 
 
 async def test_a_damaged_log_stops_its_node_and_no_other(cluster):
