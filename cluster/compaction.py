@@ -9,11 +9,16 @@ snapshot needs what follows it. Both only within `keep_bytes_max`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+from cluster.errors import Overloaded
 from cluster.interfaces import RaftLog, SnapshotMeta, Snapshots
 from cluster.membership import Configuration
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Compactor:
         self._fail = fail
         self._bytes_since = 0
         self._making = False
+        self._entries_from = 0  # counting begins here after one that did not come off
 
     def started(self, applied_index: int) -> None:
         """Guess, from its share of the log, what was applied since the last snapshot."""
@@ -58,8 +64,10 @@ class Compactor:
 
     def is_due(self, applied_index: int) -> bool:
         newest = self._snapshots.newest
-        since = applied_index - (newest.index if newest else 0)
+        since = applied_index - max(newest.index if newest else 0, self._entries_from)
         size = newest.size if newest else 0
+        if (newest.index if newest else 0) < self._log.first_index - 1 <= applied_index:
+            return self._entries_from == 0  # It was set aside as damaged: nothing joins the log.
         return since >= self._limits.entries_max or (
             since > 0 and self._bytes_since >= max(self._limits.log_bytes, size)
         )
@@ -73,7 +81,7 @@ class Compactor:
         def done(meta: SnapshotMeta | None, error: Exception | None) -> None:
             self._making = False
             if meta is None:
-                self._fail(error or AssertionError("a snapshot ended without a word"))
+                self._failed(error or AssertionError("a snapshot ended without a word"))
                 return
             self._bytes_since -= counted
             self._on_snapshot(meta)
@@ -82,6 +90,15 @@ class Compactor:
         begun = self._snapshots.create(configuration_at, done)
         self._making = self._making and begun
         return begun
+
+    def _failed(self, error: Exception) -> None:
+        """Without a snapshot the log only grows on. So what may pass is tried again later:
+        no room for the copy, or too many readers to begin one. The rest stops the node."""
+        if isinstance(error, Overloaded) or getattr(error, "errno", None) in _NO_ROOM:
+            self._bytes_since = 0
+            self._entries_from = self._log.last_index
+        else:
+            self._fail(error)
 
     def installed(self) -> None:
         """The state came from a snapshot: counting starts there."""

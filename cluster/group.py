@@ -339,6 +339,7 @@ class RaftGroup:
     def _install(self, meta: SnapshotMeta) -> None:
         """Take the snapshot's state for ours. See `reconcile` for crashes in between."""
         if not self._core.wants_snapshot(meta):
+            self._core.snapshot = self._snapshots.newest
             return  # Entries arrived that reach further.
         self._snapshots.install()
         self._core.adopt_snapshot(meta)
@@ -371,13 +372,16 @@ class RaftGroup:
     def _lead(self) -> None:
         self._readmit_replaced()
         self._give_way_without_room()
+        # One that turned out to be damaged is gone, and is not to be offered.
+        self._core.snapshot = self._snapshots.newest
         if self._core.wants_fresh_snapshot() and self.make_snapshot():
             self._core.fresh_snapshot_begun()
         self._begin_read_round()
         self._append_waiting()
 
     def _begin_read_round(self) -> None:
-        if self._core.noop_committed and self._reads.begin(self._core.commit_index):
+        able = self._core.noop_committed and self._core.is_voter
+        if able and self._reads.begin(self._core.commit_index):
             self._core.read_seq = self._reads.seq
             self._core.broadcast_heartbeat()
 
@@ -458,4 +462,5 @@ class RaftGroup:
             snapshot_index=self._core.snapshot.index if self._core.snapshot else 0,
             log_first_index=self._log.first_index,
             room=self._core.room,
+            contact=self._core.contact.read(),
         )

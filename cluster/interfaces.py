@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from cluster.contact import ContactGaps
 from cluster.errors import ClusterError
 from cluster.membership import Change, Configuration
 
@@ -262,6 +263,7 @@ class GroupStatus(NamedTuple):
     snapshot_index: int  # of the newest durable snapshot; 0: none
     log_first_index: int
     room: bool  # False: the disk is nearly full, so nothing is appended here
+    contact: ContactGaps = ContactGaps()  # as a follower: how often the leader was heard
 
 
 class Consensus(Protocol):

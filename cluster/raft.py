@@ -115,6 +115,7 @@ class SafeCore(Elections, Leading, Following):
             self._advance_commit()
             self._advance_transfer()
             self._check_quorum(now)
+            self._retire_if_removed()
         self._settle(now)
 
     def replicate(self) -> None:

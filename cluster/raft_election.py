@@ -26,7 +26,7 @@ class Elections(CoreState):
             self._ask_for_pre_votes()
 
     def _can_lead(self, now: float) -> bool:
-        if not self.is_voter or self.stateless or self._disk_is_stalled(now):
+        if not self.may_lead or self.stateless or self._disk_is_stalled(now):
             return False
         if not self.room and self._timeouts < _PATIENCE_TIMEOUTS:
             self._timeouts += 1  # Somebody with room should lead; but reads need a leader.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster import entry as entries_codec
 from cluster.interfaces import SnapshotMeta
 from cluster.messages import Message
-from cluster.raft_state import LEADER, CoreState
+from cluster.raft_state import LEADER, NEVER, CoreState
 from cluster.upstream import Node
 
 
@@ -30,7 +30,10 @@ class Following(CoreState):
         if message["term"] > self.term:
             self._step_down(message["term"])
         assert self.state != LEADER, "two leaders in one term"
-        self._leader_heard_at = self.now()
+        now = self.now()
+        if self.leader == node.id and self._leader_heard_at != NEVER:
+            self.contact.observe(now - self._leader_heard_at)
+        self._leader_heard_at = now
         self._timeouts = 0
         self._pre_votes = set()
         self._read_seq_seen = max(self._read_seq_seen, message["read_seq"])

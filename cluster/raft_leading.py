@@ -44,8 +44,8 @@ class Leading(CoreState):
         if heartbeat:
             self._heartbeat_at = now + self._timing.heartbeat_seconds
         frames: dict[int, tuple[bytes, int, int]] = {}  # next index -> frame, last, bytes
-        for node in self._SyncObj__otherNodes:
-            flow = self._flows[node.id]
+        for peer, flow in self._flows.items():
+            node = self._nodes[peer]
             if node not in self._SyncObj__connectedNodes or not flow.trusted:
                 continue
             if self._needs_snapshot(node, flow):
@@ -204,6 +204,12 @@ class Leading(CoreState):
         own disk does not finish: followers would see a healthy leader that commits nothing."""
         if len(self.answering(now)) < self.majority or self._disk_is_stalled(now):
             self._SyncObj__raftElectionDeadline = now + self._SyncObj__generateRaftTimeout()
+            self._become_follower()
+
+    def _retire_if_removed(self) -> None:
+        """A leader that led only to commit its own removal has done so."""
+        done = self.commit_index >= self.configuration.index
+        if self.state == LEADER and not self.is_voter and done:
             self._become_follower()
 
     # --- Members -------------------------------------------------------------------

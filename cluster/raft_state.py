@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from cluster import entry as entries_codec
 from cluster import messages, upstream
+from cluster.contact import ContactMeter
 from cluster.interfaces import LogEntry, RaftLog, SnapshotMeta
 from cluster.membership import Configuration, Member
 from cluster.messages import Message
@@ -126,6 +127,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._pre_vote_round = 0
         self._timeouts = 0  # elections not begun for want of room
         self._leader_heard_at = NEVER
+        self.contact = ContactMeter()
         self._current_at = NEVER  # see staleness_seconds
         self._current_mark: tuple[float, int] | None = None  # when, commit index to apply
         self._durable_seen = (0, self.now())  # durable position, since when
@@ -197,6 +199,15 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
     @property
     def is_voter(self) -> bool:
         return self._identity.id in self.configuration.voters
+
+    @property
+    def may_lead(self) -> bool:
+        """A voter may, and one whose removal is not committed yet: it may be the only one
+        whose log is long enough to commit it (Ongaro 2014, section 4.2.2)."""
+        committed = self.configuration_at(self.commit_index)
+        return self.is_voter or (
+            committed is not self.configuration and self._identity.id in committed.voters
+        )
 
     @property
     def majority(self) -> int:
@@ -305,7 +316,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self.configuration = self._configurations[-1]
         members = {member.id: member for member in self._known_members()}
         wanted = members.keys() - {self._identity.id}
-        for peer in self._nodes.keys() - wanted:
+        for peer in sorted(self._nodes.keys() - wanted):
             self._leave(peer)
         for peer in sorted(wanted - self._nodes.keys()):
             self._meet(peer)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from cluster.errors import CorruptSnapshot
+from cluster.errors import CorruptSnapshot, Overloaded
 from cluster.interfaces import SnapshotMeta, Snapshots
 from cluster.messages import Message
 
@@ -45,8 +45,9 @@ class SnapshotSender:
             return
         if self._reading.get(peer, 0) >= READS_INFLIGHT_MAX:
             return  # It asks again when nothing comes.
-        self._reading[peer] = self._reading.get(peer, 0) + 1
         index, offset = message["index"], message["offset"]
+
+        self._reading[peer] = self._reading.get(peer, 0) + 1
 
         def answer(data: bytes | None) -> None:
             self._reading[peer] -= 1
@@ -54,7 +55,11 @@ class SnapshotSender:
                 chunk = {"type": "snapshot_chunk", "term": message["term"], "data": data}
                 self._send(peer, {**chunk, "index": index, "offset": offset})
 
-        self._snapshots.read(index, offset, min(message["size"], CHUNK_BYTES), answer)
+        try:
+            self._snapshots.read(index, offset, min(message["size"], CHUNK_BYTES), answer)
+        except Overloaded:
+            self._reading[peer] -= 1
+            return  # The disk has enough to do; it asks again when nothing comes.
 
 
 class SnapshotReceiver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cluster import raft
-from cluster.errors import ChangeRefused, ClusterError, NotLeader
+from cluster.errors import ChangeRefused, ClusterError, NotLeader, OutcomeUnknown
 from cluster.raft import SafeCore
 
 Done = Callable[[object, ClusterError | None], None]
@@ -49,10 +49,12 @@ class LeadershipTransfer:
         leader = core.leader
         if core.state != raft.LEADER and leader is not None:
             self._answer(leader, None)
-        elif core.now() > self._deadline:
+        elif core.now() > self._deadline and core.state == raft.LEADER:
             core.cancel_transfer()
             why = "the other node did not take over in time"
             self._answer(None, ChangeRefused(why, "target"))
+        elif core.now() > self._deadline:
+            self._answer(None, OutcomeUnknown("leadership ended, and no new leader is known yet"))
 
     def _answer(self, result: object, error: ClusterError | None) -> None:
         done, self._done = self._done, None

@@ -84,7 +84,7 @@ class KvReader:
             value_bytes=counters.value_bytes,
             changes=counters.changes,
             request_ids=counters.request_ids,
-            map_bytes_used=self._snapshot.store.bytes_used(self._txn),
+            map_bytes_used=self._snapshot.bytes_used(),
         )
 
     def get(

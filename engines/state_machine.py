@@ -13,10 +13,11 @@ Threads: everything here is called by the one thread that writes; `revision` and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from engines.command import Command, Configure, Delete, Expire, Put, Txn, decode, encode
-from engines.counters import Counters, load_counters, save_counters
+from engines.counters import COUNTERS_KEY, Counters, load_counters, save_counters
 from engines.errors import CorruptRecord, InvalidArgument, UnknownCommand
 from engines.interfaces import (
     Change,
@@ -70,13 +71,17 @@ class StateMachine:
         if problems:
             raise InvalidArgument("limits", "; ".join(problems))
         self.on_changes = on_changes
+        self.on_replaced: Callable[[], None] | None = None
         self._store = store
         with store.write() as txn:
             counters = load_counters(txn, store.databases)
             stored = _load_limits(txn, store.databases)
             if stored is None:
                 _save_limits(txn, store.databases, limits)
-        self._limits = stored or limits
+        self._take_over(counters, stored or limits)
+
+    def _take_over(self, counters: Counters, limits: Limits) -> None:
+        self._limits = limits
         self._applied_index = counters.applied_index
         self._applied_term = counters.applied_term
         self._revision = counters.revision
@@ -116,14 +121,53 @@ class StateMachine:
             application = _Application(txn, store.databases, self._limits, changes)
             results = [application.run(batch) for batch in batches]
             application.finish()
-        counters = application.counters
-        self._limits = application.limits
-        self._applied_index = counters.applied_index
-        self._applied_term = counters.applied_term
-        self._revision = counters.revision
+        self._take_over(application.counters, application.limits)
         if changes and self.on_changes is not None:
             self.on_changes(changes)
         return results
+
+    def copy_to(self, fd: int) -> tuple[int, int]:
+        """Write the state as of now to `fd`, a pipe or a file, for `replace` elsewhere.
+
+        Returns (index, term) applied in exactly that copy. Any thread; apply goes on.
+        Raises ReadersBusy, StoreFailed (the copy is not whole), CorruptRecord.
+        """
+        with self._store.read() as snapshot:
+            counters = load_counters(snapshot.txn, snapshot.databases)
+            snapshot.copy_to(fd)
+        return counters.applied_index, counters.applied_term
+
+    def replace(self, path: Path, index: int, term: int) -> None:
+        """Make the copy in the file at `path`, applied to `index`, `term`, the state.
+
+        Takes the file away; see `Store.replace`. Watchers hear `on_replaced`.
+        Raises, with the state as it was, CorruptRecord (another index; counters or limits
+        that do not verify), UnknownFormat, StoreFailed.
+        """
+        found: list[tuple[Counters, Limits]] = []
+
+        def accept(txn: Transaction, databases: Databases) -> None:
+            counters = load_counters(txn, databases)
+            limits = _load_limits(txn, databases)
+            if limits is None:
+                raise CorruptRecord("meta", LIMITS_KEY, "missing")
+            if (counters.applied_index, counters.applied_term) != (index, term):
+                raise CorruptRecord(
+                    "meta",
+                    COUNTERS_KEY,
+                    f"of entry {counters.applied_index}, term {counters.applied_term}; "
+                    f"expected {index}, {term}",
+                )
+            found.append((counters, limits))
+
+        self._store.replace(path, accept)
+        self._take_over(*found[0])
+        if self.on_replaced is not None:
+            self.on_replaced()
+
+    def release_memory(self) -> None:
+        """Give back memory of pages that were read. Any thread."""
+        self._store.release_memory()
 
     def stats(self) -> StateStats:
         """Figures as of the last commit. Any thread."""

@@ -14,6 +14,11 @@ see, so a forgotten one makes the file grow up to `map_bytes`. Hence a snapshot 
 had in a `with` block, their number is bounded by `readers_max`, and every read of
 `KvReader` is bounded by a limit and by bytes.
 
+**Replacement.** The whole state may be exchanged for a file (`replace`). Each file is an
+*environment* of its own; snapshots that are open then keep theirs, which is closed when the
+last of them ends, by a thread of its own. Handles of databases belong to an environment:
+take them from the snapshot or, to write, from the store within the transaction.
+
 **Buffers.** Transactions hand out memoryviews into the map, to read a head without
 copying megabytes of value. Such a view is valid until the transaction ends or writes:
 copy what is kept, and let none escape this package.
@@ -21,7 +26,11 @@ copy what is kept, and let none escape this package.
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
@@ -37,9 +46,13 @@ from engines.errors import (
     UnknownFormat,
 )
 from engines.layout import seal, unseal
+from engines.resident import find_mapping, release
 
 FORMAT = b"hivemem state 1"
 CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
+
+DATA = "data.mdb"  # LMDB's name for the file
+_OLD = ".old"  # suffix of a replaced directory until it is gone
 
 # A reset transaction is kept for the next reader: beginning one then costs no allocation,
 # no lock and no scan of the reader table.
@@ -64,24 +77,17 @@ class Databases(NamedTuple):
     request_order: Database
 
 
-class Store:
-    """Opens, or creates, the environment in the directory `path`.
-
-    `map_bytes` bounds the file; `readers_max` the snapshots open at once.
-    Raises UnknownFormat (another format's store, or not a store), StoreFailed.
-    """
+class Environment:
+    """LMDB's environment in one directory. For this module and `Store.replace`."""
 
     def __init__(self, path: Path, map_bytes: int, readers_max: int) -> None:
-        self.path = path
         self.map_bytes = map_bytes
         self.readers_max = readers_max
-        self._snapshots = 0
-        self._writing = False
-        self._closed = False
-        self._idle = threading.Condition()
+        self.path = path
+        self.snapshots = 0  # open ones; guarded by the store's condition
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._env = lmdb.open(
+            self.env = lmdb.open(
                 str(path),
                 map_size=map_bytes,
                 max_dbs=len(Databases._fields),
@@ -98,34 +104,89 @@ class Store:
             raise StoreFailed(f"cannot open the store {path}: {error}") from error
         try:
             # Slots that a killed process left behind would pin its pages for ever.
-            self._env.reader_check()
+            self.env.reader_check()
             self.databases = self._open_databases()
+        except lmdb.Error as error:
+            self.env.close()
+            raise self.translated(error) from error
         except BaseException:
-            self._env.close()
+            self.env.close()
             raise
+        self._mapping = find_mapping(path / DATA)
 
     def _open_databases(self) -> Databases:
-        with self.write() as txn:
+        with self.env.begin(write=True, buffers=True) as txn:
             empty = txn.stat()["entries"] == 0
-            if not empty and self._env_format(txn) != FORMAT:
+            if not empty and self._format(txn) != FORMAT:
                 raise UnknownFormat(
                     str(self.path),
-                    f"its format is {self._env_format(txn)!r}; this build knows {FORMAT!r}",
+                    f"its format is {self._format(txn)!r}; this build knows {FORMAT!r}",
                 )
             databases = Databases(
-                *(self._env.open_db(name.encode(), txn=txn) for name in Databases._fields)
+                *(self.env.open_db(name.encode(), txn=txn) for name in Databases._fields)
             )
             if empty:
                 txn.put(b"format", seal(b"format", FORMAT), db=databases.meta)
         return databases
 
-    def _env_format(self, txn: Transaction) -> bytes | None:
+    def _format(self, txn: Transaction) -> bytes | None:
         try:
-            meta = self._env.open_db(b"meta", txn=txn, create=False)
+            meta = self.env.open_db(b"meta", txn=txn, create=False)
         except lmdb.NotFoundError:
             return None
         record = txn.get(b"format", db=meta)
         return None if record is None else unseal("meta", b"format", record)
+
+    def begin(self, *, write: bool) -> Transaction:
+        try:
+            return self.env.begin(write=write, buffers=True)
+        except lmdb.ReadersFullError as error:
+            raise ReadersBusy(self.readers_max) from error
+        except lmdb.Error as error:
+            raise self.translated(error) from error
+
+    def release_memory(self) -> None:
+        if self._mapping is not None:
+            release(self._mapping)
+
+    def translated(self, error: lmdb.Error) -> EngineError:
+        if isinstance(error, lmdb.MapFullError):
+            return StoreFull(str(self.path), self.map_bytes)
+        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
+            return CorruptRecord("store", b"", str(error))
+        return StoreFailed(f"store {self.path}: {error}")
+
+
+class Store:
+    """Opens, or creates, the environment in the directory `path`.
+
+    `map_bytes` bounds the file; `readers_max` the snapshots open at once.
+    Raises UnknownFormat (another format's store, or not a store), StoreFailed.
+    """
+
+    def __init__(self, path: Path, map_bytes: int, readers_max: int) -> None:
+        self.path = path
+        self.map_bytes = map_bytes
+        self.readers_max = readers_max
+        self._snapshots = 0
+        self._writing = False
+        self._closed = False
+        self._replaced = 0
+        self._idle = threading.Condition()
+        self._retiring: list[threading.Thread] = []
+        # Of a replacement that a crash cut short.
+        for leftover in (self._incoming_path, *path.parent.glob(f"{path.name}{_OLD}*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._environment = Environment(path, map_bytes, readers_max)
+
+    @property
+    def databases(self) -> Databases:
+        """Handles for the write transaction; a snapshot has its own."""
+        return self._environment.databases
+
+    @property
+    def _incoming_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.new")
 
     def read(self) -> Snapshot:
         """A read-only view of the last commit, for a `with` block. Any thread.
@@ -141,20 +202,68 @@ class Store:
         """
         return WriteTransaction(self)
 
-    def bytes_used(self, txn: Transaction) -> int:
-        """Bytes of pages that hold data; free pages, which writes reuse, are not counted."""
-        stats = [txn.stat(), *(txn.stat(database) for database in self.databases)]
-        return sum(
-            stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-            for stat in stats
+    def replace(self, path: Path, accept: Callable[[Transaction, Databases], None]) -> None:
+        """Make the data file at `path` (same file system, not in use) the state; takes it away.
+
+        `accept` looks at the new state first; what it raises refuses it, and nothing has
+        changed. The thread that writes, outside of a transaction. Does not wait for open
+        snapshots: they keep the state they see. A crash leaves the old directory, the new
+        one, or none: then the state is empty, and is to be made anew from elsewhere.
+        Raises UnknownFormat, StoreFailed, CorruptRecord.
+        """
+        if self._closed:
+            raise StoreFailed(f"store {self.path} is closed")
+        if self._writing:
+            raise RuntimeError("a write transaction is open")
+        incoming = self._incoming_path
+        try:
+            shutil.rmtree(incoming, ignore_errors=True)
+            incoming.mkdir(mode=0o700)
+            os.rename(path, incoming / DATA)
+            environment = Environment(incoming, self.map_bytes, self.readers_max)
+            try:
+                _ask(environment, accept)
+                self._replaced += 1
+                old = self.path.with_name(f"{self.path.name}{_OLD}{self._replaced}")
+                os.rename(self.path, old)
+                os.rename(incoming, self.path)
+            except BaseException:
+                environment.env.close()
+                raise
+        except OSError as error:
+            raise StoreFailed(f"cannot replace the store {self.path}: {error}") from error
+        environment.path = self.path
+        with self._idle:
+            previous, self._environment = self._environment, environment
+        thread = threading.Thread(
+            target=partial(self._retire, previous, old), name="store-retire", daemon=True
         )
+        self._retiring = [each for each in self._retiring if each.is_alive()] + [thread]
+        thread.start()
+
+    def _retire(self, environment: Environment, path: Path) -> None:
+        """Close a replaced environment after its last snapshot. In a thread of its own:
+        freeing gigabytes takes the file system a while."""
+        with self._idle:
+            self._idle.wait_for(lambda: environment.snapshots == 0)
+        environment.env.close()
+        shutil.rmtree(path, ignore_errors=True)
+
+    def release_memory(self) -> None:
+        """Give back the memory of pages that were read; they stay in the page cache.
+        Any thread."""
+        environment = self._enter()
+        try:
+            environment.release_memory()
+        finally:
+            self._leave(environment)
 
     def sync(self) -> None:
         """Bring every commit to stable storage: before a clean end is recorded. Blocks."""
         try:
-            self._env.sync(True)
+            self._environment.env.sync(True)
         except lmdb.Error as error:
-            raise self._translated(error) from error
+            raise self._environment.translated(error) from error
 
     def close(self) -> None:
         """Waits for open snapshots to end, then closes. Idempotent. Not from within one.
@@ -166,46 +275,58 @@ class Store:
             self._closed = True
             if not self._idle.wait_for(lambda: self._snapshots == 0, CLOSE_WAIT_SECONDS):
                 raise StoreFailed(f"{self._snapshots} snapshots of {self.path} are still open")
-        self._env.close()
+        for thread in self._retiring:
+            thread.join(CLOSE_WAIT_SECONDS)
+        self._environment.env.close()
 
-    def _begin(self, *, write: bool) -> Transaction:
-        try:
-            return self._env.begin(write=write, buffers=True)
-        except lmdb.ReadersFullError as error:
-            raise ReadersBusy(self.readers_max) from error
-        except lmdb.Error as error:
-            raise self._translated(error) from error
+    def _enter(self) -> Environment:
+        """Keep the environment open until `_leave`."""
+        with self._idle:
+            if self._closed:
+                raise StoreFailed(f"store {self.path} is closed")
+            self._snapshots += 1
+            self._environment.snapshots += 1
+            return self._environment
 
-    def _translated(self, error: lmdb.Error) -> EngineError:
-        if isinstance(error, lmdb.MapFullError):
-            return StoreFull(str(self.path), self.map_bytes)
-        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
-            return CorruptRecord("store", b"", str(error))
-        return StoreFailed(f"store {self.path}: {error}")
+    def _leave(self, environment: Environment) -> None:
+        with self._idle:
+            self._snapshots -= 1
+            environment.snapshots -= 1
+            if environment.snapshots == 0:
+                self._idle.notify_all()
+
+
+def _ask(environment: Environment, accept: Callable[[Transaction, Databases], None]) -> None:
+    txn = environment.begin(write=False)
+    try:
+        accept(txn, environment.databases)
+    except lmdb.Error as error:
+        raise environment.translated(error) from error
+    finally:
+        txn.abort()
 
 
 class Snapshot:
-    """A read-only transaction; see Store.read. `txn` exists only inside the `with` block."""
+    """A read-only transaction; see Store.read. Everything it has exists only inside the
+    `with` block."""
 
-    __slots__ = ("databases", "store", "txn")
+    __slots__ = ("_environment", "_store", "databases", "txn")
 
     txn: Transaction
+    databases: Databases
 
     def __init__(self, store: Store) -> None:
-        self.store = store
-        self.databases = store.databases
+        self._store = store
 
     def __enter__(self) -> Self:
-        store = self.store
-        with store._idle:
-            if store._closed:
-                raise StoreFailed(f"store {store.path} is closed")
-            store._snapshots += 1
+        environment = self._store._enter()
         try:
-            self.txn = store._begin(write=False)
+            self.txn = environment.begin(write=False)
         except BaseException:
-            self._release()
+            self._store._leave(environment)
             raise
+        self._environment = environment
+        self.databases = environment.databases
         return self
 
     def __exit__(
@@ -217,16 +338,27 @@ class Snapshot:
         self.txn.abort()
         # LMDB's reader slot is free for others once the object is gone, too.
         del self.txn
-        self._release()
+        environment = self._environment
+        self._store._leave(environment)
         if isinstance(error, lmdb.Error):
-            raise self.store._translated(error) from error
+            raise environment.translated(error) from error
 
-    def _release(self) -> None:
-        store = self.store
-        with store._idle:
-            store._snapshots -= 1
-            if store._snapshots == 0:
-                store._idle.notify_all()
+    def bytes_used(self) -> int:
+        """Bytes of pages that hold data; free pages, which writes reuse, are not counted."""
+        txn = self.txn
+        stats = [txn.stat(), *(txn.stat(database) for database in self.databases)]
+        return sum(
+            stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+            for stat in stats
+        )
+
+    def copy_to(self, fd: int) -> None:
+        """Write what this snapshot sees, without free pages, as a data file for `replace`.
+
+        `fd`: a pipe or a file. Outside of Python's lock; LMDB needs a few megabytes.
+        Meanwhile the pages it sees cannot be reused, so that writes make the file grow.
+        """
+        self._environment.env.copyfd(fd, compact=True, txn=self.txn)
 
 
 class WriteTransaction:
@@ -244,7 +376,7 @@ class WriteTransaction:
         # LMDB would wait for the first one for ever: they are in the same thread.
         if store._writing:
             raise RuntimeError("a write transaction is open already")
-        self._txn = store._begin(write=True)
+        self._txn = store._environment.begin(write=True)
         store._writing = True
         return self._txn
 
@@ -259,9 +391,9 @@ class WriteTransaction:
         if error is not None:
             self._txn.abort()
             if isinstance(error, lmdb.Error):
-                raise store._translated(error) from error
+                raise store._environment.translated(error) from error
             return
         try:
             self._txn.commit()
         except lmdb.Error as failure:
-            raise store._translated(failure) from failure
+            raise store._environment.translated(failure) from failure

@@ -28,6 +28,7 @@ from node.errors import (
     DeadlineExceeded,
     HivememError,
     NotFound,
+    OutOfSpace,
     StartupError,
     Unavailable,
 )
@@ -39,6 +40,7 @@ MODULES = {
     "node.cli_data": ("get", "put", "rm", "ls", "history", "watch"),
     "node.cli_transfer": ("import", "export"),
     "node.cli_measure": ("status", "bench"),
+    "node.cli_member": ("member", "transfer-leadership", "recover"),
     "node.cli_mcp": ("mcp",),
 }
 
@@ -52,6 +54,8 @@ _ADVICE = {
     "VERSION_CONFLICT": "read it again, then write over the version that you read",
     "REQUEST_ID_REUSED": "use another --request-id",
     "UNAUTHENTICATED": "give a token with --token-file or HIVEMEM_TOKEN",
+    "MEMBER_NOT_FOUND": "`hivemem member list` shows who is one",
+    "DISK_FULL": "make room on the leader's disk, or have another lead: transfer-leadership",
     "COMPACTED": "start again from what is there now",
     "INTERNAL": "the node's log says why",
 }
@@ -123,7 +127,7 @@ def _status_of(error: HivememError) -> int:
             return EXIT_NOT_FOUND
         case Conflict():
             return EXIT_CONFLICT
-        case Unavailable() | DeadlineExceeded():
+        case Unavailable() | DeadlineExceeded() | OutOfSpace():
             return EXIT_UNAVAILABLE
         case _:
             return EXIT_FAILED

@@ -18,8 +18,9 @@ from typing import Any
 
 from node import console, discovery
 from node.clock import SystemClock
-from node.config import add_config_arguments, environment
+from node.config import add_config_arguments
 from node.config_schema import HTTP_PORT
+from node.environment import environment
 from node.errors import LaunchError
 from node.local_cluster import (
     Exit,
@@ -87,7 +88,9 @@ def run_up(options: argparse.Namespace) -> int:
     if already:
         console.say("hivemem: already running")
     elif cluster.plan.nodes[0].http_port != (options.port or HTTP_PORT):
-        console.say(f"hivemem: not at the usual port {HTTP_PORT}; node1 is at {views[0].http}")
+        console.say(
+            f"hivemem: not at the usual port {HTTP_PORT}; {views[0].name} is at {views[0].http}"
+        )
     _show(cluster, views, options.output)
     if options.output == "table":
         flag = "" if root == discovery.data_dir(None, environ) else f" --data-dir {root}"
@@ -148,6 +151,7 @@ def _stay(cluster: LocalCluster, interrupted: threading.Event) -> int:
         console.say("hivemem: no node is left")
         return 0 if not any(codes) else 1
     console.say("hivemem: stopping (again to kill)")
+    cluster.plan = read_plan(cluster.plan.root) or cluster.plan  # nodes were added or removed
     killed = cluster.stop()
     console.say(f"hivemem: stopped{_and_killed(killed)}; the data stays in {cluster.plan.root}")
     return 0

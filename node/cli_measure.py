@@ -54,14 +54,15 @@ async def _status(client: HivememClient, options: argparse.Namespace) -> int:
     except (Unavailable, DeadlineExceeded) as error:
         return _no_node(client, options, error)
     nodes = view["nodes"]
-    healthy = sum(node["healthy"] for node in nodes)
-    quorum = view["leader"] is not None and healthy > len(nodes) // 2
+    voters = [node for node in nodes if node.get("voter", True)]
+    healthy = sum(node["healthy"] for node in voters)
+    quorum = view["leader"] is not None and healthy > len(voters) // 2
     if options.output == "json":
         console.write_json({**view, "quorum": quorum})
         return EXIT_DONE if quorum else EXIT_FAILED
     console.table(_HEADINGS, [_row(node) for node in nodes])
     if not quorum:
-        console.say(f"hivemem: no quorum: {healthy} of {len(nodes)} nodes are healthy")
+        console.say(f"hivemem: no quorum: {healthy} of {len(voters)} voters are healthy")
     return EXIT_DONE if quorum else EXIT_FAILED
 
 

@@ -35,7 +35,8 @@ EXIT_UNAVAILABLE = 5
 EXIT_INTERRUPTED = 130
 EXIT_CODES = (
     "exit status: 0 done; 1 failed, or no quorum; 2 wrong usage; 3 not found; 4 conflict: the "
-    "version is another; 5 unavailable: no node, no quorum or no answer in time; 130 interrupted"
+    "version is another, or the change is refused now; 5 unavailable: no node, no quorum, no room "
+    "or no answer in time; 130 interrupted"
 )
 
 

@@ -6,12 +6,13 @@ and retries.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from node import client_wire as wire
 from node.client_batch import batch_document, run_batch
+from node.client_members import MemberCalls
 from node.client_retry import Call, Reply
 from node.client_txn import Transaction
 from node.client_types import (
@@ -39,17 +40,13 @@ T = TypeVar("T")
 PAGE_ITEMS = 1000  # items asked for at once when listing everything
 
 
-class ClientApi(ABC):
+class ClientApi(MemberCalls):
     """The API's calls. Each raises HivememError's subclasses.
 
     `timeout_ms` (1 to 60,000) bounds a whole call with its retries; None: the client's.
     """
 
     _clock: Clock
-
-    @abstractmethod
-    async def _reply(self, call: Call, timeout_ms: int | None) -> Reply:
-        """The successful answer to `call`. Raises: HivememError."""
 
     @abstractmethod
     async def _once(self, endpoint: str, call: Call, timeout_ms: int | None) -> Reply:

@@ -15,6 +15,7 @@ from node.errors import (
     InternalError,
     MethodNotAllowed,
     NotFound,
+    OutOfSpace,
     Unauthenticated,
     Unavailable,
 )
@@ -30,6 +31,7 @@ ERRORS: Mapping[int, type[HivememError]] = {
     500: InternalError,
     503: Unavailable,
     504: DeadlineExceeded,
+    507: OutOfSpace,
 }
 
 

@@ -138,7 +138,7 @@ class Connections:
             ssl=self._tls or True,
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             headers=self._headers,
             timeout=_NO_LIMIT,
@@ -148,13 +148,17 @@ class Connections:
             auto_decompress=False,
             trace_configs=[_tracing()] if traced else [],
         )
+        # The library would send a PUT or DELETE again by itself and say nothing of it: the
+        # second one's "not found" would then pass for the answer to the first.
+        session._retry_connection = False
+        return session
 
 
 def _tracing() -> aiohttp.TraceConfig:
     """Notes when a request has a connection: from then on it may have reached the node.
 
-    The exception alone does not say: after a kept connection broke, the library tries
-    once more by itself, and "connection refused" is then the second attempt's error.
+    The exception alone does not say: an error while connecting and one while sending may
+    be of the same class.
     """
 
     async def connected(

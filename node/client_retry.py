@@ -74,7 +74,9 @@ class Call:
     def at(self, timeout_ms: int) -> tuple[str, bytes | None]:
         """Target and body of an attempt that the node may spend `timeout_ms` on."""
         if self.document is not None:
-            return self.target, b'{"timeout_ms":%d,' % timeout_ms + self.document[1:]
+            rest = self.document[1:]
+            comma = b"" if rest == b"}" else b","
+            return self.target, b'{"timeout_ms":%d' % timeout_ms + comma + rest
         if not self.timed:
             return self.target, self.body
         mark = "&" if "?" in self.target else "?"

@@ -206,6 +206,7 @@ class NodeView(TypedDict):
     id: str
     name: str
     role: str | None
+    voter: bool
     http: str | None
     peer: str | None
     pid: int | None
@@ -229,6 +230,28 @@ class ClusterView(TypedDict):
     nodes: list[NodeView]
 
 
+class Member(TypedDict):
+    """One member of the cluster. A learner receives the log and has no vote."""
+
+    id: str
+    name: str
+    role: Literal["voter", "learner"]
+    peer: str
+    http: str
+
+
+class Members(TypedDict):
+    """Answer of `/v1/cluster/members`, and of each change: the members after it.
+
+    `leader` is a node id. `configuration_index`: the log index that set the members; 0: they
+    are those of the settings file.
+    """
+
+    configuration_index: int
+    leader: str | None
+    members: list[Member]
+
+
 class NodeStatus(TypedDict):
     """Answer of `/v1/status`, as the node says it of itself."""
 
@@ -236,12 +259,16 @@ class NodeStatus(TypedDict):
     name: str
     version: str
     role: str
+    voter: bool
     leader: str | None
     term: int
+    log_first_index: int
     log_index: int
     durable_index: int
     commit_index: int
     applied_index: int
+    snapshot_index: int
+    configuration_index: int
     revision: int
     pid: int
     uptime_seconds: float
@@ -249,7 +276,7 @@ class NodeStatus(TypedDict):
     http: str
     peer: str
     data_dir: str
-    disk: Mapping[str, int]
+    disk: Mapping[str, int | bool | None]
     memory: Mapping[str, int]
     keys: int
     limits: Mapping[str, Mapping[str, object]]

@@ -33,6 +33,7 @@ from node.client_types import (
     HistoryItem,
     HistoryPage,
     Item,
+    Members,
     NamePage,
     NodeStatus,
     Page,
@@ -56,10 +57,11 @@ def path(namespace: str, session: str | None = None, key: str | None = None) -> 
     Raises: BadRequest for an empty name (it would be another route) or text that is not UTF-8.
     """
     names = {"namespace": namespace, "session": session, "key": key}
-    return "/".join(_encoded(field, name) for field, name in names.items() if name is not None)
+    return "/".join(one_name(field, name) for field, name in names.items() if name is not None)
 
 
-def _encoded(field: str, name: str) -> str:
+def one_name(field: str, name: str) -> str:
+    """One name of a path. Raises as `path`; `field` names it in the error."""
     if not name:
         raise BadRequest(f"{field}: must not be empty", field=field)
     try:
@@ -302,6 +304,17 @@ def cluster_view(fields: Fields) -> ClusterView:
     for each in _objects(fields, "nodes"):
         _require(each, "id", "name", "role", "http", "healthy")
     return cast(ClusterView, fields)
+
+
+def members(fields: Fields) -> Members:
+    _require(fields, "configuration_index", "leader", "members")
+    for each in _objects(fields, "members"):
+        _require(each, "id", "name", "role", "peer", "http")
+    return cast(Members, fields)
+
+
+def leader(fields: Fields) -> str:
+    return cast(str, fields["leader"])
 
 
 def _require(fields: Fields, *names: str) -> None:

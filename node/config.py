@@ -1,8 +1,8 @@
 """Loading and checking a node's settings: default < TOML < environment < flag.
 
 `load` is the only way to a `NodeConfig` in a daemon; it refuses unknown keys and reports
-every problem it can find at once. `environment` is the only reader of os.environ. There
-is no module-level configuration object: whoever needs settings is given them.
+every problem it can find at once. There is no module-level configuration object: whoever
+needs settings is given them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from node.config_checks import Finding, check
 from node.config_schema import SECTIONS, Member, NodeConfig, Setting, settings
+from node.environment import environment
 from node.errors import ConfigError
 
 # Variables with our prefix that are no settings of a daemon: clients and tests read them.
@@ -33,11 +33,6 @@ OTHER_VARIABLES = frozenset(
 )
 
 _PLACEHOLDERS: Mapping[str, object] = {"str": "", "Path": Path(), "tuple[Member, ...]": ()}
-
-
-def environment() -> Mapping[str, str]:
-    """A read-only copy of the process's environment."""
-    return MappingProxyType(dict(os.environ))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +156,10 @@ def _from_text(setting: Setting, text: str) -> object:
             return int(text)
         except ValueError:
             raise ValueError(f"must be an integer, not {text!r}") from None
+    if setting.type == "bool":
+        if text not in ("true", "false"):
+            raise ValueError(f"must be true or false, not {text!r}")
+        return text == "true"
     if setting.type == "tuple[Member, ...]":
         try:
             return _members(json.loads(text))
@@ -174,6 +173,10 @@ def _typed(setting: Setting, value: object, folder: Path) -> object:
     if setting.type == "int":
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"must be an integer, not {value!r}")
+        return value
+    if setting.type == "bool":
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false, not {value!r}")
         return value
     if setting.type == "tuple[Member, ...]":
         return _members(value)

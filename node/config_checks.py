@@ -73,7 +73,7 @@ def _check_ranges(config: NodeConfig) -> Iterator[Finding]:
     for setting in settings():
         value = getattr(getattr(config, setting.section), setting.name)
         key = f"{setting.section}.{setting.name}"
-        if not isinstance(value, int) or setting.section == "limits":
+        if type(value) is not int or setting.section == "limits":
             continue
         if setting.note.unit == "TCP port" and not 1 <= value <= 65535:
             yield Finding((key,), f"{key}: {value} is not a port from 1 to 65535")
@@ -96,14 +96,30 @@ def _check_identity(config: NodeConfig) -> Iterator[Finding]:
         yield Finding(("node.name",), f"node.name: {config.node.name!r} {_NAME_RULE}")
 
 
+def member_problem(field: str, text: str) -> str | None:
+    """What is wrong with a member's id, name, peer or http; None if nothing is."""
+    if field == "id":
+        return None if _is_uuid(text) else "must be a UUID in lower case with hyphens"
+    if field == "name":
+        return None if _NAME.fullmatch(text) else _NAME_RULE
+    if field == "http":
+        return None if _is_base_url(text) else "must be like http://host:port"
+    try:
+        split_address(text)
+    except ValueError:
+        return "must be host:port"
+    return None
+
+
 _NAME_RULE = "must be 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
 
 
 def _check_members(config: NodeConfig) -> Iterator[Finding]:
     key = "cluster.members"
     members = config.cluster.members
-    if not 1 <= len(members) <= MEMBERS_MAX:
-        yield Finding((key,), f"{key}: {len(members)} members; must be 1 to {MEMBERS_MAX}")
+    count_max = MEMBERS_MAX + config.cluster.join  # a full cluster, and the node that joins it
+    if not 1 <= len(members) <= count_max:
+        yield Finding((key,), f"{key}: {len(members)} members; must be 1 to {count_max}")
     for attribute in ("id", "name", "peer", "http"):
         values = [getattr(member, attribute) for member in members]
         for twice in sorted({value for value in values if values.count(value) > 1}):
@@ -113,6 +129,8 @@ def _check_members(config: NodeConfig) -> Iterator[Finding]:
             yield Finding((key,), f"{key}: {member.id!r} is not a UUID in lower case with hyphens")
         if not _NAME.fullmatch(member.name):
             yield Finding((key,), f"{key}: the name {member.name!r} {_NAME_RULE}")
+    if config.cluster.join and len(members) == 1:
+        yield Finding((key, "cluster.join"), f"{key}: must also name a node of the cluster to join")
     own = [member for member in members if member.id == config.node.id]
     if members and not own:
         yield Finding(
@@ -232,6 +250,7 @@ def _check_sizes(config: NodeConfig) -> Iterator[Finding]:
         ("raft.entry_bytes_max", "storage.log_cache_bytes", 0, "the newest entry stays cached"),
         ("limits.watch_window_bytes_max", "storage.map_bytes", 0, "the watch window fits the map"),
         ("limits.history_bytes_max", "storage.map_bytes", 0, "a key's history fits the map"),
+        ("storage.segment_bytes", "storage.log_keep_bytes_max", 0, "whole segments are dropped"),
     )
     figures = config.figures()
     for name in ("limits.txn_bytes_max", "raft.entry_bytes_max"):

@@ -20,7 +20,7 @@ from engines.interfaces import Limits
 MIB = 1 << 20
 GIB = 1 << 30
 
-MEMBERS_MAX = 9  # voters of one cluster; each write waits for a majority of them
+MEMBERS_MAX = 9  # first voters of one cluster; each write waits for a majority of them
 COMMAND_OVERHEAD_BYTES = 64 * 1024  # bytes; names, framing and checksums around a value
 PEER_PORT_OFFSET = 10  # ports between a local node's HTTP door and its peer door
 HTTP_PORT = 7411  # TCP port; the first HTTP door of a local cluster
@@ -42,7 +42,7 @@ def _note(unit: str, reason: str, *, shared: bool = False) -> dict[str, Note]:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One voter. `peer` is host:port; `http` is a URL without a path."""
+    """One node as the file names it. `peer` is host:port; `http` is a URL without a path."""
 
     id: str
     name: str
@@ -120,8 +120,15 @@ class ClusterSection:
     members: tuple[Member, ...] = field(
         metadata=_note(
             "list of {id, name, peer, http}",
-            "The voters; their ids must be the same on every node, addresses may be rewritten.",
+            "The first voters, used until the log says who is a member; with `join`: this node, "
+            "and where to find the cluster.",
         )
+    )
+    join: bool = field(
+        default=False,
+        metadata=_note(
+            "true/false", "Start without a vote, and wait to be added to a cluster that exists."
+        ),
     )
 
 
@@ -198,6 +205,48 @@ class StorageSection:
         default=16 * MIB,
         metadata=_note("bytes", "Newest log entries kept in memory for followers and apply."),
     )
+    free_bytes_min: int = field(
+        default=128 * MIB,
+        metadata=_note(
+            "bytes",
+            "Below it this node takes no new entries: a full disk would end it, and reading, "
+            "snapshots and recovery need room too.",
+        ),
+    )
+    snapshot_entries: int = field(
+        default=100_000,
+        metadata=_note(
+            "entries", "A snapshot is due after so many: bounds what a restart has to replay."
+        ),
+    )
+    snapshot_log_bytes: int = field(
+        default=64 * MIB,
+        metadata=_note(
+            "bytes",
+            "A snapshot is due once the log grew by this, or by the size of the last snapshot if "
+            "that is more: copying costs at most as much as was written.",
+        ),
+    )
+    log_keep_entries: int = field(
+        default=10_000,
+        metadata=_note(
+            "entries", "Kept below a snapshot, so that a node that was away briefly needs none."
+        ),
+    )
+    log_keep_bytes_max: int = field(
+        default=512 * MIB,
+        metadata=_note(
+            "bytes", "After a snapshot the log is cut to this, whatever a laggard still lacks."
+        ),
+    )
+    snapshot_bytes_per_second_max: int = field(
+        default=128 * MIB,
+        metadata=_note(
+            "bytes/s",
+            "The state is copied into a snapshot no faster while the node serves: half of what an "
+            "ordinary disk does, so that the log's fsyncs do not wait.",
+        ),
+    )
 
 
 _NO_NOTE = Note("", "", shared=True)  # a test finds whatever lacks one
@@ -241,8 +290,8 @@ class NodeConfig:
     def replicated_digest(self) -> bytes:
         """SHA-256 (32 bytes) over what every node of the cluster must hold alike.
 
-        Covers the cluster's id, the members' ids, and each setting marked `shared`.
-        Peers refuse each other when it differs. Addresses and paths are not in it.
+        Covers the cluster's id and each setting marked `shared`. Peers refuse each other when
+        it differs. Members, addresses and paths are not in it: they change while nodes run.
         """
         alike: dict[str, object] = {
             f"{setting.section}.{setting.name}": getattr(
@@ -251,20 +300,30 @@ class NodeConfig:
             for setting in settings()
             if setting.note.shared
         }
-        alike["cluster.member_ids"] = sorted(member.id for member in self.cluster.members)
         return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).digest()
+
+    def bootstrap_digest(self) -> bytes:
+        """SHA-256 (32 bytes) over the ids of the first voters; b"-" for a node that joins.
+
+        Nodes whose logs hold no configuration yet must agree on it: two different sets of
+        first voters could elect a leader each.
+        """
+        if self.cluster.join:
+            return b"-"
+        ids = sorted(member.id for member in self.cluster.members)
+        return hashlib.sha256(json.dumps(ids).encode()).digest()
 
     def figures(self) -> dict[str, tuple[int, str]]:
         """Every numeric setting in force: `section.name` → (value, unit)."""
         found: dict[str, tuple[int, str]] = {}
         for setting in settings():
             value = getattr(getattr(self, setting.section), setting.name)
-            if isinstance(value, int):
+            if isinstance(value, int) and not isinstance(value, bool):
                 found[f"{setting.section}.{setting.name}"] = (value, setting.note.unit)
         return found
 
     def member(self) -> Member:
-        """This node's own entry in the member list."""
+        """This node's own entry in the file's member list."""
         return next(member for member in self.cluster.members if member.id == self.node.id)
 
 

@@ -49,6 +49,15 @@ def say_json(value: object) -> None:
     say(json.dumps(value, ensure_ascii=False))
 
 
+def confirm(question: str) -> bool | None:
+    """Whether a person answers `yes`; None where nobody can be asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    sys.stderr.write(f"{question} [yes/no] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() == "yes"
+
+
 def is_terminal() -> bool:
     """Whether a person reads the answer."""
     return sys.stdout.isatty()

@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from cluster import membership
 from cluster.compaction import CompactionLimits
-from cluster.errors import CorruptLog
+from cluster.errors import CorruptLog, Overloaded, Removed
 from cluster.group import GroupLimits, RaftGroup
 from cluster.log import SegmentedLog
 from cluster.log_format import LogOptions
@@ -31,7 +31,7 @@ from cluster.snapshot_rules import SnapshotOptions
 from cluster.transport import Transport
 from cluster.transport_config import PeerAddress, PeerTls, TransportLimits
 from cluster.upstream import RaftTiming
-from engines.errors import CorruptRecord, UnknownFormat
+from engines.errors import CorruptRecord, ReadersBusy, UnknownFormat
 from engines.interfaces import Limits
 from engines.kv import KvReader
 from engines.state_machine import StateMachine
@@ -75,7 +75,10 @@ class Node:
         """Stop the node because something that must hold does not. First reason wins."""
         if self.failure is None:
             self.failure = error
-            logger.critical("stopping: %s", error, exc_info=error)
+            if isinstance(error, Removed):
+                logger.warning("stopping: %s", error)
+            else:
+                logger.critical("stopping: %s", error, exc_info=error)
         self._stop.set()
 
     def request_stop(self) -> None:
@@ -230,7 +233,7 @@ def _snapshots(node: Node, data_dir: DataDir, machine: StateMachine) -> Iterator
     snapshots = SnapshotStore(
         data_dir.snapshots_path(GROUP),
         GROUP,
-        machine,
+        Checkpoints(machine),
         asyncio.get_running_loop().call_soon_threadsafe,
         node.fail,
         SnapshotOptions(
@@ -244,6 +247,21 @@ def _snapshots(node: Node, data_dir: DataDir, machine: StateMachine) -> Iterator
         yield snapshots
     finally:
         snapshots.close()
+
+
+class Checkpoints:
+    """The machine's copies, with the one error told apart that passes by itself."""
+
+    def __init__(self, machine: StateMachine) -> None:
+        self._machine = machine
+        self.replace = machine.replace
+        self.release_memory = machine.release_memory
+
+    def copy_to(self, fd: int) -> tuple[int, int]:
+        try:
+            return self._machine.copy_to(fd)
+        except ReadersBusy as error:
+            raise Overloaded(str(error)) from error
 
 
 def _reconcile(log: SegmentedLog, snapshots: SnapshotStore, machine: StateMachine) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.environment import environment
 from node.errors import BadRequest
 from node.topology import normalised
 
@@ -68,8 +69,6 @@ def find(
     A --data-dir that is given beats HIVEMEM_ENDPOINTS: a flag says what is meant now.
     """
     if environ is None:
-        from node.config import environment  # settings of daemons cost more than we need
-
         environ = environment()
     folder, source, local_token = _folder(data_dir, environ), "--endpoints", None
     if not endpoints and data_dir is None and environ.get("HIVEMEM_ENDPOINTS"):

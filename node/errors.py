@@ -8,6 +8,7 @@ HivememError
 ├── Conflict              409, definite
 ├── CompactedError        410, definite
 ├── Unavailable           503; definite says whether a write may have been applied
+├── OutOfSpace            507; the same
 ├── DeadlineExceeded      504; reads only
 └── InternalError         500; definite is False: what happened is not known
 
@@ -70,7 +71,7 @@ class Unauthenticated(HivememError):
 
 
 class NotFound(HivememError):
-    """KEY_NOT_FOUND, ROUTE_NOT_FOUND."""
+    """KEY_NOT_FOUND, ROUTE_NOT_FOUND, MEMBER_NOT_FOUND."""
 
     status = 404
     code = "KEY_NOT_FOUND"
@@ -84,7 +85,7 @@ class MethodNotAllowed(HivememError):
 
 
 class Conflict(HivememError):
-    """VERSION_CONFLICT, REQUEST_ID_REUSED, LIMIT_EXCEEDED."""
+    """VERSION_CONFLICT, REQUEST_ID_REUSED, LIMIT_EXCEEDED, MEMBERSHIP_CHANGE_REFUSED."""
 
     status = 409
     code = "VERSION_CONFLICT"
@@ -102,6 +103,13 @@ class Unavailable(HivememError):
 
     status = 503
     code = "QUORUM_NOT_REACHED"
+
+
+class OutOfSpace(HivememError):
+    """DISK_FULL: the leader's disk is nearly full; asking another node does not help."""
+
+    status = 507
+    code = "DISK_FULL"
 
 
 class DeadlineExceeded(HivememError):

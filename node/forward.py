@@ -1,4 +1,5 @@
-"""Requests between nodes: propose at the leader, ask it for a read index, ask for status.
+"""Requests between nodes: propose at the leader, ask it for a read index, change who belongs
+to the cluster, ask for status.
 
 A request is forwarded once: the leader's side answers NotLeader rather than pass it on.
 Answers start with one byte: 0, the result follows; 1, an error as JSON.
@@ -10,36 +11,78 @@ import asyncio
 import json
 import struct
 from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
-from cluster.errors import ClusterError, NoQuorum, NotLeader, OutcomeUnknown, Overloaded
+from cluster.errors import (
+    ChangeRefused,
+    ClusterError,
+    DiskFull,
+    NoQuorum,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    RemoteCallFailed,
+)
 from cluster.interfaces import Consensus
+from cluster.membership import Add, Change, Configuration, Member, Promote, Remove, Update
 from cluster.transport import Transport
 from engines.command import decode_result, encode_result
 from engines.interfaces import Result
 
-PROPOSE, READ_INDEX, STATUS = 1, 2, 3  # methods
+PROPOSE, READ_INDEX, STATUS, CHANGE_MEMBERSHIP, TRANSFER_LEADERSHIP = 1, 2, 3, 4, 5  # methods
 _OK, _ERROR = b"\x00", b"\x01"
 _INDEX = struct.Struct("<Q")
 _UNCONFIRMED = b"\x01"  # READ_INDEX payload: consistency `leader`, no quorum round
 
+_CHANGES: dict[str, type[Add | Promote | Remove | Update]] = {
+    "add": Add,
+    "promote": Promote,
+    "remove": Remove,
+    "update": Update,
+}
+
+
+class UnknownMember(ChangeRefused):
+    """A change of, or a transfer to, a node that is not a member."""
+
+
 _ERRORS: dict[str, type[ClusterError]] = {
+    "DiskFull": DiskFull,
     "Overloaded": Overloaded,
     "NoQuorum": NoQuorum,
     "OutcomeUnknown": OutcomeUnknown,
 }
 
 
+_REFUSALS: dict[str, type[ChangeRefused]] = {
+    "ChangeRefused": ChangeRefused,
+    "UnknownMember": UnknownMember,
+}
+
+
 def _encode_error(error: ClusterError) -> bytes:
     leader = error.leader if isinstance(error, NotLeader) else None
-    body = {"error": type(error).__name__, "message": str(error), "leader": leader}
+    body = {
+        "error": type(error).__name__,
+        "message": str(error),
+        "leader": leader,
+        "definite": error.definite,
+    }
+    if isinstance(error, ChangeRefused):
+        body["field"] = error.field
     return _ERROR + json.dumps(body).encode()
 
 
-def _raise_error(body: bytes) -> None:
+def _raise_error(body: bytes) -> NoReturn:
     fields = json.loads(body)
-    if fields["error"] == "NotLeader":
+    kind, message = fields["error"], fields["message"]
+    if kind == "NotLeader":
         raise NotLeader(fields["leader"])
-    raise _ERRORS.get(fields["error"], OutcomeUnknown)(fields["message"])
+    if kind in _REFUSALS:
+        raise _REFUSALS[kind](message, fields["field"])
+    if kind in _ERRORS:
+        raise _ERRORS[kind](message)
+    raise RemoteCallFailed(message, definite=fields["definite"])
 
 
 def _payload(answer: bytes) -> bytes:
@@ -83,6 +126,60 @@ class Forwarder:
         answer = await self._transport.call(leader, READ_INDEX, payload, timeout_seconds)
         return int(_INDEX.unpack(_payload(answer))[0])
 
+    def on_membership(
+        self,
+        change: Callable[[Change, float], Awaitable[Configuration]],
+        transfer: Callable[[str | None, float], Awaitable[str]],
+    ) -> None:
+        """Answer other nodes' requests with what these return, or raise as a ClusterError.
+
+        Both are given the seconds that they may take.
+        """
+
+        async def serve_change(peer: str, payload: bytes) -> bytes:
+            request = json.loads(payload)
+            try:
+                configuration = await change(_change(request), request["seconds"])
+            except ClusterError as error:
+                return _encode_error(error)
+            members = [list(member) for member in configuration.members]
+            return _OK + json.dumps({"index": configuration.index, "members": members}).encode()
+
+        async def serve_transfer(peer: str, payload: bytes) -> bytes:
+            request = json.loads(payload)
+            try:
+                leader = await transfer(request["target"], request["seconds"])
+            except ClusterError as error:
+                return _encode_error(error)
+            return _OK + json.dumps({"leader": leader}).encode()
+
+        self._transport.on_call(CHANGE_MEMBERSHIP, serve_change)
+        self._transport.on_call(TRANSFER_LEADERSHIP, serve_transfer)
+
+    async def change_membership(
+        self, leader: str, change: Change, timeout_seconds: float
+    ) -> Configuration:
+        """Have the leader make one change.
+
+        Raises NotLeader, ChangeRefused, UnknownMember, OutcomeUnknown, PeerUnreachable.
+        """
+        kind = next(name for name, each in _CHANGES.items() if isinstance(change, each))
+        fields = {name: getattr(change, name) for name in change.__dataclass_fields__}
+        payload = json.dumps({"change": kind, "fields": fields, "seconds": timeout_seconds})
+        answer = await self._transport.call(
+            leader, CHANGE_MEMBERSHIP, payload.encode(), timeout_seconds
+        )
+        found = json.loads(_payload(answer))
+        return Configuration(found["index"], tuple(Member(*row) for row in found["members"]))
+
+    async def transfer_leadership(
+        self, leader: str, target: str | None, timeout_seconds: float
+    ) -> str:
+        """Have the leader hand over; returns who leads then. Raises as `change_membership`."""
+        payload = json.dumps({"target": target, "seconds": timeout_seconds}).encode()
+        answer = await self._transport.call(leader, TRANSFER_LEADERSHIP, payload, timeout_seconds)
+        return str(json.loads(_payload(answer))["leader"])
+
     async def status(self, peer: str, timeout_seconds: float) -> bytes:
         return await self._transport.call(peer, STATUS, b"", timeout_seconds)
 
@@ -120,3 +217,11 @@ class Forwarder:
 
         self._group.read_index(done)
         return future
+
+
+def _change(request: dict[str, Any]) -> Change:
+    """The change of a CHANGE_MEMBERSHIP request."""
+    fields = request["fields"]
+    if request["change"] == "add":
+        return Add(Member(*fields["member"]))
+    return _CHANGES[request["change"]](**fields)

@@ -20,6 +20,7 @@ from node.errors import MethodNotAllowed, NotFound, Unavailable
 from node.http_errors import as_hivemem, bad_request
 from node.http_handlers import Handlers
 from node.http_limits import HttpLimits
+from node.http_members import MemberHandlers, Members
 from node.http_params import split_target
 from node.http_watch import WatchStreams
 from node.http_wire import (
@@ -38,14 +39,14 @@ from node.watch import WatchHub
 
 # Reading what is damaged must stop the node rather than be answered from.
 _FATAL = (CorruptRecord, StoreFailed, UnknownFormat)
-_WITH_BODY = frozenset({"PUT", "POST"})
-_CHANGING = frozenset({"PUT", "POST", "DELETE"})
+_WITH_BODY = frozenset({"PUT", "POST", "PATCH"})
+_CHANGING = frozenset({"PUT", "POST", "PATCH", "DELETE"})
 _UNROUTED = "unrouted"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. `handler` names a method of `Handlers`."""
+    """One method of one path. `handler` names a method of `Handlers` or `MemberHandlers`."""
 
     method: str
     path: str
@@ -54,6 +55,8 @@ class Route:
     counted: bool = True  # takes part in requests_inflight_max
 
 
+MEMBERS = "/v1/cluster/members"
+MEMBER = f"{MEMBERS}/{{id}}"
 KEY = "/v1/kv/{namespace}/{session}/{key}"
 ROUTES = (
     Route("PUT", KEY, "put_key"),
@@ -70,6 +73,12 @@ ROUTES = (
     Route("GET", "/v1/watch", "watch", counted=False),
     Route("GET", "/v1/status", "status"),
     Route("GET", "/v1/cluster", "cluster"),
+    Route("GET", MEMBERS, "list_members"),
+    Route("POST", MEMBERS, "add_member"),
+    Route("PATCH", MEMBER, "update_member"),
+    Route("DELETE", MEMBER, "remove_member"),
+    Route("POST", f"{MEMBER}/promote", "promote_member"),
+    Route("POST", "/v1/cluster/transfer-leadership", "transfer_leadership"),
     # An overloaded node is alive, and has to be able to say that it is overloaded.
     Route("GET", "/livez", "live", open=True, counted=False),
     Route("HEAD", "/livez", "live", open=True, counted=False),
@@ -93,6 +102,10 @@ def resolve(path: str) -> tuple[str, list[str]]:
         names = path[12:].split("/", 2)
         if len(names) == 3:
             return _HISTORY, names
+    if path.startswith(f"{MEMBERS}/"):
+        name, slash, rest = path[len(MEMBERS) + 1 :].partition("/")
+        if rest == "promote" or not slash:
+            return MEMBER + slash + rest, [name]
     raise NotFound("no such route; docs/http-api.md lists them", code="ROUTE_NOT_FOUND")
 
 
@@ -110,6 +123,7 @@ class HttpParts:
     """What the door is built on; the daemon supplies it."""
 
     service: Service
+    members: Members
     hub: WatchHub
     info: NodeInfo
     clock: Clock
@@ -176,11 +190,13 @@ class HttpServer:
             parts.clock,
             parts.node_name,
         )
+        member_handlers = MemberHandlers(parts.members, self._bodies)
         targets: dict[str, dict[str, Target]] = {}
         for route in ROUTES:
+            owner = handlers if hasattr(handlers, route.handler) else member_handlers
             targets.setdefault(route.path, {})[route.method] = Target(
                 route,
-                getattr(handlers, route.handler),
+                getattr(owner, route.handler),
                 self.metrics.route(route.path, route.method),
             )
         return targets

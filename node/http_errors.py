@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import assert_never
 
-from cluster.errors import NoQuorum, NotLeader, OutcomeUnknown, Overloaded
+from cluster.errors import DiskFull, NoQuorum, NotLeader, OutcomeUnknown, Overloaded
 from engines.errors import Compacted, InvalidArgument, ReadersBusy
 from engines.interfaces import RejectCode, Rejected
 from node.errors import (
@@ -20,6 +20,7 @@ from node.errors import (
     Conflict,
     HivememError,
     InternalError,
+    OutOfSpace,
     Unavailable,
 )
 
@@ -32,10 +33,12 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "UNAUTHENTICATED": 401,
     "KEY_NOT_FOUND": 404,
     "ROUTE_NOT_FOUND": 404,
+    "MEMBER_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "VERSION_CONFLICT": 409,
     "REQUEST_ID_REUSED": 409,
     "LIMIT_EXCEEDED": 409,
+    "MEMBERSHIP_CHANGE_REFUSED": 409,
     "COMPACTED": 410,
     "KEY_TOO_LARGE": 413,
     "VALUE_TOO_LARGE": 413,
@@ -47,6 +50,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "OUTCOME_UNKNOWN": 503,
     "STOPPING": 503,
     "DEADLINE_EXCEEDED": 504,
+    "DISK_FULL": 507,
 }
 
 RETRY_AFTER_SECONDS = 1  # with OVERLOADED: queues drain in well under a second
@@ -84,6 +88,8 @@ def as_hivemem(error: Exception, *, writes: bool) -> HivememError:
             return Unavailable("no quorum confirmed a leader", code="QUORUM_NOT_REACHED")
         case Overloaded() | ReadersBusy():
             return Unavailable(str(error) or "a queue is full", code="OVERLOADED")
+        case DiskFull():
+            return OutOfSpace(str(error))
         case OutcomeUnknown():
             return Unavailable(
                 "the write was proposed; whether it is applied is not known here",

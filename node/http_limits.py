@@ -19,6 +19,7 @@ PAGE_ITEMS_MAX = 1_000
 PAGE_BYTES_MAX = 16 * MIB  # value bytes of one answer; the first item always fits
 BATCH_OPERATIONS_MAX = 1_000
 JSON_BODY_BYTES_MAX = 32 * MIB
+MEMBER_BODY_BYTES_MAX = 16 * KIB  # of a request that names one member
 # A body of 32 MiB could hold ten million tiny values, each far larger in memory than in
 # the body. The largest honest one, a full batch, has 8,000.
 JSON_VALUES_MAX = 20_000

@@ -27,6 +27,7 @@ from engines.interfaces import (
 )
 from node.errors import HivememError
 from node.http_errors import error_fields, status_of
+from node.members import MembersView
 from node.service import BatchOutcome
 from node.views import ClusterView, StatusView
 
@@ -203,3 +204,18 @@ def status(view: StatusView) -> Json:
 
 def cluster(view: ClusterView) -> Json:
     return asdict(view)
+
+
+def members(view: MembersView) -> Json:
+    """Without the incarnations: they are the cluster's own business."""
+    shown: list[Json] = [
+        {
+            "id": member.id,
+            "name": member.name,
+            "role": "voter" if member.voter else "learner",
+            "peer": member.peer,
+            "http": member.http,
+        }
+        for member in view.members
+    ]
+    return {"configuration_index": view.index, "leader": view.leader, "members": shown}

@@ -76,8 +76,8 @@ class LeaderDuties:
         now_ms = self._clock.now_ms()
         with self._readers() as reader:
             due = tuple(reader.due(now_ms, self._limits.expire_batch_max))
-        if not due:
-            return False
+        if not due or not self._group.status().room:
+            return False  # Without room on the disk nothing can be proposed.
         deadline = self._clock.monotonic() + PROPOSE_SECONDS_MAX
         try:
             result = await self._router.propose(Expire(due, now_ms), deadline)

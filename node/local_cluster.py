@@ -175,6 +175,12 @@ class LocalCluster:
         """
         return self._end(self.pids(), grace_ms)
 
+    def stop_node(self, node: LocalNode) -> None:
+        """Stop one node, if it runs, as `stop` does."""
+        self._end(
+            {name: pid for name, pid in self.pids().items() if name == node.name}, STOP_GRACE_MS
+        )
+
     def _end(self, pids: Mapping[str, int], grace_ms: int) -> list[str]:
         self.interrupted.clear()
         for name, pid in pids.items():
@@ -224,7 +230,7 @@ class LocalCluster:
         served_at: float | None = None
         while len(ready) < len(self.plan.nodes) or served_at is None:
             for ended in self.exited():
-                raise LaunchError(f"{ended.node.name} {ended}{self._last_words(ended.node)}")
+                raise LaunchError(f"{ended.node.name} {ended}{self.last_words(ended.node)}")
             ready = {node.name for node in self.plan.nodes if is_ready(node)}
             now = self.clock.monotonic()
             if served_at is None and len(ready) >= self.plan.quorum and self._has_leader():
@@ -251,10 +257,11 @@ class LocalCluster:
         names = ", ".join(node.name for node in late) or "no node names a leader"
         return (
             f"no quorum served within {START_DEADLINE_MS // 1000} s; not ready: {names}"
-            f"{self._last_words(late[0]) if late else ''}"
+            f"{self.last_words(late[0]) if late else ''}"
         )
 
-    def _last_words(self, node: LocalNode) -> str:
+    def last_words(self, node: LocalNode) -> str:
+        """The end of a node's log, to stand at the end of an error."""
         path = self.plan.log_path(node)
         lines = logs.tail(path, LOG_TAIL_LINES)
         if not lines:
@@ -307,6 +314,11 @@ def daemon_environment(environ: Mapping[str, str], log: Path | None) -> dict[str
 
 def is_ready(node: LocalNode) -> bool:
     return get(node.http_port, "/readyz", {})[0] == 200
+
+
+def is_live(node: LocalNode) -> bool:
+    """Whether it answers at all; it may be waiting for a cluster."""
+    return get(node.http_port, "/livez", {})[0] == 200
 
 
 def get(port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:

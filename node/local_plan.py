@@ -23,7 +23,7 @@ import shutil
 import socket
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,12 +51,13 @@ _HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """One node of a local cluster."""
+    """One node of a local cluster. `join`: it was added to the cluster after the first start."""
 
     name: str
     id: str
     http_port: int
     peer_port: int
+    join: bool = False
 
     @property
     def http(self) -> str:
@@ -78,6 +79,9 @@ class Plan:
     @property
     def quorum(self) -> int:
         return len(self.nodes) // 2 + 1
+
+    def node(self, name: str) -> LocalNode | None:
+        return next((node for node in self.nodes if node.name == name), None)
 
     def folder(self, node: LocalNode) -> Path:
         return self.root / node.name
@@ -138,6 +142,7 @@ def _parse_plan(root: Path, fields: object) -> Plan:
                 str(node["id"]),
                 split_address(node["http"].removeprefix("http://"))[1],
                 split_address(node["peer"])[1],
+                node.get("join") is True,
             )
             for node in fields["nodes"]
         )
@@ -159,10 +164,7 @@ def write_plan(plan: Plan) -> None:
             "format": PLAN_FORMAT,
             "cluster_id": plan.cluster_id,
             # Clients on this machine find the nodes here too (node/discovery.py).
-            "nodes": [
-                {"name": node.name, "id": node.id, "http": node.http, "peer": node.peer}
-                for node in plan.nodes
-            ],
+            "nodes": [_node_fields(node) for node in plan.nodes],
         }
         # First, because it marks the folder as ours: an interrupted start can be repeated.
         _write_changed(plan.root / "cluster.json", json.dumps(fields, indent=2) + "\n")
@@ -173,6 +175,11 @@ def write_plan(plan: Plan) -> None:
             _write_changed(plan.config_path(node), _node_toml(plan, node))
     except OSError as error:
         raise LaunchError(explain(plan.root, error)) from error
+
+
+def _node_fields(node: LocalNode) -> dict[str, object]:
+    fields = {"name": node.name, "id": node.id, "http": node.http, "peer": node.peer}
+    return {**fields, "join": True} if node.join else {**fields}
 
 
 def delete_plan(plan: Plan) -> None:
@@ -272,13 +279,47 @@ def _row(base: int, count: int) -> list[tuple[int, int]]:
     return [(base + i, base + PEER_PORT_OFFSET + i) for i in range(count)]
 
 
-def _spare(count: int, clock: Clock) -> list[tuple[int, int]]:
+def with_new_node(plan: Plan, name: str, clock: Clock, *, spare: bool = False) -> Plan:
+    """The plan and one more node, which is to join. Raises LaunchError.
+
+    Its ports follow the others' where they are free; `spare` as in `with_ports`.
+    """
+    if not _NAME.fullmatch(name):
+        raise LaunchError(
+            f"{name!r} cannot be a node's name here: 1 to 32 of A-Z a-z 0-9 _ -, "
+            "starting with a letter or digit"
+        )
+    if plan.node(name) is not None:
+        raise LaunchError(f"the cluster in {plan.root} has a node called {name} already")
+    folder = plan.root / name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise LaunchError(
+            f"{folder} is not empty: it may hold the data of a node that was removed; "
+            "delete it, or choose another name"
+        )
+    http = max(node.http_port for node in plan.nodes) + 1
+    peer = max(node.peer_port for node in plan.nodes) + 1
+    taken = {*plan.ports(), 0}
+    if spare or {http, peer} & taken or not (port_is_free(http) and port_is_free(peer)):
+        ((http, peer),) = _spare(1, clock, taken)
+    return replace(plan, nodes=(*plan.nodes, LocalNode(name, clock.new_id(), http, peer, True)))
+
+
+def without_node(plan: Plan, node: str) -> Plan:
+    """The plan without the node of this id. Its folder is not touched."""
+    left = tuple(each for each in plan.nodes if each.id != node)
+    if len(left) == 1:
+        left = (replace(left[0], join=False),)  # there is nobody whom it could join
+    return replace(plan, nodes=left)
+
+
+def _spare(count: int, clock: Clock, taken: Set[int] = frozenset()) -> list[tuple[int, int]]:
     # From a random place, so that clusters starting at the same moment seldom meet.
     start = clock.random().randrange(len(SPARE_PORTS))
     found: list[int] = []
     for i in range(len(SPARE_PORTS)):
         port = SPARE_PORTS[(start + i) % len(SPARE_PORTS)]
-        if port_is_free(port):
+        if port not in taken and port_is_free(port):
             found.append(port)
         if len(found) == 2 * count:
             return list(zip(found[:count], found[count:], strict=True))
@@ -302,6 +343,9 @@ def _node_toml(plan: Plan, node: LocalNode) -> str:
         document = {}
     except ValueError as error:
         raise LaunchError(f"{path} is not a TOML file: {error}") from error
+    # A node that joins is told where all the others are. The first ones know each other, so
+    # that they agree on who they are; of the rest they learn from the log.
+    known = [each for each in plan.nodes if node.join or not each.join]
     ours: Mapping[str, Mapping[str, object]] = {
         "node": {"id": node.id, "name": node.name, "data_dir": "."},
         "http": {"host": HOST, "port": node.http_port},
@@ -311,13 +355,16 @@ def _node_toml(plan: Plan, node: LocalNode) -> str:
             "secret_file": "../secret",
             "members": [
                 {"id": each.id, "name": each.name, "peer": each.peer, "http": each.http}
-                for each in plan.nodes
+                for each in known
             ],
         },
     }
     try:
         for section, fields in ours.items():
             document[section] = {**document.get(section, {}), **fields}
+        document["cluster"].pop("join", None)
+        if node.join:
+            document["cluster"]["join"] = True
         return _HEADER + "\n".join(_toml_section(name, body) for name, body in document.items())
     except (TypeError, AttributeError) as error:  # a section that is no table, a date, …
         raise LaunchError(f"{path} holds something that is no setting: {error}") from error

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from cluster.contact import GAP_SECONDS
 from node.admission import Admission, ByteBudget
 from node.views import GroupFigures
 from node.watch import WatchHub
@@ -180,10 +181,12 @@ class _NodeCollector(Collector):
             yield CounterMetricFamily(f"hivemem_{name}", text, value)
 
 
-def _cumulative(counts: Sequence[int]) -> list[tuple[str, float]]:
+def _cumulative(
+    counts: Sequence[int], upper: Sequence[float] = LATENCY_SECONDS
+) -> list[tuple[str, float]]:
     found: list[tuple[str, float]] = []
     total = 0
-    bounds = [*map(str, LATENCY_SECONDS), "+Inf"]
+    bounds = [*map(str, upper), "+Inf"]
     for bound, count in zip(bounds, counts, strict=True):
         total += count
         found.append((bound, total))
@@ -199,6 +202,9 @@ def _raft(figures: Sequence[GroupFigures]) -> Iterator[Metric]:
         ("applied_index", "Index of the last applied log entry"),
         ("proposals_inflight", "Proposals waiting for their quorum"),
         ("has_quorum", "1 while a majority of members can be reached"),
+        ("log_first_index", "Index of the first log entry that is kept"),
+        ("snapshot_index", "Last log entry in the newest snapshot; 0: there is none"),
+        ("room", "0 while the disk is nearly full and no entries are taken"),
     ):
         gauge = GaugeMetricFamily(f"hivemem_raft_{name}", text, labels=["group"])
         for group in figures:
@@ -215,6 +221,16 @@ def _raft(figures: Sequence[GroupFigures]) -> Iterator[Metric]:
             match.add_metric([str(group.status.group), peer], index)
     yield role
     yield match
+    gaps = HistogramMetricFamily(
+        "hivemem_raft_leader_contact_gap_seconds",
+        "Follower only: between two messages of its leader",
+        labels=["group"],
+    )
+    for group in figures:
+        found = group.status.contact
+        name = str(group.status.group)
+        gaps.add_metric([name], _cumulative(found.counts, GAP_SECONDS), found.seconds)
+    yield gaps
 
 
 def _state(figures: Sequence[GroupFigures]) -> Iterator[Metric]:

@@ -7,15 +7,15 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cluster.errors import ClusterError
-from cluster.group import RaftGroup
-from cluster.transport import Transport
+from cluster.interfaces import Consensus, GroupStatus
+from cluster.membership import Configuration, Member
 from engines.state_machine import StateMachine
 from node.clock import Clock
-from node.config_schema import Member, NodeConfig
+from node.config_schema import NodeConfig
 from node.datadir import DataDir, DiskUsage
 from node.forward import Forwarder
 from node.http_limits import HttpLimits
@@ -32,6 +32,8 @@ from node.views import (
 
 USAGE_SECONDS_MAX = 1.0  # disk use is measured at most this often
 LAG_ENTRIES_MAX = 10_000  # a node further behind its commit index is not ready
+# A learner does not know how far behind it is, only when it last had everything.
+LEARNER_STALENESS_SECONDS_MAX = 5.0
 
 
 def version() -> str:
@@ -47,6 +49,11 @@ def rss_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _role(status: GroupStatus, node: str) -> str:
+    """This node's role; one without a vote is a learner rather than a follower."""
+    return status.role if node in status.configuration.voters else "learner"
+
+
 class LocalNodeInfo:
     """The daemon's `NodeInfo`. Loop thread only."""
 
@@ -54,9 +61,8 @@ class LocalNodeInfo:
         self,
         config: NodeConfig,
         data_dir: DataDir,
-        group: RaftGroup,
+        group: Consensus,
         machine: StateMachine,
-        transport: Transport,
         forwarder: Forwarder,
         clock: Clock,
     ) -> None:
@@ -64,7 +70,6 @@ class LocalNodeInfo:
         self._data_dir = data_dir
         self._group = group
         self._machine = machine
-        self._transport = transport
         self._forwarder = forwarder
         self._clock = clock
         self._started = clock.monotonic()
@@ -72,24 +77,28 @@ class LocalNodeInfo:
         self._usage: DiskUsage | None = None
         self._usage_at = float("-inf")
         self._version = version()
-        self._http = {member.id: member.http for member in config.cluster.members}
+        self._in_file = {member.id: member for member in config.cluster.members}
         forwarder.on_status(lambda: json.dumps(asdict(self._own_view())).encode())
 
     def local_status(self) -> StatusView:
         config, status = self._config, self._group.status()
-        usage = self._disk_usage()
-        own = config.member()
+        usage, own = self._disk_usage(), config.member()
+        configuration = status.configuration
         return StatusView(
             id=config.node.id,
             name=config.node.name,
             version=self._version,
-            role=status.role,
+            role=_role(status, config.node.id),
+            voter=config.node.id in configuration.voters,
             leader=status.leader,
             term=status.term,
+            log_first_index=status.log_first_index,
             log_index=status.last_index,
             durable_index=status.durable_index,
             commit_index=status.commit_index,
             applied_index=status.applied_index,
+            snapshot_index=status.snapshot_index,
+            configuration_index=configuration.index,
             revision=self._machine.revision,
             pid=os.getpid(),
             uptime_seconds=round(self._clock.monotonic() - self._started, 3),
@@ -97,24 +106,32 @@ class LocalNodeInfo:
             http=own.http,
             peer=own.peer,
             data_dir=str(self._data_dir.root),
-            disk=DiskView(usage.log_bytes, usage.live_bytes, usage.free_bytes),
+            disk=DiskView(
+                usage.log_bytes,
+                usage.live_bytes,
+                usage.snapshot_bytes,
+                usage.free_bytes,
+                config.storage.free_bytes_min,
+                status.room,
+            ),
             memory=MemoryView(rss_bytes()),
             keys=self._machine.stats().keys,
             limits=self._limits(),
             security=self._security(),
             durability={
                 "acknowledged_after": "fsync on a majority of voters",
-                "voters": len(config.cluster.members),
+                "voters": len(configuration.voters),
                 "fsync": True,
-                "log_compaction": False,
+                "log_compaction": True,
             },
         )
 
     async def cluster_status(self, timeout: float) -> ClusterView:
+        """In the order of their names, which is the one that people expect."""
         role = self._group.role()
-        views = await asyncio.gather(
-            *(self._member_view(member, timeout) for member in self._config.cluster.members)
-        )
+        members = [self._addressed(member) for member in self._group.configuration().members]
+        members.sort(key=lambda member: (member.name, member.id))
+        views = await asyncio.gather(*(self._member_view(member, timeout) for member in members))
         return ClusterView(self._config.cluster.id, role.leader, role.term, tuple(views))
 
     def readiness(self) -> tuple[ReadinessCheck, ...]:
@@ -130,11 +147,44 @@ class LocalNodeInfo:
             ReadinessCheck(
                 "applied", lag <= LAG_ENTRIES_MAX, f"{lag} committed entries to apply", "STALE"
             ),
+            self._membership(status.configuration),
+            ReadinessCheck("disk", status.room, self._room(status.room), "DISK_FULL"),
         )
+
+    def _membership(self, configuration: Configuration) -> ReadinessCheck:
+        own = configuration.member(self._config.node.id)
+        if own is None or (self._config.cluster.join and not configuration.index):
+            return ReadinessCheck("member", False, "not added to the cluster yet", "STALE")
+        if own.voter:
+            return ReadinessCheck("member", True, "a voter")
+        lags = self._group.staleness_seconds() > LEARNER_STALENESS_SECONDS_MAX
+        message = "a learner that is catching up" if lags else "a learner"
+        return ReadinessCheck("member", not lags, message, "STALE")
+
+    def _room(self, room: bool) -> str:
+        needed = self._config.storage.free_bytes_min
+        if room:
+            return f"at least storage.free_bytes_min ({needed} bytes) are free"
+        return f"less than storage.free_bytes_min ({needed} bytes) is free: no new entries here"
 
     def leader_http(self) -> str | None:
         leader = self._group.role().leader
-        return self._http.get(leader) if leader else None
+        member = self._group.configuration().member(leader) if leader else None
+        if member is not None:
+            return self._addressed(member).http or None
+        known = self._in_file.get(leader or "")
+        return known.http if known else None
+
+    def _addressed(self, member: Member) -> Member:
+        """A member with what the log does not say of it taken from the settings file."""
+        known = self._in_file.get(member.id)
+        if known is None:
+            return member
+        return member._replace(
+            name=member.name or known.name,
+            peer=member.peer or known.peer,
+            http=member.http or known.http,
+        )
 
     def group_figures(self) -> tuple[GroupFigures, ...]:
         usage = self._disk_usage()
@@ -145,7 +195,8 @@ class LocalNodeInfo:
         return MemberView(
             id=own.id,
             name=own.name,
-            role=status.role,
+            role=_role(status, own.id),
+            voter=own.id in status.configuration.voters,
             http=own.http,
             peer=own.peer,
             pid=os.getpid(),
@@ -161,10 +212,12 @@ class LocalNodeInfo:
         )
 
     async def _member_view(self, member: Member, timeout: float) -> MemberView:
+        """A member as it says itself, and as a voter or not as this node's log says."""
         if member.id == self._config.node.id:
             return self._own_view()
         try:
-            return MemberView(**json.loads(await self._forwarder.status(member.id, timeout)))
+            view = MemberView(**json.loads(await self._forwarder.status(member.id, timeout)))
+            return replace(view, voter=member.voter)
         except ClusterError:
             figures = ("term", "log_index", "commit_index", "applied_index", "disk_bytes")
             unknown = dict.fromkeys((*figures, "memory_bytes", "uptime_seconds"))
@@ -172,6 +225,7 @@ class LocalNodeInfo:
                 id=member.id,
                 name=member.name,
                 role=None,
+                voter=member.voter,
                 http=member.http,
                 peer=member.peer,
                 pid=None,

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from cluster.errors import (
     ClusterError,
+    DiskFull,
     NoQuorum,
     NotLeader,
     OutcomeUnknown,
@@ -25,7 +26,7 @@ from engines.command import Command, Configure, Expire, encode
 from engines.interfaces import Result
 from engines.state_machine import StateMachine
 from node.clock import Clock
-from node.errors import DeadlineExceeded, HivememError, Unavailable
+from node.errors import DeadlineExceeded, HivememError, OutOfSpace, Unavailable
 from node.forward import Forwarder
 from node.reads import Consistency, ReadOptions
 
@@ -45,6 +46,7 @@ class Router:
         clock: Clock,
         leader_http: dict[str, str],
     ) -> None:
+        """`leader_http`: node id → HTTP address, for members of which the log says none."""
         self._self_id = self_id
         self._group = group
         self._machine = machine
@@ -58,7 +60,10 @@ class Router:
     def leader_address(self) -> str | None:
         """HTTP address of the leader, as far as this node knows."""
         leader = self._group.role().leader
-        return self._leader_http.get(leader) if leader else None
+        if leader is None:
+            return None
+        member = self._group.configuration().member(leader)
+        return (member.http if member else "") or self._leader_http.get(leader)
 
     # --- Writes --------------------------------------------------------------------
 
@@ -66,7 +71,8 @@ class Router:
         """Replicate one command and return its result (which may be a refusal).
 
         deadline: clock.monotonic() seconds. Raises Unavailable: QUORUM_NOT_REACHED,
-        OVERLOADED or OUTCOME_UNKNOWN, whose `definite` says whether it may have applied.
+        OVERLOADED or OUTCOME_UNKNOWN, whose `definite` says whether it may have applied;
+        OutOfSpace, with the same.
         """
         encoded = encode(command)
         repeatable = isinstance(command, Expire | Configure) or command.request_id is not None
@@ -81,6 +87,11 @@ class Router:
                     return await self._forwarder.propose(leader, encoded, timeout)
             except Overloaded as error:
                 raise self._unavailable("OVERLOADED", str(error), not applied_perhaps) from error
+            except DiskFull as error:
+                # Other nodes would only ask the same leader.
+                raise OutOfSpace(
+                    str(error), definite=not applied_perhaps, leader=self.leader_address()
+                ) from error
             except (NotLeader, PeerUnreachable, OutcomeUnknown, RemoteCallFailed) as error:
                 applied_perhaps |= not error.definite
                 if not error.definite and (not repeatable or self._past(deadline)):

@@ -13,14 +13,18 @@ they are given back. They stay in the page cache; touching them again costs a mi
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+WAIT_SECONDS = 1.0  # between looks of a node that ran out of space and waits to start again
 INTERVAL_SECONDS = 0.25  # a disk that fills at 500 MB/s loses 125 MB between two looks
 ROOM_AGAIN = 1.25  # of free_bytes_min: the distance that keeps it from going to and fro
 MAPPED_BYTES_MAX = 256 << 20  # resident file pages above which they are given back
@@ -47,6 +51,33 @@ def has_room(free_bytes: int, free_bytes_min: int, had_room: bool) -> bool:
     return free_bytes >= free_bytes_min * (1.0 if had_room else ROOM_AGAIN)
 
 
+def is_out_of_space(error: BaseException | None) -> bool:
+    """Did a write fail, here or in what caused it, since the disk or a quota was full?"""
+    while error is not None:
+        if getattr(error, "errno", None) in OUT_OF_SPACE:
+            return True
+        # LMDB's errors carry the system's words and no number.
+        if any(os.strerror(number) in str(error) for number in OUT_OF_SPACE):
+            return True
+        error = error.__cause__
+    return False
+
+
+def wait_for_room(folder: Path, free_bytes_min: int) -> None:
+    """Block until the disk has room again. For a process that has nothing else to do."""
+    logger.critical(
+        "the disk ran full in the middle of a write; waiting until %d bytes are free",
+        int(free_bytes_min * ROOM_AGAIN),
+    )
+    while not has_room(_free_bytes(folder), free_bytes_min, False):
+        time.sleep(WAIT_SECONDS)
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 class Upkeep:
     """Looks a few times a second. Loop thread only."""
 
@@ -70,8 +101,7 @@ class Upkeep:
             await asyncio.sleep(INTERVAL_SECONDS)
 
     def look(self) -> None:
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize
+        free = _free_bytes(self._folder)
         room = has_room(free, self._free_bytes_min, self._room)
         if room != self._room:
             self._room = room

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cluster.interfaces import GroupStatus
 from engines.interfaces import StateStats
-from node.errors import Unavailable
+from node.errors import HivememError, OutOfSpace, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,10 @@ class LimitView:
 class DiskView:
     log_bytes: int | None  # Raft log segments
     live_bytes: int | None  # the applied state
+    snapshot_bytes: int | None
     free_bytes: int | None  # what the file system has left
+    free_bytes_min: int  # with less, the node takes no new entries
+    room: bool  # False: that is so now
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +40,22 @@ class MemoryView:
 
 @dataclass(frozen=True, slots=True)
 class StatusView:
-    """This node. `role` is leader | follower | candidate; indexes are log indexes."""
+    """This node. `role` is leader | follower | candidate | learner; indexes are log indexes."""
 
     id: str
     name: str
     version: str
     role: str
+    voter: bool
     leader: str | None  # node id
     term: int
+    log_first_index: int  # what lies below is in the snapshot only
     log_index: int
     durable_index: int
     commit_index: int
     applied_index: int
+    snapshot_index: int  # 0: none
+    configuration_index: int  # 0: the members are those of the settings file
     revision: int
     pid: int
     uptime_seconds: float
@@ -68,12 +75,14 @@ class StatusView:
 class MemberView:
     """One member as this node sees it; None where it could not be asked.
 
-    `healthy` says that the node answered and knows the leader.
+    `role` is leader | follower | candidate | learner. `healthy` says that the node answered
+    and knows the leader.
     """
 
     id: str
     name: str
     role: str | None
+    voter: bool  # in the newest configuration that the asked node knows
     http: str
     peer: str
     pid: int | None
@@ -103,11 +112,12 @@ class ReadinessCheck:
     name: str
     ok: bool
     message: str
-    code: str = "QUORUM_NOT_REACHED"  # QUORUM_NOT_REACHED | STALE | STOPPING
+    code: str = "QUORUM_NOT_REACHED"  # QUORUM_NOT_REACHED | STALE | STOPPING | DISK_FULL
 
-    def error(self) -> Unavailable:
+    def error(self) -> HivememError:
         """What a caller is told while the check fails."""
-        return Unavailable(f"{self.name}: {self.message}", code=self.code)
+        kind = OutOfSpace if self.code == "DISK_FULL" else Unavailable
+        return kind(f"{self.name}: {self.message}", code=self.code)
 
 
 @dataclass(frozen=True, slots=True)

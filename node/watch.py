@@ -123,10 +123,13 @@ class WatchHub:
         """The state was replaced as a whole (a snapshot was installed).
 
         Changes were skipped that nobody published, so that every watch reads on from the
-        store: it finds what it missed there, or learns that it was compacted.
+        store: it finds what it missed there, or learns that it was compacted. Who begins
+        to watch now begins after all of it.
         """
         for subscription in self._subscriptions():
             subscription.lag()
+        with self._readers() as reader:
+            self._newest = max(self._newest, ChangeId(reader.revision, SUB_MAX))
 
     def subscribe(
         self, selector: Selector, since: ChangeId | None, *, values: bool

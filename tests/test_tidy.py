@@ -173,6 +173,8 @@ def test_every_setting_is_documented_with_unit_default_and_reason() -> None:
     expected = {}
     for setting in settings():
         default = "required" if setting.required else f"`{setting.default}`"
+        if setting.type == "bool":
+            default = default.lower()  # as TOML writes it
         if setting.default is None and not setting.required:
             default = "–"
         nodes = "all alike" if setting.note.shared else "own"

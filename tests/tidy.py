@@ -79,7 +79,7 @@ BANNED: Mapping[str, tuple[str, ...]] = {
     "datetime.datetime.utcnow": (),
     "uuid.uuid1": (),
     "uuid.uuid4": ("node/clock.py",),
-    "os.environ": ("node/config.py",),
+    "os.environ": ("node/environment.py",),
     "os.getenv": ("node/config.py",),
     "eval": (),
     "exec": (),

@@ -23,11 +23,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from node import local_cluster, local_launch, logs
 from node.clock import SystemClock
-from node.config import environment
+from node.environment import environment
 from node.local_plan import LocalNode, Plan
 
 LEADER_SECONDS = 15.0  # s; an election on a loaded machine of two cores
@@ -73,7 +73,7 @@ class LocalCluster:
         self._daemons: local_cluster.LocalCluster | None = None
         self._guard: subprocess.Popen[str] | None = None
 
-    async def __aenter__(self) -> LocalCluster:
+    async def __aenter__(self) -> Self:
         self._guard = subprocess.Popen(
             [sys.executable, "-c", _GUARD],
             stdin=subprocess.PIPE,
@@ -82,11 +82,8 @@ class LocalCluster:
             bufsize=1,
             start_new_session=True,
         )
-        request = local_launch.Request(self._folder, self._count, spare=True)
         try:
-            self._daemons = await asyncio.to_thread(
-                local_launch.bring_up, request, SystemClock(), self._environ, threading.Event()
-            )
+            self._daemons = await self._bring_up()
             for child in self._daemons.children.values():
                 self._watch(child.pid)
         except BaseException:
@@ -113,6 +110,12 @@ class LocalCluster:
                     self._guard.stdin.write(f"-{child.pid}\n")
                 self._guard.stdin.close()
             self._guard.wait()
+
+    async def _bring_up(self) -> local_cluster.LocalCluster:
+        request = local_launch.Request(self._folder, self._count, spare=True)
+        return await asyncio.to_thread(
+            local_launch.bring_up, request, SystemClock(), self._environ, threading.Event()
+        )
 
     @property
     def daemons(self) -> local_cluster.LocalCluster:
@@ -236,14 +239,14 @@ class LocalCluster:
         assert child.poll() is None, f"{node.name} has ended\n{self.log_tails()}"
         child.send_signal(number)
 
-    async def _exit_code(self, index: int) -> int:
+    async def _exit_code(self, index: int, seconds: float = EXIT_SECONDS) -> int:
         node = self.plan.nodes[index]
         child = self.daemons.children[node.name]
 
         async def ended() -> bool:
             return child.poll() is not None
 
-        await eventually(ended, EXIT_SECONDS, f"{node.name} does not end")
+        await eventually(ended, seconds, f"{node.name} does not end")
         del self.daemons.children[node.name]
         self._tell_guard(f"-{child.pid}\n")
         return child.returncode

@@ -40,13 +40,14 @@ async def test_examples_work_as_printed(cluster, tmp_path):
     for script in blocks("bash"):
         assert "curl" in script or "hivemem" in script
         outputs.append(run(["bash", "-euc", script.replace(PORT, address)], cluster, tmp_path))
-    first, second, shell = outputs
+    first, second, shell, operate = outputs
     assert '"version":1' in first.replace(" ", "")
     assert "likes green tea" in first
     assert "VERSION_CONFLICT" in second
     assert "likes oolong" in second
     assert "Lisbon" in shell
     assert "leader" in shell
+    assert operate.count("voter") == 3
     (script,) = blocks("python")
     file = tmp_path / "example.py"
     file.write_text(script.replace(PORT, address))

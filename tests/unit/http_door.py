@@ -24,8 +24,10 @@ from engines.store import Store
 from node.auth import Tokens
 from node.clock import SystemClock
 from node.errors import HivememError
+from node.forward import Forwarder
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.members import MemberService
 from node.reads import ReadOptions
 from node.router import Router
 from node.service import Service
@@ -40,6 +42,7 @@ from node.views import (
     StatusView,
 )
 from node.watch import WatchHub
+from tests.unit.member_group import IDS, Network, ScriptedGroup
 
 WAIT_SECONDS = 10.0
 LEADER = "http://127.0.0.1:7411"
@@ -110,9 +113,11 @@ class ScriptedInfo:
     def local_status(self) -> StatusView:
         status = self.group.status()
         return StatusView(
-            "n1", "one", "0.1.0", "leader", "n1", 1, status.last_index, status.durable_index,
-            status.commit_index, status.applied_index, self.machine.revision, 42, 1.5,
-            1_760_000_000_123, LEADER, "127.0.0.1:7421", "/data", DiskView(1, 2, None),
+            "n1", "one", "0.1.0", "leader", True, "n1", 1, status.log_first_index,
+            status.last_index, status.durable_index, status.commit_index, status.applied_index,
+            status.snapshot_index, status.configuration.index, self.machine.revision, 42, 1.5,
+            1_760_000_000_123, LEADER, "127.0.0.1:7421", "/data",
+            DiskView(1, 2, 3, None, 4, True),
             MemoryView(None), self.machine.stats().keys,
             {"http.watches_max": LimitView(7, "watches")}, {"tokens": False}, {"voters": 1},
         )  # fmt: skip
@@ -120,7 +125,7 @@ class ScriptedInfo:
     async def cluster_status(self, timeout: float) -> ClusterView:
         assert 0 < timeout <= 60
         dead = MemberView(
-            "n2", "two", None, "http://127.0.0.1:7412", "127.0.0.1:7422", None, None, False,
+            "n2", "two", None, True, "http://127.0.0.1:7412", "127.0.0.1:7422", None, None, False,
             None, None, None, None, None, None, None,
         )  # fmt: skip
         return ClusterView("c1", "n1", 1, (dead,))
@@ -138,6 +143,8 @@ class ScriptedInfo:
 @dataclass
 class OpenDoor:
     port: int
+    member_group: ScriptedGroup  # what membership calls change; records do not know of it
+    network: Network
     machine: StateMachine
     router: ScriptedRouter
     info: ScriptedInfo
@@ -239,11 +246,18 @@ async def open_door(
         machine.on_changes = publish
         info = ScriptedInfo(machine, group)
         fatal: list[BaseException] = []
-        parts = HttpParts(service, hub, info, clock, "one", tokens, limits, fatal.append)
+        member_group = ScriptedGroup()
+        network = Network()
+        transport = network.transport(IDS[1])
+        forwarder = Forwarder(transport, member_group)
+        members = MemberService(IDS[1], member_group, transport, forwarder, clock)
+        parts = HttpParts(service, members, hub, info, clock, "one", tokens, limits, fatal.append)
         server = HttpServer(parts)
         _, port = await server.start("127.0.0.1", 0)
         try:
-            yield OpenDoor(port, machine, router, info, hub, server, service, fatal)
+            yield OpenDoor(
+                port, member_group, network, machine, router, info, hub, server, service, fatal
+            )
         finally:
             await server.stop()
     machine.close()

@@ -389,18 +389,17 @@ def test_nodes_of_one_cluster_have_one_digest(secret: Path) -> None:
         node=NodeSection(IDS[1], "node1", Path("elsewhere")),
         http=HttpSection(port=1),
         raft=replace(config.raft, proposals_inflight_max=9999),
-        cluster=replace(config.cluster, members=config.cluster.members[::-1]),
+        cluster=replace(config.cluster, members=config.cluster.members[:1], join=True),
     )
     assert other.replicated_digest() == config.replicated_digest()
     assert len(config.replicated_digest()) == 32
 
 
-def test_each_shared_setting_and_the_members_change_the_digest(secret: Path) -> None:
+def test_each_shared_setting_changes_the_digest(secret: Path) -> None:
     config = config_with(secret)
     digests = {config.replicated_digest()}
     changes: list[NodeConfig] = [
         replace(config, cluster=replace(config.cluster, id=IDS[0])),
-        replace(config, cluster=replace(config.cluster, members=config.cluster.members[:2])),
     ]
     for section in ("raft", "limits"):
         shared = [item for item in settings() if item.section == section and item.note.shared]
@@ -412,6 +411,42 @@ def test_each_shared_setting_and_the_members_change_the_digest(secret: Path) -> 
     for changed in changes:
         digests.add(changed.replicated_digest())
     assert len(digests) == len(changes) + 1
+
+
+def test_first_voters_agree_on_who_they_are(secret: Path) -> None:
+    config = config_with(secret)
+    cluster = config.cluster
+    moved = tuple(replace(member, peer="127.0.0.1:1") for member in cluster.members[::-1])
+    same = replace(config, cluster=replace(cluster, members=moved))
+    assert same.bootstrap_digest() == config.bootstrap_digest()
+    assert len(config.bootstrap_digest()) == 32
+    fewer = replace(config, cluster=replace(cluster, members=cluster.members[:2]))
+    assert fewer.bootstrap_digest() != config.bootstrap_digest()
+    joining = replace(config, cluster=replace(cluster, join=True))
+    assert joining.bootstrap_digest() == b"-"
+
+
+def test_a_node_that_joins_names_another(secret: Path) -> None:
+    cluster = replace(config_with(secret).cluster, join=True)
+    assert problems(config_with(secret, cluster=cluster)) == []
+    alone = replace(cluster, members=cluster.members[:1])
+    (found,) = problems(config_with(secret, cluster=alone))
+    assert "name a node of the cluster to join" in found
+
+
+@pytest.mark.parametrize(("text", "joins"), [("true", True), ("false", False)])
+def test_a_flag_is_true_or_false(tmp_path: Path, text: str, joins: bool) -> None:
+    members = json.dumps(
+        [
+            {"id": IDS[i], "name": f"node{i}", "peer": f"h:{i + 1}", "http": f"http://h:{i + 1}"}
+            for i in range(2)
+        ]
+    )
+    path = toml(tmp_path)
+    environ = {"HIVEMEM_CLUSTER_MEMBERS": members}
+    assert load(path, [f"cluster.join={text}"], environ).cluster.join is joins
+    (found,) = load_problems(path, flags=["cluster.join=1"])
+    assert found.startswith("cluster.join: must be true or false")
 
 
 def test_every_limit_has_a_unit_and_a_reason() -> None:

@@ -539,6 +539,32 @@ def test_applied_entries_are_skipped_and_gaps_allowed(state: State) -> None:
     assert state.machine.revision == 1
 
 
+def test_a_replaced_state_brings_its_own_limits_and_counters_and_is_announced(
+    state: State, tmp_path: Path
+) -> None:
+    donor = State(tmp_path / "donor", replace(Limits(), value_bytes_max=10))
+    donor.put(b"b", b"1")
+    donor.machine.apply([Entry(7, 3, [])])
+    with (tmp_path / "copy").open("wb") as file:
+        assert donor.machine.copy_to(file.fileno()) == (7, 3)
+    told: list[tuple[int, int, bytes | None]] = []
+
+    def listen() -> None:
+        told.append((state.machine.applied_index, state.machine.revision, state.value(b"b")))
+
+    state.put(b"a", b"x" * 11)
+    heard = len(state.heard)
+    state.machine.on_replaced = listen
+    state.machine.replace(tmp_path / "copy", 7, 3)
+    assert told == [(7, 1, b"1")]
+    assert len(state.heard) == heard  # these changes nobody announces
+    assert (state.machine.applied_index, state.machine.applied_term) == (7, 3)
+    assert state.machine.limits == donor.machine.limits
+    assert state.put(b"a", b"x" * 11).code is RejectCode.LIMIT_EXCEEDED
+    assert state.machine.apply([Entry(7, 3, [b"skipped"])]) == [[None]]
+    donor.machine.close()
+
+
 # -- limits ------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from engines.kv import KvReader
 from engines.layout import seal
 from engines.retention import _retains
 from engines.state_machine import StateMachine
-from engines.store import Databases, Store
+from engines.store import Databases, Store, Transaction
 from tests.unit.engine_state import MAP_BYTES, NOW, State
 
 
@@ -267,6 +267,265 @@ def test_readers_in_other_threads_see_whole_commits(state: State) -> None:
     for thread in threads:
         thread.join(10)
     assert torn == []
+
+
+# -- copies and replacement --------------------------------------------------------------
+
+
+def copy_of(state: State, path: Path) -> tuple[int, int]:
+    with path.open("wb") as file:
+        return state.machine.copy_to(file.fileno())
+
+
+def accept(txn: Transaction, databases: Databases) -> None:
+    """Any state will do."""
+
+
+def leftovers(state: State) -> list[str]:
+    return sorted(path.name for path in state.path.parent.glob("live?*"))
+
+
+@pytest.fixture
+def other(state: State, tmp_path: Path) -> Path:
+    """The data file of another state: of index 3, with the one key b."""
+    donor = State(tmp_path / "donor")
+    for value in (b"1", b"2", b"3"):
+        donor.put(b"b", value)
+    assert copy_of(donor, tmp_path / "copy") == (3, 1)
+    donor.machine.close()
+    return tmp_path / "copy"
+
+
+def test_a_copy_is_of_one_moment_and_without_free_pages(state: State, tmp_path: Path) -> None:
+    for number in range(200):
+        state.put(b"%d" % number, b"x" * 5000)
+    with state.store.read() as snapshot, (tmp_path / "copy").open("wb") as file:
+        state.put(b"later", b"y")
+        snapshot.copy_to(file.fileno())
+    state.machine.replace(tmp_path / "copy", 200, 1)
+    assert state.value(b"later") is None
+    assert state.value(b"199") == b"x" * 5000
+    with state.store.read() as snapshot:
+        assert check(snapshot) == []
+    state.store.sync()
+    assert copy_of(state, tmp_path / "copy") == (200, 1)
+    with state.store.write() as txn:
+        txn.drop(state.store.databases.changes, delete=False)
+    copy_of(state, tmp_path / "smaller")
+    assert (tmp_path / "smaller").stat().st_size < (tmp_path / "copy").stat().st_size / 2
+
+
+def test_copies_are_made_beside_writes(state: State, tmp_path: Path) -> None:
+    for number in range(100):
+        state.put(b"%d" % number, b"x" * 10_000)
+    read_end, write_end = os.pipe()
+    positions: list[tuple[int, int]] = []
+
+    def copy() -> None:
+        positions.append(state.machine.copy_to(write_end))
+        os.close(write_end)
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    data = os.read(read_end, 1)  # The copy has begun, and cannot end: a pipe holds little.
+    for number in range(50):
+        state.put(b"%d" % number, b"y" * 10_000)
+    while chunk := os.read(read_end, 1 << 16):
+        data += chunk
+    thread.join(20)
+    os.close(read_end)
+    assert positions == [(100, 1)]
+    (tmp_path / "copy").write_bytes(data)
+    state.machine.replace(tmp_path / "copy", 100, 1)
+    assert state.value(b"7") == b"x" * 10_000
+
+
+def test_a_copy_that_nobody_reads_fails_and_harms_nothing(state: State) -> None:
+    state.put(b"k", b"x" * 100_000)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with pytest.raises(StoreFailed, match="live"):
+        state.machine.copy_to(write_end)
+    os.close(write_end)
+    assert state.value(b"k") == b"x" * 100_000
+
+
+def test_a_replaced_state_is_the_other_one_for_good(state: State, other: Path) -> None:
+    state.put(b"a", b"1")
+    state.machine.replace(other, 3, 1)
+    assert not other.exists()
+    assert (state.value(b"a"), state.value(b"b")) == (None, b"3")
+    assert state.machine.applied_index == 3
+    assert state.put(b"c").revision == 4
+    state.reopen()
+    assert (state.value(b"b"), state.machine.applied_index) == (b"3", 4)
+    with state.store.read() as snapshot:
+        assert check(snapshot) == []
+    assert leftovers(state) == []
+
+
+def test_open_snapshots_keep_the_state_they_see(state: State, other: Path) -> None:
+    state.put(b"a", b"1")
+    with state.reader() as old:
+        state.machine.replace(other, 3, 1)
+        with state.reader() as new:
+            for reader, known, unknown in ((old, b"a", b"b"), (new, b"b", b"a")):
+                assert reader.get("n", "s", known) is not None
+                assert reader.get("n", "s", unknown) is None
+                assert reader.stats().map_bytes_used > 0
+        state.put(b"a", b"2")
+        record = old.get("n", "s", b"a")
+        assert record is not None
+        assert record.value == b"1"
+        assert len(leftovers(state)) == 1
+    wait_until(lambda: leftovers(state) == [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+def test_many_replacements_leave_no_file_open(state: State, tmp_path: Path) -> None:
+    state.put(b"a", b"1")
+    copy_of(state, tmp_path / "first")
+    with state.reader() as first:
+        for number in range(5):
+            (tmp_path / "next").write_bytes((tmp_path / "first").read_bytes())
+            state.machine.replace(tmp_path / "next", 1, 1)
+            assert state.put(b"b", b"%d" % number).revision == 2
+        assert first.get("n", "s", b"a") is not None
+    wait_until(lambda: leftovers(state) == [])
+    state.machine.close()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    assert [line for line in maps if str(tmp_path) in line] == []
+
+
+def test_a_snapshot_taken_before_and_entered_after_sees_the_new_state(
+    state: State, other: Path
+) -> None:
+    snapshot = state.store.read()
+    state.machine.replace(other, 3, 1)
+    with snapshot:
+        assert KvReader(snapshot).get("n", "s", b"b") is not None
+
+
+def test_close_waits_for_snapshots_of_a_replaced_state(state: State, other: Path) -> None:
+    reading, finish = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with state.reader():
+            reading.set()
+            finish.wait(10)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert reading.wait(10)
+    state.machine.replace(other, 3, 1)
+    closer = threading.Thread(target=state.machine.close)
+    closer.start()
+    assert closer.is_alive()
+    finish.set()
+    closer.join(10)
+    reader.join(10)
+    assert not closer.is_alive()
+    assert leftovers(state) == []
+
+
+@pytest.mark.parametrize("position", [(2, 1), (3, 2)])
+def test_a_state_of_another_position_is_refused_and_nothing_changes(
+    state: State, other: Path, position: tuple[int, int]
+) -> None:
+    state.put(b"a", b"1")
+    with pytest.raises(CorruptRecord, match="expected"):
+        state.machine.replace(other, *position)
+    assert state.value(b"a") == b"1"
+    state.put(b"a", b"2")
+    state.reopen()
+    assert state.value(b"a") == b"2"
+    assert leftovers(state) == []
+
+
+def test_a_file_that_is_no_state_is_refused_and_nothing_changes(
+    state: State, tmp_path: Path
+) -> None:
+    state.put(b"a", b"1")
+    (tmp_path / "copy").write_bytes(b"not a database" * 1000)
+    with pytest.raises(UnknownFormat):
+        state.machine.replace(tmp_path / "copy", 1, 1)
+    with pytest.raises(StoreFailed, match="No such file"):
+        state.machine.replace(tmp_path / "absent", 1, 1)
+    (tmp_path / "copy").touch()
+    with pytest.raises(CorruptRecord, match="missing"):
+        state.machine.replace(tmp_path / "copy", 1, 1)
+    assert state.value(b"a") == b"1"
+    state.put(b"a", b"2")
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_replacement_cut_short_leaves_the_old_state_or_none(
+    state: State, other: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """The process dies before rename number `renames` of: take the file, old away, new in."""
+    state.put(b"a", b"1")
+    real = os.rename
+    left = [renames]
+
+    def rename(source: Path, target: Path) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("died")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        with pytest.raises(StoreFailed, match="died"):
+            state.machine.replace(other, 3, 1)
+    state.reopen()
+    assert leftovers(state) == []
+    expected = (0, None) if renames == 2 else (1, b"1")
+    assert (state.machine.applied_index, state.value(b"a")) == expected
+
+
+def test_a_store_is_not_replaced_in_a_transaction_or_after_its_end(
+    state: State, other: Path
+) -> None:
+    with state.store.write(), pytest.raises(RuntimeError, match="transaction"):
+        state.store.replace(other, accept)
+    state.machine.close()
+    with pytest.raises(StoreFailed, match="closed"):
+        state.store.replace(other, accept)
+    with pytest.raises(StoreFailed, match="closed"):
+        state.store.release_memory()
+
+
+def resident_bytes(path: Path) -> int:
+    """Bytes of the file's mapping that count as this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(f"{path}/data.mdb"):
+            return next(int(each.split()[1]) << 10 for each in lines if each.startswith("Rss:"))
+    raise AssertionError(f"{path} is not mapped")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a file is mapped")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_memory_of_pages_that_were_read_can_be_given_back(
+    state: State, tmp_path: Path, replaced: bool
+) -> None:
+    for number in range(300):
+        state.put(b"%d" % number, b"x" * 20_000)
+    if replaced:
+        copy_of(state, tmp_path / "copy")
+        state.machine.replace(tmp_path / "copy", 300, 1)
+    with state.reader() as reader:
+        every = reader.scan("n", "s", b"", None, 300, 1 << 30, True)
+        assert resident_bytes(state.path) > 5 << 20
+        state.machine.release_memory()
+        assert resident_bytes(state.path) < 1 << 20
+        # Snapshots and writes go on as if nothing had happened.
+        assert reader.scan("n", "s", b"", None, 300, 1 << 30, True) == every
+    state.put(b"new", b"y")
+    state.machine.release_memory()
+    assert state.value(b"new") == b"y"
+    with state.store.read() as snapshot:
+        assert check(snapshot) == []
 
 
 # -- crashes and corruption --------------------------------------------------------------

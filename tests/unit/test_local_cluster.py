@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from node import local_cluster
+from node import local_cluster, local_members
 from node.clock import SystemClock
-from node.config import environment
+from node.environment import environment
 from node.errors import LaunchError
 from node.local_cluster import Interrupted, LocalCluster
 from node.local_launch import Request, bring_up
+from node.local_members import abandon, forget, start_newcomer
 from node.local_plan import read_plan
 
 STANDIN = Path(__file__).with_name("standin_daemon.py")
@@ -249,3 +250,52 @@ def test_logs_of_the_run_before_are_kept_once(up: Up) -> None:
     log.write_text("first run")
     up().stop()
     assert log.with_name("daemon.log.1").read_text() == "first run"
+
+
+def test_a_newcomer_is_planned_and_started_and_is_part_of_the_cluster(up: Up) -> None:
+    cluster = up()
+    newcomer = start_newcomer(
+        cluster.plan, "extra", frozenset(), CLOCK, cluster.environ, spare=True
+    )
+    grown = read_plan(cluster.plan.root)
+    assert grown is not None
+    assert [node.name for node in grown.nodes] == ["node1", "node2", "node3", "extra"]
+    assert len(set(grown.ports())) == 8
+    assert grown.running()["extra"] == newcomer.pid
+    again = start_newcomer(grown, "extra", frozenset(), CLOCK, cluster.environ)
+    assert again.node == newcomer.node, "an interrupted start is taken up"
+    assert again.pid == newcomer.pid
+    with pytest.raises(LaunchError, match="a node called extra already"):
+        start_newcomer(grown, "extra", frozenset({newcomer.node.id}), CLOCK, cluster.environ)
+    assert len(up().plan.nodes) == 4, "up knows it"
+    stopping = LocalCluster(grown, CLOCK, cluster.environ, newcomer.cluster.children)
+    assert stopping.stop() == []
+    assert grown.running() == {}
+    cluster.stop()
+
+
+def test_a_newcomer_that_is_not_wanted_leaves_nothing(up: Up) -> None:
+    cluster = up()
+    newcomer = start_newcomer(
+        cluster.plan, "extra", frozenset(), CLOCK, cluster.environ, spare=True
+    )
+    abandon(newcomer)
+    assert read_plan(cluster.plan.root) == cluster.plan
+    assert not newcomer.folder.exists()
+    assert len(cluster.plan.running()) == 3
+
+
+def test_a_removed_node_is_forgotten_and_its_data_stays(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = up()
+    node = cluster.plan.nodes[2]
+    monkeypatch.setattr(local_members, "STOP_GRACE_MS", 100)
+    departed = forget(cluster.plan, node, CLOCK, cluster.environ)
+    assert departed.pid == cluster.pids()["node3"], "it has not ended: somebody must be told"
+    left = read_plan(cluster.plan.root)
+    assert left is not None
+    assert left.nodes == cluster.plan.nodes[:2]
+    assert departed.folder.is_dir()
+    cluster.stop()
+    assert forget(cluster.plan, node, CLOCK, cluster.environ).pid is None

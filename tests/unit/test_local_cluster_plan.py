@@ -26,7 +26,9 @@ from node.local_plan import (
     new_plan,
     port_is_free,
     read_plan,
+    with_new_node,
     with_ports,
+    without_node,
     write_plan,
 )
 
@@ -243,3 +245,35 @@ def test_a_port_taken_since_means_other_ports(tmp_path: Path) -> None:
         moved = with_ports(spare, None, CLOCK)
         assert spare.nodes[2].peer_port not in moved.ports()
         assert [node.id for node in moved.nodes] == [node.id for node in spare.nodes]
+
+
+def test_a_node_that_joined_keeps_joining_and_the_first_ones_do_not_name_it(
+    tmp_path: Path,
+) -> None:
+    plan = with_ports(new_plan(tmp_path / "data", 2, CLOCK), None, CLOCK, spare=True)
+    write_plan(plan)
+    grown = with_new_node(plan, "extra", CLOCK)
+    write_plan(grown)
+    assert read_plan(plan.root) == grown
+    first, extra = (load(grown.config_path(grown.nodes[i]), environ={}) for i in (0, 2))
+    assert (first.cluster.join, extra.cluster.join) == (False, True)
+    assert [each.name for each in first.cluster.members] == ["node1", "node2"]
+    assert [each.name for each in extra.cluster.members] == ["node1", "node2", "extra"]
+    alone = without_node(without_node(grown, grown.nodes[0].id), grown.nodes[1].id)
+    write_plan(alone)
+    last = load(alone.config_path(alone.nodes[0]), environ={})
+    assert not last.cluster.join, "there is nobody whom it could join"
+
+
+@pytest.mark.parametrize(("taken", "follow"), [(0, True), (7413, False), (7423, False)])
+def test_a_new_nodes_ports_follow_the_others_where_they_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int, follow: bool
+) -> None:
+    monkeypatch.setattr(local_plan, "port_is_free", lambda port: port != taken)
+    made = new_plan(tmp_path / "data", 2, CLOCK)
+    nodes = tuple(
+        replace(node, http_port=7411 + i, peer_port=7421 + i) for i, node in enumerate(made.nodes)
+    )
+    node = with_new_node(replace(made, nodes=nodes), "extra", CLOCK).nodes[-1]
+    assert ((node.http_port, node.peer_port) == (7413, 7423)) == follow
+    assert follow or {node.http_port, node.peer_port} <= set(local_plan.SPARE_PORTS)

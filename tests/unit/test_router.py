@@ -7,12 +7,20 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.errors import ClusterError, NoQuorum, NotLeader, Overloaded, PeerUnreachable
+from cluster.errors import (
+    ClusterError,
+    DiskFull,
+    NoQuorum,
+    NotLeader,
+    Overloaded,
+    PeerUnreachable,
+)
 from cluster.interfaces import GroupStatus, Role
+from cluster.membership import Configuration, Member
 from engines.command import Put
 from engines.interfaces import PutResult
 from node.clock import SystemClock
-from node.errors import DeadlineExceeded, Unavailable
+from node.errors import DeadlineExceeded, OutOfSpace, Unavailable
 from node.reads import Consistency, ReadOptions
 from node.router import Router
 
@@ -32,6 +40,7 @@ class ScriptedGroup:
         self.reads: list[object] = []
         self.submitted = 0
         self.staleness = 0.0
+        self.found = Configuration(0, (Member("me"), Member("other")))
 
     def submit(self, command, done) -> None:
         self.submitted += 1
@@ -59,7 +68,11 @@ class ScriptedGroup:
         return Role("leader" if self.leader == "me" else "follower", self.leader, 1)
 
     def status(self) -> GroupStatus:
-        return GroupStatus(0, "leader", self.leader, 1, 5, 5, 5, 5, {}, 0, True)
+        where, found = (5, 5, 5, 5), self.configuration()
+        return GroupStatus(0, "leader", self.leader, 1, *where, {}, 0, True, found, 0, 1, True)
+
+    def configuration(self) -> Configuration:
+        return self.found
 
 
 class ScriptedForwarder:
@@ -186,6 +199,33 @@ async def test_overload_is_definite_and_not_retried():
         await router.propose(PLAIN, soon(1))
     assert caught.value.code == "OVERLOADED"
     assert caught.value.definite
+
+
+async def test_a_full_disk_is_said_at_once():
+    router, _, forwarder = make("other")
+    forwarder.answers = [DiskFull("no room"), DONE]
+    with pytest.raises(OutOfSpace, match="no room") as caught:
+        await router.propose(REPEATABLE, soon(1))
+    assert (caught.value.code, caught.value.definite) == ("DISK_FULL", True)
+    assert caught.value.leader == "http://other"
+    assert forwarder.calls == 1
+
+
+async def test_a_full_disk_says_nothing_of_an_earlier_try():
+    router, _, forwarder = make("other")
+    forwarder.answers = [PeerUnreachable("gone", definite=False), DiskFull("no room")]
+    with pytest.raises(OutOfSpace) as caught:
+        await router.propose(REPEATABLE, soon(1))
+    assert not caught.value.definite
+
+
+async def test_the_log_knows_better_than_the_file_where_the_leader_is():
+    router, group, _ = make("other")
+    assert router.leader_address() == "http://other"
+    group.found = Configuration(4, (Member("me"), Member("other", http="http://moved")))
+    assert router.leader_address() == "http://moved"
+    group.leader = None
+    assert router.leader_address() is None
 
 
 async def test_many_proposals_have_their_own_outcomes():
