@@ -196,8 +196,11 @@ class RaftGroup:
         It may be called before submit returns. It is never called while the outcome is
         open: the caller sets a deadline and then reports the outcome as unknown.
         """
-        if self._core.state != raft.LEADER or self._failed or self._core.transferring:
-            done(None, NotLeader(None if self._core.transferring else self._core.leader))
+        core = self._core
+        if core.state != raft.LEADER or self._failed:
+            done(None, NotLeader(core.leader))
+        elif core.transferring or core.stateless:
+            done(None, NotLeader(None))
         elif len(command) > self._limits.command_bytes_max:
             done(None, Overloaded("the command is larger than command_bytes_max"))
         elif not self._core.room:
@@ -308,9 +311,9 @@ class RaftGroup:
             return False
         return self._compactor.begin(self._core.configuration_at)
 
-    def _give_way_without_room(self) -> None:
+    def _give_way_if_unfit(self) -> None:
         core = self._core
-        if not core.room and not core.transferring and core.noop_committed and core.heir():
+        if not core.fit and not core.transferring and core.noop_committed and core.heir():
             self._transfer.begin(None, lambda result, error: None)
 
     def _snapshot_made(self, meta: SnapshotMeta) -> None:
@@ -371,7 +374,7 @@ class RaftGroup:
 
     def _lead(self) -> None:
         self._readmit_replaced()
-        self._give_way_without_room()
+        self._give_way_if_unfit()
         # One that turned out to be damaged is gone, and is not to be offered.
         self._core.snapshot = self._snapshots.newest
         if self._core.wants_fresh_snapshot() and self.make_snapshot():
@@ -380,7 +383,8 @@ class RaftGroup:
         self._append_waiting()
 
     def _begin_read_round(self) -> None:
-        able = self._core.noop_committed and self._core.is_voter
+        core = self._core
+        able = core.noop_committed and core.is_voter and not core.stateless
         if able and self._reads.begin(self._core.commit_index):
             self._core.read_seq = self._reads.seq
             self._core.broadcast_heartbeat()

@@ -8,7 +8,7 @@ from cluster.messages import Message
 from cluster.raft_state import CANDIDATE, LEADER, NEVER, CoreState
 from cluster.upstream import Node
 
-_PATIENCE_TIMEOUTS = 3  # elections that a node with a full disk leaves to others
+_PATIENCE_TIMEOUTS = 3  # elections that a node which is not fit leaves to others
 
 
 class Elections(CoreState):
@@ -26,10 +26,10 @@ class Elections(CoreState):
             self._ask_for_pre_votes()
 
     def _can_lead(self, now: float) -> bool:
-        if not self.may_lead or self.stateless or self._disk_is_stalled(now):
+        if not self.may_lead or self._disk_is_stalled(now):
             return False
-        if not self.room and self._timeouts < _PATIENCE_TIMEOUTS:
-            self._timeouts += 1  # Somebody with room should lead; but reads need a leader.
+        if not self.fit and self._timeouts < _PATIENCE_TIMEOUTS:
+            self._timeouts += 1  # Somebody else should lead; but somebody must.
             return False
         alone = not self.voter_peers
         return alone or any(node.id in self.voter_peers for node in self._SyncObj__connectedNodes)
@@ -122,16 +122,18 @@ class Elections(CoreState):
         theirs = (message["last_log_term"], message["last_log_index"])
         return bool(theirs >= (self._log.last_term, self._log.last_index))
 
-    def _may_vote(self, message: Message) -> bool:
-        """Could this node have forgotten a vote or an ack? Then it has no vote.
+    def _may_vote(self, node: Node) -> bool:
+        """Could this node, or the one that asks, have forgotten a vote or an ack? Then there
+        is no vote: a candidate's own counts, too.
 
-        A log that holds no configuration is new, or was wiped. New nodes elect their first
-        leader before anybody's log has entries of a term that they have not seen; a wiped
-        one meets a candidate whose log is from terms it knows nothing of. Later the log
-        itself tells: the configuration names the folder that was admitted.
+        What a node forgot, the others know: they met its former folder, or their log names
+        it, and count nothing that comes from another (`_judge`). As soon as its own log
+        names a folder, the node can tell by itself.
         """
+        if not self._flows[node.id].trusted:
+            return False
         if self.configuration.index == 0:
-            return self.is_voter and bool(message["last_log_term"] <= self.term)
+            return self.is_voter  # One that joins has no vote before the log gives it one.
         own = self.configuration.member(self._identity.id)
         return own is None or own.incarnation in ("", self._identity.incarnation)
 
@@ -140,7 +142,7 @@ class Elections(CoreState):
             message["term"] > self.term
             and self._log_is_current(message)
             and not self._leader_is_fresh()
-            and self._may_vote(message)
+            and self._may_vote(node)
         )
         self._emit(
             node.id,
@@ -160,7 +162,7 @@ class Elections(CoreState):
             self._campaign_if_supported()
 
     def _on_request_vote(self, node: Node, message: Message) -> None:
-        if message["term"] < self.term or not self._may_vote(message):
+        if message["term"] < self.term or not self._may_vote(node):
             return
         if self._leader_is_fresh() and not message["transfer"]:
             return
@@ -215,5 +217,5 @@ class Elections(CoreState):
         """The leader hands over: only the current one, in the current term, can."""
         if message["term"] == self.term and node.id == self.leader and self.state != LEADER:
             self._leader_heard_at = NEVER
-            if self.is_voter and not self.stateless:
+            if self.is_voter:
                 self._campaign(transfer=True)

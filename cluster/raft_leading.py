@@ -242,8 +242,12 @@ class Leading(CoreState):
         node = self._nodes[learner]
         if node not in self._SyncObj__connectedNodes or not flow.trusted:
             raise ChangeRefused("the learner is not connected")
-        lag = self._log.last_index - self._SyncObj__raftMatchIndex[node]
-        if flow.stateless or lag > self._flow_limits.promote_lag_entries_max:
+        match = self._SyncObj__raftMatchIndex[node]
+        lag = self._log.last_index - match
+        # It has to hold the entry that admitted it: before that it would not vote, and with
+        # one more folder lost nobody could be elected.
+        admitted = match >= self.configuration.index
+        if flow.stateless or not admitted or lag > self._flow_limits.promote_lag_entries_max:
             raise ChangeRefused(f"the learner lags by {lag} entries")
 
     def _check_quorum_after(self, members: Sequence[Member]) -> None:

@@ -125,7 +125,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._votes: set[str] = set()
         self._pre_votes: set[str] = set()
         self._pre_vote_round = 0
-        self._timeouts = 0  # elections not begun for want of room
+        self._timeouts = 0  # elections left to others
         self._leader_heard_at = NEVER
         self.contact = ContactMeter()
         self._current_at = NEVER  # see staleness_seconds
@@ -217,6 +217,12 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
     def stateless(self) -> bool:
         """Is part of the state lost that the log no longer holds? A snapshot brings it."""
         return self.applied_index < self._log.first_index - 1
+
+    @property
+    def fit(self) -> bool:
+        """Can this node do a leader's work? Without room it takes no commands, without its
+        state it answers nobody: it leads only to bring its log to one who can."""
+        return self.room and not self.stateless
 
     @property
     def noop_committed(self) -> bool:

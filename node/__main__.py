@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 after a clean stop, 1 when the node could not start or had to stop.
 
     A node that was removed from its cluster has done what it was asked to: it ends with 0, so
-    that a supervisor which restarts failures leaves it alone. A disk that ran full is no defect of the node: it waits for room and starts again, since
-    nobody may be watching who would.
+    that a supervisor which restarts failures leaves it alone. A disk that ran full is no
+    defect of the node: it waits for room and starts again, since nobody may be watching.
     """
     parser = argparse.ArgumentParser(prog="python -m node", description="Run one hivemem node.")
     add_config_arguments(parser)

@@ -47,7 +47,7 @@ class Schedule:
         self.clients = clients
         self.rng = rng
         self.counts: dict[str, int] = dict.fromkeys(FAULTS, 0)
-        self.lossy: set[tuple[str, str]] = set()  # lost frames: to be reconnected
+        self.lossy: list[tuple[str, str]] = []  # lost frames: to be reconnected
         work = [
             (self.deliver, 45.0),
             (self.turn, 25.0),
@@ -171,7 +171,7 @@ class Schedule:
         """Frames vanish without a word; the connection breaks some time later."""
         a, b = self._pair()
         if self.world.network.drop(a, b):
-            self.lossy.add((a, b))
+            self.lossy.append((a, b))
             self.count("lose_frames")
         elif self.lossy:
             self.world.network.cut(*self.lossy.pop())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster import messages
+from cluster.compaction import CompactionLimits
 from cluster.errors import ChangeRefused, DiskFull, NotLeader, OutcomeUnknown
 from cluster.membership import Add, Member, Promote, Remove, Update
 from tests.simulation.harness import Cluster, Outcome
@@ -406,4 +407,129 @@ def test_what_a_snapshot_replaces_is_told_as_unknown(monkeypatch):
     cluster.settle(8, quiet=True)
     assert all(isinstance(o.error, OutcomeUnknown) for o in lost)
     assert cluster.group("A").status().proposals_inflight == 0
+    cluster.check_healed()
+
+
+# --- What campaigns found ---------------------------------------------------------------
+
+
+def test_a_wiped_candidate_gets_no_vote_from_who_knew_its_former_folder(monkeypatch):
+    """x is on B and C, A never had anything. B loses its folder: A must not elect it."""
+    cluster = Cluster(monkeypatch)
+    cluster.network.isolate("A")
+    cluster.elect("C")
+    outcome = cluster.put("C", b"x")
+    cluster.settle(2, quiet=True)
+    assert outcome.acknowledged
+    cluster.network.isolate("C")
+    cluster.wipe("B")
+    cluster.start("B")
+    cluster.network.heal("A", "B")
+    cluster.settle(60)
+    assert not {"leader"} & {cluster.group(name).role().name for name in "AB"}
+    cluster.network.rejoin("C")
+    cluster.settle(40)
+    cluster.check_healed()
+
+
+def test_a_member_that_never_had_an_entry_can_replace_one_that_died(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.network.isolate("A")
+    cluster.elect("C")
+    outcome = cluster.put("C", b"x")
+    cluster.settle(2, quiet=True)
+    cluster.crash("B")
+    cluster.network.heal("A", "C")
+    cluster.settle(40)
+    assert cluster.leader() == "C"
+    assert outcome.acknowledged
+    assert cluster.nodes["A"].machine.commands == [b"x"]
+
+
+def test_a_learner_has_to_hold_the_entry_that_admitted_it(monkeypatch):
+    """With less it would have no vote yet, and count as a voter all the same."""
+    cluster = led(monkeypatch)
+    cluster.add_node("D")
+    admitted = cluster.change("A", Add(Member("D")))
+    for name in "ABC":
+        cluster.turn(name)
+        cluster.sync(name)
+    for _ in range(4):
+        for peer in "BC":
+            cluster.network.deliver("A", peer)
+            cluster.turn(peer)
+            cluster.sync(peer)
+            cluster.network.deliver(peer, "A")
+        cluster.turn("A")
+    assert admitted.acknowledged
+    refused = cluster.change("A", Promote("D"))
+    assert isinstance(refused.error, ChangeRefused)
+    assert "lags" in str(refused.error)
+
+
+def test_a_node_whose_removal_is_not_committed_may_lead_to_commit_it(monkeypatch):
+    """Ongaro 2014, section 4.2.2. A is gone; D alone has the entry that removes D. B and C
+    need a third vote of four, which D, with the longer log, does not give; D needs theirs."""
+    cluster = led(monkeypatch, 4)
+    cluster.change("A", Remove("D"))
+    cluster.turn("A")
+    cluster.sync("A")
+    cluster.network.deliver("A", "D")
+    cluster.turn("D")
+    cluster.sync("D")
+    cluster.crash("A")
+    assert cluster.core("D").configuration.voters == {"A", "B", "C"}
+    cluster.settle(60)
+    assert cluster.removed == {"D"}
+    assert cluster.leader() in ("B", "C")
+
+
+def test_a_node_without_its_state_leads_only_to_bring_its_log_to_another(monkeypatch):
+    """B has the longest log, and nothing to serve from."""
+    cluster = led(monkeypatch)
+    for i in range(5):
+        cluster.put("A", b"%d" % i)
+        cluster.settle(1, quiet=True)
+    cluster.compact("B")
+    cluster.network.isolate("C")
+    outcome = cluster.put("A", b"x")
+    cluster.settle(2, quiet=True)
+    assert outcome.acknowledged
+    snapshot = cluster.nodes["B"].snapshots.newest
+    cluster.crash("A")
+    cluster.crash("B")
+    cluster.nodes["B"].snapshots.disk.corrupt(snapshot.index, 0)
+    cluster.start("B")
+    assert cluster.core("B").stateless
+    cluster.network.heal("B", "C")
+    cluster.settle(80)
+    assert cluster.leader() == "C"
+    assert b"x" in cluster.nodes["C"].machine.commands
+    cluster.restart("A")
+    cluster.settle(20)
+    cluster.check_healed()
+
+
+def test_what_is_not_applied_is_not_cut_from_the_log(monkeypatch):
+    """The snapshot that holds it may be damaged; then the log is all there is."""
+    limits = CompactionLimits(keep_entries=0)
+    cluster = Cluster(monkeypatch, compaction=limits)
+    cluster.elect("A")
+    for i in range(5):
+        cluster.put("A", b"%d" % i)
+        cluster.settle(1, quiet=True)
+    node = cluster.nodes["B"]
+    node.log.drop_prefix = lambda index: None  # killed right before the log was cut
+    assert cluster.group("B").make_snapshot()
+    del node.log.drop_prefix
+    cluster.crash("B")
+    node = cluster.nodes["B"]
+    newest = node.snapshots.newest
+    node.snapshots.disk.corrupt(newest.index, 0)
+    cluster.start("B")
+    cluster.settle(1, quiet=True)
+    assert node.log.first_index == 1
+    assert not cluster.core("B").stateless
+    cluster.network.rejoin("B")
+    cluster.settle(4, quiet=True)
     cluster.check_healed()
