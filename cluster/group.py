@@ -53,6 +53,7 @@ from cluster.upstream import RaftTiming
 
 ReadDone = Callable[[int | None, ClusterError | None], None]
 
+COMPACT_SECONDS = 0.1  # between two looks at whether a snapshot is due or the log can be cut
 _ROLE_NAMES = {raft.FOLLOWER: "follower", raft.CANDIDATE: "candidate", raft.LEADER: "leader"}
 
 
@@ -102,6 +103,7 @@ class RaftGroup:
         self._wake = wake
         self._fail = fail
         self._failed = False
+        self._compact_at = float("-inf")
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
         self._waiter_number = count()
         self._reads = ReadRounds()
@@ -141,6 +143,7 @@ class RaftGroup:
             core.now,
         )
         self._was_member = self._is_listed()
+        self._listed_in: Configuration | None = None  # where this node was last seen to be
         self.on_leader_change: Callable[[], None] = lambda: None
         core.on_read_echo = self._reads.echo
         core.on_leader_change = self._leadership_changed
@@ -271,6 +274,8 @@ class RaftGroup:
 
     def _readmit_replaced(self) -> None:
         """A member whose data folder was wiped becomes a learner, one at a time."""
+        if self._core.all_trusted:
+            return
         for peer, incarnation in self._core.replaced_voters():
             try:
                 members = self._core.changed_members(Update(peer, incarnation=incarnation))
@@ -286,8 +291,11 @@ class RaftGroup:
 
     def _check_membership(self) -> None:
         """Stop once it is committed that this node, which was a member, is none any more."""
+        if self._core.configuration is self._listed_in:
+            return
         if self._is_listed():
             self._was_member = True
+            self._listed_in = self._core.configuration
         elif self._was_member and not self._core.is_hinted():
             current = self._core.configuration_at(self._core.applied_index)
             if current.index and self.self_id not in current.ids:
@@ -428,6 +436,11 @@ class RaftGroup:
             heappop(self._applied_waiters)[2]()
 
     def _compact(self) -> None:
+        """Snapshots and the cut below them: a few times a second is often enough."""
+        now = self._core.now()
+        if now < self._compact_at:
+            return
+        self._compact_at = now + COMPACT_SECONDS
         if self._core.room and self._compactor.is_due(self._core.applied_index):
             self.make_snapshot()
         self._compactor.cut(self._core.applied_index, self._core.kept_index())

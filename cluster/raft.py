@@ -114,8 +114,11 @@ class SafeCore(Elections, Leading, Following):
         else:
             self._advance_commit()
             self._advance_transfer()
-            self._check_quorum(now)
             self._retire_if_removed()
+            # Its answer changes slowly, and a busy leader has thousands of turns a second.
+            if now - self._quorum_checked_at >= self._timing.heartbeat_seconds / 4:
+                self._quorum_checked_at = now
+                self._check_quorum(now)
         self._settle(now)
 
     def replicate(self) -> None:

@@ -62,6 +62,8 @@ class Leading(CoreState):
     def _needs_snapshot(self, node: Node, flow: Flow) -> bool:
         """Does it lack entries that this log does not hold any more?"""
         next_index: int = self._SyncObj__raftNextIndex[node]
+        if next_index > self._log.first_index:
+            return False
         return self._log.term_at(next_index - 1) is None
 
     def _offer_snapshot(self, node: Node, flow: Flow) -> None:
@@ -74,12 +76,18 @@ class Leading(CoreState):
         self._peers.send(node.id, frame, False)
 
     def wants_fresh_snapshot(self) -> bool:
-        """Does a follower lack its state, and may every snapshot here be too old for it?"""
-        return any(flow.stateless and not flow.refreshed for flow in self._flows.values())
+        """Does a follower lack its state, and may every snapshot here be too old for it?
+
+        Its log begins somewhere at or below what was committed when it said so.
+        """
+        return any(
+            flow.stateless and not flow.refreshed and self.applied_index >= flow.needed_from
+            for flow in self._flows.values()
+        )
 
     def fresh_snapshot_begun(self) -> None:
         for flow in self._flows.values():
-            flow.refreshed = flow.stateless
+            flow.refreshed = flow.stateless and self.applied_index >= flow.needed_from
 
     def _send_entries(
         self, node: Node, flow: Flow, frames: dict[int, tuple[bytes, int, int]]
@@ -151,8 +159,11 @@ class Leading(CoreState):
             return
         self._SyncObj__lastResponseTime[node] = self.now()
         self.on_read_echo(node.id, message["read_seq"])
-        flow.full, flow.stateless = message["full"], message["stateless"]
-        flow.refreshed &= flow.stateless
+        flow.full = message["full"]
+        if message["stateless"] != flow.stateless:
+            flow.stateless = message["stateless"]
+            flow.needed_from = max(self.commit_index, self._SyncObj__noopIDx)
+            flow.refreshed = False
         next_index = message["next_node_idx"]
         match_before = self._SyncObj__raftMatchIndex[node]
         if message["success"]:
@@ -254,7 +265,9 @@ class Leading(CoreState):
         """Refuse a change after which fewer members answer than a majority needs."""
         voters = {member.id for member in members if member.voter}
         joined = voters - self.configuration.voters  # checked: connected and caught up
-        answering = (self.answering(self.now()) | joined) & voters
+        # One that has just died answered a moment ago; its closed connection says more.
+        connected = {node.id for node in self._SyncObj__connectedNodes} | {self._identity.id}
+        answering = ((self.answering(self.now()) & connected) | joined) & voters
         majority = len(voters) // 2 + 1
         if len(answering) < majority:
             raise ChangeRefused(

@@ -69,7 +69,8 @@ class Flow:
     trusted: bool = True  # False: its folder is not the one that the configuration means
     full: bool = False  # its disk takes no entries now
     stateless: bool = False  # it has the log and no state: it needs a snapshot
-    refreshed: bool = False  # and one was made since that became known
+    needed_from: int = 0  # an applied index from which a snapshot certainly helps it
+    refreshed: bool = False  # one was begun at or above that
     snapshot_index: int = 0  # of the snapshot it was offered last; 0: none
 
     def restart(self) -> None:
@@ -114,6 +115,10 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self.snapshot = snapshot  # the newest durable one
         self.room = True  # False: the disk is nearly full, no entry is taken
         self.configuration = bootstrap
+        # Of the configuration in force, for every turn; `_adopt` keeps them.
+        self.voter_peers: frozenset[str] = frozenset()  # the other voters
+        self.is_voter = False
+        self.majority = 1
         self._configurations = [bootstrap]
         self._hint: Configuration | None = None  # addresses only; see _on_members
         self._settled_index = 0  # departed members were told of changes up to here
@@ -132,6 +137,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._current_mark: tuple[float, int] | None = None  # when, commit index to apply
         self._durable_seen = (0, self.now())  # durable position, since when
         self._heartbeat_at = NEVER
+        self._quorum_checked_at = NEVER
         self._transfer: tuple[str, bool] | None = None  # target, told to campaign
         self._read_seq_seen = 0
         self.read_seq = 0  # carried by appends; set by the owner when a read round starts
@@ -192,15 +198,6 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         return int(self._SyncObj__raftLastApplied)
 
     @property
-    def voter_peers(self) -> frozenset[str]:
-        """The other voters of the configuration in force."""
-        return self.configuration.voters - {self._identity.id}
-
-    @property
-    def is_voter(self) -> bool:
-        return self._identity.id in self.configuration.voters
-
-    @property
     def may_lead(self) -> bool:
         """A voter may, and one whose removal is not committed yet: it may be the only one
         whose log is long enough to commit it (Ongaro 2014, section 4.2.2)."""
@@ -208,10 +205,6 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         return self.is_voter or (
             committed is not self.configuration and self._identity.id in committed.voters
         )
-
-    @property
-    def majority(self) -> int:
-        return len(self.configuration.voters) // 2 + 1
 
     @property
     def stateless(self) -> bool:
@@ -320,6 +313,10 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
     def _adopt(self) -> None:
         """Bring peers in line with the configurations that count."""
         self.configuration = self._configurations[-1]
+        voters = self.configuration.voters
+        self.voter_peers = voters - {self._identity.id}
+        self.is_voter = self._identity.id in voters
+        self.majority = len(voters) // 2 + 1
         members = {member.id: member for member in self._known_members()}
         wanted = members.keys() - {self._identity.id}
         for peer in sorted(self._nodes.keys() - wanted):
@@ -408,6 +405,10 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
     def _probe_index(self) -> int:
         """Where to begin with a peer that has proven nothing: at the newest entry."""
         return max(self._log.last_index, FIRST_INDEX + 1)
+
+    @property
+    def all_trusted(self) -> bool:
+        return all(flow.trusted for flow in self._flows.values())
 
     def replaced_voters(self) -> list[tuple[str, str]]:
         """Members that are connected with another data folder: (id, its incarnation)."""

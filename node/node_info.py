@@ -32,7 +32,8 @@ from node.views import (
 
 USAGE_SECONDS_MAX = 1.0  # disk use is measured at most this often
 LAG_ENTRIES_MAX = 10_000  # a node further behind its commit index is not ready
-# A learner does not know how far behind it is, only when it last had everything.
+# A node that lacks a snapshot does not know how far behind it is: its own commit index does
+# not move. What it knows is when it last had everything.
 LEARNER_STALENESS_SECONDS_MAX = 5.0
 
 
@@ -136,7 +137,6 @@ class LocalNodeInfo:
 
     def readiness(self) -> tuple[ReadinessCheck, ...]:
         status = self._group.status()
-        lag = status.commit_index - status.applied_index
         return (
             ReadinessCheck(
                 "leader", status.leader is not None, f"leader is {status.leader or 'unknown'}"
@@ -144,9 +144,7 @@ class LocalNodeInfo:
             ReadinessCheck(
                 "quorum", status.has_quorum, "a majority of the members can be reached from here"
             ),
-            ReadinessCheck(
-                "applied", lag <= LAG_ENTRIES_MAX, f"{lag} committed entries to apply", "STALE"
-            ),
+            self._applied(status),
             self._membership(status.configuration),
             ReadinessCheck("disk", status.room, self._room(status.room), "DISK_FULL"),
         )
@@ -160,6 +158,16 @@ class LocalNodeInfo:
         lags = self._group.staleness_seconds() > LEARNER_STALENESS_SECONDS_MAX
         message = "a learner that is catching up" if lags else "a learner"
         return ReadinessCheck("member", not lags, message, "STALE")
+
+    def _applied(self, status: GroupStatus) -> ReadinessCheck:
+        lag = status.commit_index - status.applied_index
+        stale = status.leader is not None and (
+            self._group.staleness_seconds() > LEARNER_STALENESS_SECONDS_MAX
+        )
+        message = f"{lag} committed entries to apply"
+        if stale:
+            message = f"what the leader has is not here yet; {message}"
+        return ReadinessCheck("applied", lag <= LAG_ENTRIES_MAX and not stale, message, "STALE")
 
     def _room(self, room: bool) -> str:
         needed = self._config.storage.free_bytes_min

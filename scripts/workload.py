@@ -90,8 +90,8 @@ async def stored(client: HivememClient) -> dict[str, dict[str, str]]:
 
 
 async def check_nothing_lost(writers: Writers, endpoint: str) -> None:
-    """Every acknowledged write is there as written, and no definitely refused one is."""
-    async with HivememClient([endpoint], timeout_ms=20_000) as client:
+    """This very node has every acknowledged write as written, and no definitely refused one."""
+    async with HivememClient([endpoint], timeout_ms=20_000, follow=False) as client:
         found = await stored(client)
     lost = [
         (session, key)

@@ -25,16 +25,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from node import local_cluster, local_launch, logs
+from node import local_cluster, local_launch, local_members, logs
+from node.client import HivememClient
 from node.clock import SystemClock
 from node.environment import environment
 from node.local_plan import LocalNode, Plan
+from scripts.workload import Writers, check_nothing_lost
 
 LEADER_SECONDS = 15.0  # s; an election on a loaded machine of two cores
 READY_SECONDS = 30.0
 EXIT_SECONDS = 15.0
 POLL_SECONDS = 0.02
 LOG_LINES = 40  # of each daemon, shown when a test fails
+COMMAND_SECONDS = 60.0  # of one command line
+CALL_MS = 20_000  # ms; of one call to a loaded machine
+ROOT = Path(__file__).parents[2]
 
 # Reads "+pid" and "-pid" lines; at the end of its input it kills what is left.
 _GUARD = """
@@ -158,6 +163,10 @@ class LocalCluster:
         self._signal(index, signal.SIGTERM)
         return await self._exit_code(index)
 
+    async def ended(self, index: int, seconds: float = EXIT_SECONDS) -> int:
+        """Wait until a node has ended by itself; returns the exit code."""
+        return await self._exit_code(index, seconds)
+
     def pause(self, index: int) -> None:
         """SIGSTOP: the node keeps its connections and says nothing."""
         self._signal(index, signal.SIGSTOP)
@@ -172,6 +181,32 @@ class LocalCluster:
         self._watch(self.daemons.spawn(node))
         if ready:
             await self.wait_ready(index)
+
+    async def newcomer(self, name: str, settings: Mapping[str, str] | None = None) -> int:
+        """Start one more node, which waits to be added; returns its index.
+
+        `settings`: variables that it is started with this time only.
+        """
+        known = frozenset(node.id for node in self.plan.nodes)
+        started = await asyncio.to_thread(
+            local_members.start_newcomer,
+            self.plan,
+            name,
+            known,
+            SystemClock(),
+            {**self._environ, **(settings or {})},
+            spare=True,
+        )
+        child = started.cluster.children[name]
+        self._watch(child.pid)
+        self.daemons.plan = started.cluster.plan
+        self.daemons.children[name] = child
+        self._count = len(self.plan.nodes)
+        return self.index(name)
+
+    def index(self, node: str) -> int:
+        """Index of the node with this name or id."""
+        return next(i for i, each in enumerate(self.plan.nodes) if node in (each.name, each.id))
 
     async def wait_ready(self, index: int, seconds: float = READY_SECONDS) -> None:
         node = self.plan.nodes[index]
@@ -214,6 +249,21 @@ class LocalCluster:
 
         await eventually(led, seconds, "no leader")
         return found[0]
+
+    def client(self, *indexes: int) -> HivememClient:
+        """A client of the whole cluster, or one that asks these nodes only."""
+        endpoints = [self.nodes[index].http for index in indexes] or self.endpoints
+        return HivememClient(endpoints, timeout_ms=CALL_MS, follow=not indexes)
+
+    async def check_nothing_lost(self, writers: Writers) -> None:
+        """Every node that runs has everything that was acknowledged."""
+        for node in self.nodes:
+            if node.pid is not None:
+                await check_nothing_lost(writers, node.http)
+
+    def log_text(self, index: int) -> str:
+        """All that one daemon logged."""
+        return self.plan.log_path(self.plan.nodes[index]).read_text()
 
     def log_tails(self) -> str:
         """The end of every daemon's log, for a failure's report."""
@@ -258,6 +308,19 @@ class LocalCluster:
         assert self._guard is not None
         assert self._guard.stdin is not None
         self._guard.stdin.write(line)
+
+
+async def hivemem(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run one command line as a person does."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "node.cli", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float, otherwise: str) -> None:
