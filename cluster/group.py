@@ -126,10 +126,25 @@ class RaftGroup:
             flow or FlowLimits(),
             rng,
         )
+        self._build_parts(timing, compaction or CompactionLimits())
+        self._was_member = self._is_listed()
+        self._listed_in: Configuration | None = None  # where this node was last seen to be
+        self.on_leader_change: Callable[[], None] = lambda: None
+        core.on_read_echo = self._reads.echo
+        core.on_leader_change = self._leadership_changed
+        core.on_offer = self._snapshot_offered
+        core.on_pull = self._sender.pull
+        core.on_chunk = self._receiver.chunk
+        log.on_durable = self._log_is_durable
+        transport.register(group, self)
+
+    def _build_parts(self, timing: RaftTiming, compaction: CompactionLimits) -> None:
+        """What waits for the core, and what works beside it."""
+        core, snapshots = self._core, self._snapshots
         self._proposals = Proposals(lambda: core.leader)
         self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
         self._compactor = Compactor(
-            log, snapshots, compaction or CompactionLimits(), self._snapshot_made, self._stop
+            self._log, snapshots, compaction, self._snapshot_made, self._stop
         )
         self._compactor.started(core.applied_index)
         self._sender = SnapshotSender(
@@ -142,16 +157,6 @@ class RaftGroup:
             self._stop,
             core.now,
         )
-        self._was_member = self._is_listed()
-        self._listed_in: Configuration | None = None  # where this node was last seen to be
-        self.on_leader_change: Callable[[], None] = lambda: None
-        core.on_read_echo = self._reads.echo
-        core.on_leader_change = self._leadership_changed
-        core.on_offer = self._snapshot_offered
-        core.on_pull = self._sender.pull
-        core.on_chunk = self._receiver.chunk
-        log.on_durable = self._log_is_durable
-        transport.register(group, self)
 
     # --- Events --------------------------------------------------------------------
 
@@ -441,6 +446,9 @@ class RaftGroup:
         if now < self._compact_at:
             return
         self._compact_at = now + COMPACT_SECONDS
+        receiving = self._receiver.receiving
+        if receiving is not None and not self._core.wants_snapshot(receiving):
+            self._receiver.cancel()  # Entries arrived that reach further.
         if self._core.room and self._compactor.is_due(self._core.applied_index):
             self.make_snapshot()
         self._compactor.cut(self._core.applied_index, self._core.kept_index())

@@ -139,6 +139,7 @@ class SafeCore(Elections, Leading, Following):
         self._HANDLERS[message["type"]](self, node, message)
 
     def _on_snapshot_pull(self, node: Node, message: Message) -> None:
+        self._flows[node.id].snapshot_index = message["index"]
         self.on_pull(node.id, message)
 
     def _on_snapshot_chunk(self, node: Node, message: Message) -> None:

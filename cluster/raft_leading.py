@@ -71,7 +71,8 @@ class Leading(CoreState):
         if self.snapshot is None:
             self._send_heartbeat(node, flow)
             return
-        flow.snapshot_index = self.snapshot.index
+        # What it pulls already counts (`_on_snapshot_pull`), though there is a newer one now.
+        flow.snapshot_index = flow.snapshot_index or self.snapshot.index
         frame = messages.encode_offer(self.term, self.commit_index, self.read_seq, self.snapshot)
         self._peers.send(node.id, frame, False)
 

@@ -71,7 +71,7 @@ class Flow:
     stateless: bool = False  # it has the log and no state: it needs a snapshot
     needed_from: int = 0  # an applied index from which a snapshot certainly helps it
     refreshed: bool = False  # one was begun at or above that
-    snapshot_index: int = 0  # of the snapshot it was offered last; 0: none
+    snapshot_index: int = 0  # of the snapshot it is pulling, or was offered; 0: none
 
     def restart(self) -> None:
         """Forget what was in flight and probe again."""

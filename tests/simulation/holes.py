@@ -25,8 +25,10 @@ _HOLES = "simulation/test_stock_holes.py::test_stock_"
 _FURTHER = "simulation/test_stock_further.py::test_stock_"
 _SAFE = "simulation/test_scenarios.py::test_"
 _HERE = "simulation/test_holes.py::test_"
+_VOTES = "simulation/test_holes_votes.py::test_"
 _SNAPSHOTS = "simulation/test_holes_snapshots.py::test_"
 _SENDING = "simulation/test_snapshots_sim.py::test_"
+_LINKS = "unit/transport/test_transport_"
 _MEMBERS = "simulation/test_membership.py::test_"
 
 HOLES: tuple[Hole, ...] = (
@@ -92,7 +94,7 @@ HOLES: tuple[Hole, ...] = (
         "Two clients are told SUCCESS for entries that two of five nodes hold.",
         f"{_HOLES}p06_an_ack_of_an_earlier_term_counts",
         "Acks name their term; the commit index stays and nobody is told anything.",
-        (f"{_SAFE}p6_acks_of_an_earlier_term_do_not_count",),
+        (f"{_VOTES}p06_an_ack_of_an_earlier_term_does_not_count",),
     ),
     Hole(
         "P7",
@@ -122,7 +124,11 @@ HOLES: tuple[Hole, ...] = (
         "A leads five nodes with the votes of itself and one other.",
         f"{_HOLES}p09_one_vote_counts_twice",
         "A vote counts once per sender and term, from members only.",
-        (f"{_SAFE}p9_a_vote_counts_once_per_sender",),
+        (
+            f"{_SAFE}p9_a_vote_counts_once_per_sender",
+            f"{_VOTES}p09_a_learners_vote_does_not_count",
+            f"{_VOTES}p09_a_vote_of_a_former_term_does_not_count",
+        ),
     ),
     Hole(
         "P10",
@@ -142,6 +148,8 @@ HOLES: tuple[Hole, ...] = (
             f"{_SAFE}p11_a_leader_without_answers_steps_down",
             f"{_SAFE}a_deposed_leader_never_confirms_a_read",
             f"{_HERE}p11_a_deposed_leader_confirms_no_read_of_the_old_value",
+            f"{_VOTES}p11_a_learners_echo_confirms_no_read",
+            f"{_VOTES}p11_an_echo_for_an_earlier_leader_confirms_no_read",
         ),
     ),
     Hole(
@@ -233,11 +241,13 @@ HOLES: tuple[Hole, ...] = (
         "A node whose disk was wiped votes again",
         "Two leaders in term 1.",
         f"{_FURTHER}h04_a_wiped_node_votes_twice_in_one_term",
-        "Its folder is another server: it has no vote before it is a member again, and then as "
-        "a learner first.",
+        "Its folder is another server: whoever met the former one, or has it in its log, counts "
+        "neither its votes nor its acks; it is readmitted as a learner.",
         (
             f"{_MEMBERS}an_amnesiac_does_not_vote_twice_in_a_term",
             f"{_MEMBERS}a_wiped_node_does_not_vote_a_lagging_leader_into_office",
+            f"{_VOTES}h04_an_ack_of_another_folder_does_not_count",
+            f"{_VOTES}h04_a_candidate_does_not_count_the_vote_of_another_folder",
             f"{_MEMBERS}a_wiped_node_returns_as_a_learner_and_is_promoted_when_it_has_everything",
         ),
     ),
@@ -326,7 +336,10 @@ HOLES: tuple[Hole, ...] = (
         'Documented as "without command commit"; the command is on every node.',
         f"{_FURTHER}h13_leader_changed_is_told_of_a_command_that_commits",
         "A definite refusal is given only for what can never commit.",
-        (f"{_SAFE}a_definite_refusal_only_for_what_can_never_commit",),
+        (
+            f"{_SAFE}a_definite_refusal_only_for_what_can_never_commit",
+            f"{_VOTES}h13_what_follows_a_lost_command_is_refused_with_it",
+        ),
     ),
     Hole(
         "H14",
@@ -336,7 +349,9 @@ HOLES: tuple[Hole, ...] = (
         "Success needs a majority that has fsynced, votes are durable before they are sent.",
         (
             f"{_SAFE}nothing_is_acknowledged_before_a_majority_has_fsynced",
-            f"{_SAFE}the_leader_does_not_count_its_own_unsynced_log",
+            f"{_VOTES}h14_the_leader_does_not_count_what_only_its_memory_holds",
+            f"{_VOTES}h14_a_vote_outlives_a_crash",
+            f"{_VOTES}h14_nothing_is_applied_before_it_is_durable_here",
             f"{_SAFE}a_vote_is_durable_before_it_is_sent",
         ),
     ),
@@ -347,8 +362,8 @@ HOLES: tuple[Hole, ...] = (
         f"{_FURTHER}h15_messages_of_two_connections_of_one_peer_interleave",
         "A newer connection replaces the older one, and nothing of that arrives any more.",
         (
-            "unit/transport/test_transport_connection.py::test_a_newer_connection_replaces_the_older_one",
-            "unit/transport/test_transport_contract.py::test_frames_of_one_connection_never_arrive_on_the_next",
+            f"{_LINKS}connection.py::test_a_newer_connection_replaces_the_older_one",
+            f"{_LINKS}contract.py::test_frames_of_one_connection_never_arrive_on_the_next",
         ),
     ),
 )

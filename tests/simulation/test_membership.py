@@ -175,8 +175,8 @@ def test_the_configuration_survives_restarts_whoever_asks(monkeypatch):
 
 def test_a_truncated_change_is_undone(monkeypatch):
     cluster = led(monkeypatch)
-    cluster.network.isolate("A")
     cluster.change("A", Remove("C"))
+    cluster.network.isolate("A")
     cluster.turn("A")
     cluster.sync("A")
     assert cluster.group("A").configuration().voters == {"A", "B"}
