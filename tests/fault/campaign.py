@@ -24,7 +24,7 @@ from typing import Any
 from tests.fault import nemesis_disks  # noqa: F401  # registers its nemeses
 from tests.fault.nemesis import NEMESES, Nemesis
 from tests.fault.possible import impossible
-from tests.fault.rounds import CHURN, Round, run_round
+from tests.fault.rounds import Round, run_round, settings
 from tests.fault.surroundings import fault_cluster
 from tests.fault.workload import OPS_PER_SECOND, Record
 
@@ -105,7 +105,7 @@ async def run(nemesis: Nemesis, options: argparse.Namespace) -> Result:
     while number < options.rounds:
         with tempfile.TemporaryDirectory(prefix="hivemem-fault-") as folder:
             async with fault_cluster(
-                nemesis.needs, Path(folder), settings=CHURN, seed=options.seed + number
+                nemesis.needs, Path(folder), settings=settings(nemesis), seed=options.seed + number
             ) as cluster:
                 cluster.repairs = result.repairs
                 await cluster.wait_leader()

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.fault.cluster import FaultCluster
@@ -28,26 +28,30 @@ FLAP_SECONDS = 0.4  # between two resets of a flapping link
 
 @dataclass(frozen=True)
 class Nemesis:
-    """One kind of fault. `seconds`: how long it lasts. `needs`: the cluster it works on."""
+    """One kind of fault. `seconds`: how long it lasts. `needs`: the cluster it works on, and
+    `settings` how that differs from others'. `repaired`: each time, a node has to notice
+    damage, and something has to be done about it (FaultCluster.repairs)."""
 
     name: str
     fault: Fault
     needs: Surroundings
     seconds: float = 3.0
-
-    @property
-    def needs_root(self) -> bool:
-        return self.needs in ("namespaces", "small disk", "powered disk")
+    settings: Mapping[str, str] = field(default_factory=dict)
+    repaired: bool = False
 
 
 def nemesis(
-    name: str, needs: Surroundings = "direct", seconds: float = 3.0
+    name: str,
+    needs: Surroundings = "direct",
+    seconds: float = 3.0,
+    settings: Mapping[str, str] | None = None,
+    repaired: bool = False,
 ) -> Callable[[Callable[[FaultCluster], AsyncIterator[None]]], Fault]:
     """Register a fault under a name."""
 
     def register(fault: Callable[[FaultCluster], AsyncIterator[None]]) -> Fault:
         context = contextlib.asynccontextmanager(fault)
-        NEMESES[name] = Nemesis(name, context, needs, seconds)
+        NEMESES[name] = Nemesis(name, context, needs, seconds, settings or {}, repaired)
         return context
 
     return register

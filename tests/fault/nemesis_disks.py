@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,8 @@ SHORT_BYTES: Final = 16 << 20  # free: less than storage.free_bytes_min, here 32
 SAY_SECONDS: Final = 10.0  # for a node to say that its disk is full
 CUT_SECONDS_MAX: Final = 2.0  # until the power is cut, at random
 REPAIRS_MAX: Final = 5  # starts of a node whose files are rotten, until it is well
+# What a node says of a snapshot that it does not use, and does not stop over.
+REFUSED_SNAPSHOT: Final = ("set aside", "the leader is asked for another")
 # Kept when a node's folder is wiped: what an operator would keep.
 KEPT: Final = ("node.toml", "daemon.log", "daemon.log.1")
 
@@ -183,45 +185,57 @@ async def lead(cluster: FaultCluster, index: int) -> None:
 # --- Rotten bits ---------------------------------------------------------------------------
 
 
-@nemesis("rot-log", seconds=1.0)
+# Who comes back soon needs no snapshot, which would replace what is damaged before it is met.
+NO_CUT: Final = {"HIVEMEM_STORAGE_LOG_KEEP_ENTRIES": "1000000"}
+
+
+@nemesis("rot-log", seconds=1.0, settings=NO_CUT, repaired=True)
 async def rot_log(cluster: FaultCluster) -> AsyncIterator[None]:
     async with _rot(cluster, "log/*.seg"):
         yield
 
 
-@nemesis("rot-snapshot", seconds=1.0)
+@nemesis("rot-snapshot", seconds=1.0, repaired=True)
 async def rot_snapshot(cluster: FaultCluster) -> AsyncIterator[None]:
     """After a machine crash as well: the node has to begin with the snapshot."""
-    async with _rot(cluster, "snapshots/*/*", another_boot):
+
+    async def cut(victim: int) -> bool:
+        status = await cluster.status(victim)
+        return status is not None and status["log_first_index"] > 1
+
+    async with _rot(cluster, "snapshots/*/*", until=cut, also=another_boot):
         yield
 
 
-@nemesis("rot-state", seconds=1.0)
+@nemesis("rot-state", seconds=1.0, settings=NO_CUT, repaired=True)
 async def rot_state(cluster: FaultCluster) -> AsyncIterator[None]:
     async with _rot(cluster, "live/data.mdb"):
         yield
 
 
+async def _at_once(victim: int) -> bool:
+    return True
+
+
 @contextlib.asynccontextmanager
 async def _rot(
-    cluster: FaultCluster, pattern: str, also: Callable[[Path], None] = lambda folder: None
+    cluster: FaultCluster,
+    pattern: str,
+    *,
+    until: Callable[[int], Awaitable[bool]] = _at_once,
+    also: Callable[[Path], None] = lambda folder: None,
 ) -> AsyncIterator[None]:
     """Bits of a dead node's files flip. It must repair itself, or refuse and be reseeded:
     what it must never do, and what the judge looks for, is to serve something wrong.
 
-    `also`: what else happens to the node's folder."""
+    `until`: what is waited for before the victim dies. `also`: what else happens to its folder.
+    """
     await cluster.leave()  # an earlier victim's repair is done
     victim = cluster.rng.choice(cluster.running())
     group = cluster.nodes[victim].data_dir / "groups" / "0"
-
-    async def cut() -> bool:
-        status = await cluster.status(victim)
-        return status is not None and status["log_first_index"] > 1
-
-    await eventually(cut, SNAPSHOT_SECONDS, "the log is not cut")
+    await eventually(lambda: until(victim), SNAPSHOT_SECONDS, "the log is not cut")
     await cluster.kill(victim)
-    files = [path for path in sorted(group.glob(pattern)) if path.stat().st_size]
-    flip_bits(cluster.rng.choice(files), cluster.rng)
+    flip_bits(cluster.rng.choice(newest(group, pattern)), cluster.rng)
     also(cluster.nodes[victim].data_dir)
     try:
         yield
@@ -230,6 +244,16 @@ async def _rot(
         # Damage may be met much later: whenever the node stops over it, it is repaired.
         cluster.tend(tend(cluster, victim))
         await eventually(lambda: _well(cluster, victim), DETECT_SECONDS, "the victim is not well")
+        if any(words in cluster.said(victim) for words in REFUSED_SNAPSHOT):
+            cluster.repairs["snapshot refused"] += 1
+
+
+def newest(group: Path, pattern: str) -> list[Path]:
+    """The files that a node begins with: of several snapshots those of the newest one, whose
+    folder is named by a log index alone."""
+    files = [path for path in sorted(group.glob(pattern)) if path.stat().st_size]
+    whole = [path for path in files if path.parent.name.isdigit()]
+    return [path for path in whole if path.parent == whole[-1].parent] if whole else files
 
 
 def flip_bits(path: Path, rng: random.Random, count: int = ROTTEN_BITS) -> None:

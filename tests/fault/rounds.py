@@ -29,6 +29,11 @@ CHURN: Final[dict[str, str]] = {
 }
 
 
+def settings(nemesis: Nemesis) -> dict[str, str]:
+    """Of the cluster that a nemesis works on."""
+    return {**CHURN, **nemesis.settings}
+
+
 @dataclass(frozen=True)
 class Round:
     """`gap_seconds`: the longest time without an acknowledged write, from the fault on."""
@@ -50,6 +55,7 @@ async def run_round(
 
     Raises TimeoutError, AssertionError: what must come to happen did not.
     """
+    repairs = cluster.repairs.total()
     workload = Workload(cluster.endpoints, record, seed=seed, ops_per_second=ops_per_second)
     async with workload:
         await workload.reach(WARM_WRITES)
@@ -58,7 +64,10 @@ async def run_round(
             await _pass(nemesis.seconds)
         await workload.reach(HEALED_WRITES, HEALED_SECONDS)
         await _pass(calm_seconds)
-    return Round(await judge(record, cluster.endpoints), record.gap_after(began))
+    judgement = await judge(record, cluster.endpoints)
+    if nemesis.repaired:
+        assert cluster.repairs.total() > repairs, f"{nemesis.name}: no node noticed the damage"
+    return Round(judgement, record.gap_after(began))
 
 
 async def _pass(seconds: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.fault import nemesis_disks  # noqa: F401  # registers its nemeses
 from tests.fault.nemesis import NEMESES
 from tests.fault.possible import impossible
-from tests.fault.rounds import CHURN, run_round
+from tests.fault.rounds import run_round, settings
 from tests.fault.surroundings import fault_cluster, showing_logs
 from tests.fault.workload import Record
 
@@ -38,7 +38,7 @@ def every_nemesis() -> list[object]:
 async def test_nothing_is_lost_and_no_answer_is_wrong(name: str, tmp_path: Path) -> None:
     nemesis = NEMESES[name]
     nemesis = replace(nemesis, seconds=min(nemesis.seconds, SECONDS_MAX))
-    cluster = fault_cluster(nemesis.needs, tmp_path, settings=CHURN)
+    cluster = fault_cluster(nemesis.needs, tmp_path, settings=settings(nemesis))
     async with cluster, showing_logs(cluster):
         await cluster.wait_leader()
         found = await run_round(cluster, nemesis, Record(name))
