@@ -203,8 +203,10 @@ def _store(node: Node, data_dir: DataDir) -> Iterator[Store]:
     store = _open_store(node, data_dir)
     try:
         yield store
-    except BaseException:
+    except BaseException as error:
         store.close()
+        if isinstance(error, CorruptRecord):
+            data_dir.distrust_live()  # Met while starting; the next start rebuilds the state.
         raise
     if node.failure is not None:
         store.close()
