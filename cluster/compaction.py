@@ -18,6 +18,7 @@ from cluster.errors import Overloaded
 from cluster.interfaces import RaftLog, SnapshotMeta, Snapshots
 from cluster.membership import Configuration
 
+RETRY_ENTRIES: Final = 1000  # entries between two tries where a snapshot is missing
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -67,7 +68,8 @@ class Compactor:
         since = applied_index - max(newest.index if newest else 0, self._entries_from)
         size = newest.size if newest else 0
         if (newest.index if newest else 0) < self._log.first_index - 1 <= applied_index:
-            return self._entries_from == 0  # It was set aside as damaged: nothing joins the log.
+            # It was set aside as damaged: nothing joins the log. Try again, but not at once.
+            return self._entries_from == 0 or since >= RETRY_ENTRIES
         return since >= self._limits.entries_max or (
             since > 0 and self._bytes_since >= max(self._limits.log_bytes, size)
         )

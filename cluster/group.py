@@ -119,7 +119,7 @@ class RaftGroup:
             identity,
             bootstrap,
             log,
-            snapshots.newest,
+            lambda: snapshots.newest,
             machine.applied_index,
             peers,
             timing,
@@ -330,7 +330,6 @@ class RaftGroup:
             self._transfer.begin(None, lambda result, error: None)
 
     def _snapshot_made(self, meta: SnapshotMeta) -> None:
-        self._core.snapshot = meta
         self._core.drop_configurations(meta.index)
         self._wake()
 
@@ -338,13 +337,15 @@ class RaftGroup:
         """A follower found our snapshot damaged. If it is, make another."""
 
         def verified(error: Exception | None) -> None:
-            self._core.snapshot = self._snapshots.newest
             if isinstance(error, CorruptSnapshot):
                 self.make_snapshot()
             elif error is not None:
                 self._stop(error)
 
-        self._snapshots.verify(verified)
+        try:
+            self._snapshots.verify(verified)
+        except Overloaded:
+            return  # It is being verified already, and whoever refused it asks again.
 
     def _snapshot_offered(self, peer: str, meta: SnapshotMeta) -> None:
         self._receiver.offer(peer, self._core.term, meta)
@@ -355,9 +356,11 @@ class RaftGroup:
     def _install(self, meta: SnapshotMeta) -> None:
         """Take the snapshot's state for ours. See `reconcile` for crashes in between."""
         if not self._core.wants_snapshot(meta):
-            self._core.snapshot = self._snapshots.newest
             return  # Entries arrived that reach further.
-        self._snapshots.install()
+        try:
+            self._snapshots.install()
+        except CorruptSnapshot:
+            return  # It is set aside, and the next offer fetches it again.
         self._core.adopt_snapshot(meta)
         self._compactor.installed()
         self._proposals.skip(meta.index)
@@ -388,8 +391,6 @@ class RaftGroup:
     def _lead(self) -> None:
         self._readmit_replaced()
         self._give_way_if_unfit()
-        # One that turned out to be damaged is gone, and is not to be offered.
-        self._core.snapshot = self._snapshots.newest
         if self._core.wants_fresh_snapshot() and self.make_snapshot():
             self._core.fresh_snapshot_begun()
         self._begin_read_round()

@@ -21,32 +21,35 @@ What is replaced, and which hole of the audit that closes:
 * Upstream's pickle, forwarding, membership, version and snapshot paths are never reached:
   their message types do not exist on the wire (`messages.py`).
 
-The parts: `raft_state.py` (what is known), `raft_election.py`, `raft_leading.py`,
-`raft_following.py`. Loop thread only.
+The parts: `raft_state.py` (what is known), `raft_members.py` (who belongs), `raft_election.py`,
+`raft_leading.py`, `raft_following.py`. Loop thread only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random  # noqa: TID251 - the caller seeds it
 from typing import Any
 
 from cluster import messages
+from cluster.interfaces import RaftLog, SnapshotMeta
+from cluster.membership import Configuration
 from cluster.messages import Message
 from cluster.raft_election import Elections
 from cluster.raft_following import Following
 from cluster.raft_leading import Leading
+from cluster.raft_members import Members
 from cluster.raft_state import (
     CANDIDATE,
     FIRST_INDEX,
     FOLLOWER,
     LEADER,
     NEVER,
-    CoreState,
     FlowLimits,
     Identity,
     Peers,
 )
-from cluster.upstream import Node
+from cluster.upstream import Node, RaftTiming
 
 __all__ = [
     "CANDIDATE",
@@ -63,11 +66,23 @@ __all__ = [
 class SafeCore(Elections, Leading, Following):
     """One group's consensus on one node. See the module's theory of operation."""
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """As `CoreState`."""
+    def __init__(
+        self,
+        identity: Identity,
+        bootstrap: Configuration,
+        log: RaftLog,
+        newest_snapshot: Callable[[], SnapshotMeta | None],
+        applied_index: int,
+        peers: Peers,
+        timing: RaftTiming,
+        flow: FlowLimits,
+        rng: Random,
+    ) -> None:
+        """Raises ValueError: the state is ahead of the log."""
         self.on_pull: Callable[[str, Message], None] = lambda peer, message: None
         self.on_chunk: Callable[[str, Message], None] = lambda peer, message: None
-        super().__init__(*arguments, **named)
+        super().__init__(identity, bootstrap, log, newest_snapshot, peers, timing, flow, rng)
+        self._restore(applied_index)
 
     # --- Events --------------------------------------------------------------------
 
@@ -156,5 +171,5 @@ class SafeCore(Elections, Leading, Following):
         "next_node_idx": Leading._on_ack,
         "snapshot_pull": _on_snapshot_pull,
         "snapshot_chunk": _on_snapshot_chunk,
-        "members": CoreState._on_members,
+        "members": Members._on_members,
     }

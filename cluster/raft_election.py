@@ -5,13 +5,14 @@ from __future__ import annotations
 from cluster import entry as entries_codec
 from cluster.interfaces import LogEntry
 from cluster.messages import Message
-from cluster.raft_state import CANDIDATE, LEADER, NEVER, CoreState
+from cluster.raft_members import Members
+from cluster.raft_state import CANDIDATE, LEADER, NEVER
 from cluster.upstream import Node
 
 _PATIENCE_TIMEOUTS = 3  # elections that a node which is not fit leaves to others
 
 
-class Elections(CoreState):
+class Elections(Members):
     """How a leader comes into office."""
 
     # --- Campaigning ---------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 from cluster import entry as entries_codec
 from cluster.interfaces import SnapshotMeta
 from cluster.messages import Message
-from cluster.raft_state import LEADER, NEVER, CoreState
+from cluster.raft_members import Members
+from cluster.raft_state import LEADER, NEVER
 from cluster.upstream import Node
 
 
-class Following(CoreState):
+class Following(Members):
     """The follower's half of replication."""
 
     def _on_append(self, node: Node, message: Message) -> None:
@@ -154,7 +155,6 @@ class Following(CoreState):
         if held != meta.term and not continues:
             self._log.reset(meta.index, meta.term)
             self._configurations = [meta.configuration]
-        self.snapshot = meta
         self._SyncObj__raftLastApplied = max(self.applied_index, meta.index)
         self._SyncObj__raftCommitIndex = max(self.commit_index, meta.index)
         self._check_current()

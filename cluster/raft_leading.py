@@ -10,11 +10,12 @@ from cluster.errors import ChangeRefused
 from cluster.interfaces import LogEntry
 from cluster.membership import Change, Member, Promote, Remove
 from cluster.messages import Message
-from cluster.raft_state import FIRST_INDEX, LEADER, NEVER, CoreState, Flow
+from cluster.raft_members import Members
+from cluster.raft_state import FIRST_INDEX, LEADER, NEVER, Flow
 from cluster.upstream import Node
 
 
-class Leading(CoreState):
+class Leading(Members):
     """The leader's half of replication."""
 
     # --- Appending -----------------------------------------------------------------
@@ -68,12 +69,13 @@ class Leading(CoreState):
 
     def _offer_snapshot(self, node: Node, flow: Flow) -> None:
         """Say which snapshot there is; the follower pulls it. Also serves as a heartbeat."""
-        if self.snapshot is None:
+        snapshot = self.snapshot
+        if snapshot is None:
             self._send_heartbeat(node, flow)
             return
         # What it pulls already counts (`_on_snapshot_pull`), though there is a newer one now.
-        flow.snapshot_index = flow.snapshot_index or self.snapshot.index
-        frame = messages.encode_offer(self.term, self.commit_index, self.read_seq, self.snapshot)
+        flow.snapshot_index = flow.snapshot_index or snapshot.index
+        frame = messages.encode_offer(self.term, self.commit_index, self.read_seq, snapshot)
         self._peers.send(node.id, frame, False)
 
     def wants_fresh_snapshot(self) -> bool:

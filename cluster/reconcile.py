@@ -25,7 +25,7 @@ class Reconciled(NamedTuple):
 
     log_reset: bool  # the log did not hold the snapshot's last entry
     restored: bool  # the state was rebuilt from the snapshot
-    damaged: str | None  # why the snapshot could not be used; a leader will send another
+    damaged: tuple[str, ...]  # snapshots that could not be used, and why
 
 
 def reconcile(log: RaftLog, snapshots: Snapshots, applied_index: Callable[[], int]) -> Reconciled:
@@ -35,7 +35,7 @@ def reconcile(log: RaftLog, snapshots: Snapshots, applied_index: Callable[[], in
     """
     newest = snapshots.newest
     reset = restored = False
-    damaged = None
+    damaged: list[str] = []
     # Entries that contradict a snapshot were never committed (leader completeness). A log
     # that begins right above it, or later, was cut there and continues it.
     if (
@@ -47,10 +47,12 @@ def reconcile(log: RaftLog, snapshots: Snapshots, applied_index: Callable[[], in
         log.flush()
         reset = True
     # Where the log reaches down far enough, a snapshot is still the shorter way.
-    if newest is not None and newest.index >= max(applied_index() + 1, log.first_index - 1):
+    # One that is damaged is set aside; an older one, and more of the log, may still do.
+    lowest = max(applied_index() + 1, log.first_index - 1)
+    while (newest := snapshots.newest) is not None and newest.index >= lowest and not restored:
         try:
             snapshots.install()
             restored = True
         except CorruptSnapshot as error:
-            damaged = str(error)
-    return Reconciled(reset, restored, damaged)
+            damaged.append(str(error))
+    return Reconciled(reset, restored, tuple(damaged))

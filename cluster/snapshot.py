@@ -367,8 +367,9 @@ class SnapshotStore:
     # --- Installing ------------------------------------------------------------------
 
     def install(self) -> None:
-        """See `Snapshots.install`. A snapshot that does not verify is set aside, so that
-        `newest` is the one before. What `Checkpoints.replace` raises passes through.
+        """See `Snapshots.install`. A snapshot that does not verify, or that the machine finds
+        damaged, is set aside, so that `newest` is the one before. What else
+        `Checkpoints.replace` raises passes through.
 
         Not while `finish` is under way: RuntimeError."""
         if self._incoming is not None and self._incoming.finishing:
@@ -383,13 +384,13 @@ class SnapshotStore:
                 verify(held.state, newest, self._cancelled)
                 unpaced = SnapshotOptions(copy_bytes_per_second_max=0)
                 clone(held.state, prepared, unpaced, self._pace(unpaced))
+            self._prepared = None
+            self._checkpoints.replace(prepared, newest.index, newest.term)
         except CorruptSnapshot as error:
             self._damaged(held, str(error))
             raise
         except OSError as error:
             raise self._translated(error) from error
-        self._prepared = None
-        self._checkpoints.replace(prepared, newest.index, newest.term)
 
     def close(self) -> None:
         """See `Snapshots.close`. Waits up to `close_seconds_max` for the disk."""

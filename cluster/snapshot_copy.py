@@ -37,7 +37,8 @@ class Checkpoints(Protocol):
     def replace(self, path: Path, index: int, term: int) -> None:
         """Make the copy in the file at `path` the state; the file is taken away.
 
-        Loop thread. Raises, with the state as it was, if it is not that of `index`, `term`.
+        Loop thread. Raises CorruptSnapshot, with the state as it was, if it is not that of
+        `index`, `term`, or is damaged.
         """
 
     def release_memory(self) -> None:

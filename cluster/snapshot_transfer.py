@@ -149,7 +149,10 @@ class SnapshotReceiver:
                 self._moved_at = self._now()
                 self._go_on()
 
-        self._snapshots.write(offset, data, written)
+        try:
+            self._snapshots.write(offset, data, written)
+        except Overloaded:
+            self._received = offset  # The disk has enough to do; a later offer asks again.
 
     def disconnected(self, peer: str) -> None:
         """What was asked of this peer does not come; the next offer begins anew."""

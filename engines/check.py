@@ -45,11 +45,16 @@ def digest(snapshot: Snapshot) -> bytes:
 
 def check(snapshot: Snapshot) -> list[str]:
     """What is wrong with the state, in words, at most PROBLEMS_MAX; [] if nothing is."""
+    return problems(snapshot.txn, snapshot.databases)
+
+
+def problems(txn: Transaction, databases: Databases) -> list[str]:
+    """The same for a transaction of a store that is not in use yet."""
     try:
-        examination = _Examination(snapshot.txn, snapshot.databases)
+        examination = _Examination(txn, databases)
     except CorruptRecord as error:
         return [str(error)]
-    problems: list[str] = []
+    found: list[str] = []
     for part in (
         examination.meta,
         examination.leaves,
@@ -59,8 +64,8 @@ def check(snapshot: Snapshot) -> list[str]:
         examination.requests,
         examination.totals,
     ):
-        problems.extend(_first(part, PROBLEMS_MAX - len(problems)))
-    return problems
+        found.extend(_first(part, PROBLEMS_MAX - len(found)))
+    return found
 
 
 def _first(part: Callable[[], Iterator[str]], limit: int) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from engines.check import problems
 from engines.command import Command, Configure, Delete, Expire, Put, Txn, decode, encode
 from engines.counters import COUNTERS_KEY, Counters, load_counters, save_counters
 from engines.errors import CorruptRecord, InvalidArgument, UnknownCommand
@@ -137,12 +138,13 @@ class StateMachine:
             snapshot.copy_to(fd)
         return counters.applied_index, counters.applied_term
 
-    def replace(self, path: Path, index: int, term: int) -> None:
+    def replace(self, path: Path, index: int, term: int, *, thorough: bool = False) -> None:
         """Make the copy in the file at `path`, applied to `index`, `term`, the state.
 
-        Takes the file away; see `Store.replace`. Watchers hear `on_replaced`.
+        `thorough`: check every record first, in time proportional to the state. Takes the
+        file away; see `Store.replace`. Watchers hear `on_replaced`.
         Raises, with the state as it was, CorruptRecord (another index; counters or limits
-        that do not verify), UnknownFormat, StoreFailed.
+        that do not verify; with `thorough`, any record), UnknownFormat, StoreFailed.
         """
         found: list[tuple[Counters, Limits]] = []
 
@@ -158,6 +160,8 @@ class StateMachine:
                     f"of entry {counters.applied_index}, term {counters.applied_term}; "
                     f"expected {index}, {term}",
                 )
+            if thorough and (wrong := problems(txn, databases)):
+                raise CorruptRecord("state", b"", wrong[0])
             found.append((counters, limits))
 
         self._store.replace(path, accept)

@@ -15,10 +15,11 @@ import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 
 from cluster import membership
 from cluster.compaction import CompactionLimits
-from cluster.errors import CorruptLog, Overloaded, Removed
+from cluster.errors import CorruptLog, CorruptSnapshot, Overloaded, Removed
 from cluster.group import GroupLimits, RaftGroup
 from cluster.log import SegmentedLog
 from cluster.log_format import LogOptions
@@ -119,6 +120,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     log = stack.enter_context(_log(node, data_dir))
     snapshots = stack.enter_context(_snapshots(node, data_dir, machine))
     _reconcile(log, snapshots, machine)
+    data_dir.mark_running(clock.boot_id())
     transport = _transport(config, data_dir, clock)
     driver = GroupDriver(config.raft.heartbeat_ms / 4000)
     identity = Identity(config.node.id, data_dir.identity.incarnation)
@@ -226,6 +228,7 @@ def _open_store(node: Node, data_dir: DataDir) -> Store:
         return Store(path, map_bytes, READERS_MAX)
     except (CorruptRecord, UnknownFormat) as error:
         logger.warning("the state is damaged, and is rebuilt from snapshot and log: %s", error)
+        data_dir.distrust_live()
         data_dir.discard_live()
         return Store(path, map_bytes, READERS_MAX)
 
@@ -235,7 +238,7 @@ def _snapshots(node: Node, data_dir: DataDir, machine: StateMachine) -> Iterator
     snapshots = SnapshotStore(
         data_dir.snapshots_path(GROUP),
         GROUP,
-        Checkpoints(machine),
+        Checkpoints(machine, data_dir),
         asyncio.get_running_loop().call_soon_threadsafe,
         node.fail,
         SnapshotOptions(
@@ -252,11 +255,11 @@ def _snapshots(node: Node, data_dir: DataDir, machine: StateMachine) -> Iterator
 
 
 class Checkpoints:
-    """The machine's copies, with the one error told apart that passes by itself."""
+    """The machine's copies, with the errors told apart that do not have to stop the node."""
 
-    def __init__(self, machine: StateMachine) -> None:
+    def __init__(self, machine: StateMachine, data_dir: DataDir) -> None:
         self._machine = machine
-        self.replace = machine.replace
+        self._data_dir = data_dir
         self.release_memory = machine.release_memory
 
     def copy_to(self, fd: int) -> tuple[int, int]:
@@ -264,6 +267,14 @@ class Checkpoints:
             return self._machine.copy_to(fd)
         except ReadersBusy as error:
             raise Overloaded(str(error)) from error
+
+    def replace(self, path: Path, index: int, term: int) -> None:
+        """A snapshot is as good as the state that it was copied from. Where that was found
+        damaged, every record is looked at before the copy is believed."""
+        try:
+            self._machine.replace(path, index, term, thorough=self._data_dir.damaged)
+        except (CorruptRecord, UnknownFormat) as error:
+            raise CorruptSnapshot(str(path), str(error)) from error
 
 
 def _reconcile(log: SegmentedLog, snapshots: SnapshotStore, machine: StateMachine) -> None:
@@ -273,8 +284,10 @@ def _reconcile(log: SegmentedLog, snapshots: SnapshotStore, machine: StateMachin
         logger.info("the log was behind the newest snapshot and begins anew after it")
     if done.restored:
         logger.info("the state was taken from the snapshot at %d", machine.applied_index)
-    if done.damaged is not None:
-        logger.error("%s; the leader is asked for another", done.damaged)
+    for damage in done.damaged:
+        logger.error("%s; it is set aside", damage)
+    if machine.applied_index < log.first_index - 1:
+        logger.error("the state cannot be rebuilt here; the leader is asked for another snapshot")
 
 
 @contextmanager

@@ -129,7 +129,9 @@ class DataDir:
         marker = self._read_marker()
         if marker is None:
             return not any(True for _ in self._live_folders())
-        return marker.clean or (bool(boot_id) and marker.boot_id == boot_id)
+        return not marker.damaged and (
+            marker.clean or (bool(boot_id) and marker.boot_id == boot_id)
+        )
 
     def discard_live(self) -> None:
         """Remove every `live/`. Safe to repeat when interrupted."""
@@ -144,19 +146,26 @@ class DataDir:
 
     def mark_clean(self) -> None:
         """Note a clean end: call after every `live/` was synced and closed."""
-        marker = self._read_marker()
-        self._write_marker(_BootMarker(marker.boot_id if marker else "", clean=True))
+        marker = self._read_marker() or _BootMarker("", clean=True)
+        self._write_marker(replace(marker, clean=True))
 
     def distrust_live(self) -> None:
-        """Note that `live/` was found damaged: the next start rebuilds it."""
-        self._write_marker(_BootMarker("", clean=False))
+        """Note that `live/` was found damaged: the next start rebuilds it, and looks at what
+        it is rebuilt from, until `mark_running` notes that this is done."""
+        self._write_marker(_BootMarker("", clean=False, damaged=True))
+
+    @property
+    def damaged(self) -> bool:
+        """Whether `live/` was found damaged and has not been rebuilt since."""
+        marker = self._read_marker()
+        return marker is not None and marker.damaged
 
     def prepare_live(self, boot_id: str) -> bool:
         """Discard `live/` unless it can be trusted, then mark running. True: discarded."""
         trustworthy = self.live_is_trustworthy(boot_id)
         if not trustworthy:
             self.discard_live()
-        self.mark_running(boot_id)
+        self._write_marker(_BootMarker(boot_id, clean=False, damaged=self.damaged))
         return not trustworthy
 
     def usage(self) -> DiskUsage:
@@ -185,7 +194,8 @@ class DataDir:
         """The marker; None if there is none. One that cannot be understood vouches for nothing."""
         try:
             fields = json.loads((self.root / "boot.json").read_bytes())
-            return _BootMarker(str(fields["boot_id"]), clean=fields["clean"] is True)
+            boot_id, clean = str(fields["boot_id"]), fields["clean"] is True
+            return _BootMarker(boot_id, clean, fields.get("damaged") is True)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -200,6 +210,7 @@ class DataDir:
 class _BootMarker:
     boot_id: str
     clean: bool
+    damaged: bool = False  # `live/` was found damaged, and is not rebuilt yet
 
 
 def owner_pid(root: Path) -> int | None:

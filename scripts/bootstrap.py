@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -56,6 +57,16 @@ def run(title: str, *command: str) -> bool:
     if not passed:
         print(f"!! {title} failed: {' '.join(command)}", flush=True)
     return passed
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """Go on as `python -m module` of the checkout, with everything that tests need.
+
+    Files that are named on the command line stay relative to where it was given.
+    """
+    python = str(ensure_environment("dev"))
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.execv(python, [python, "-m", module, *arguments])
 
 
 def static_checks(python: str) -> list[bool]:

@@ -305,7 +305,7 @@ async def test_damaged_snapshots_are_noticed_and_replaced(cluster: LocalCluster)
         await writers.reach(20)
         await cluster.restart(behind)
         await writers.reach(20)
-    assert "the leader is asked for another" in cluster.log_text(behind)
+    assert "the leader is asked for another snapshot" in cluster.log_text(behind)
     await check_nothing_lost(writers, cluster.nodes[behind].http)
     await check_equal(cluster)
 

@@ -16,6 +16,7 @@ from types import CodeType, FunctionType
 from typing import NamedTuple
 
 STATE = "cluster.raft_state:CoreState."
+MEMBERS_PART = "cluster.raft_members:Members."
 ELECTION = "cluster.raft_election:Elections."
 LEADING = "cluster.raft_leading:Leading."
 FOLLOWING = "cluster.raft_following:Following."

@@ -26,7 +26,6 @@ UNMUTATED = {
     "_on_pre_vote": "advice: real votes are granted by upstream's own check of the log",
     "_on_pre_vote_response": "advice, as _on_pre_vote",
     "_on_append": "calls _heed and _accept_entries, which are mutated",
-    "_on_snapshot_pull": "hands over to the sender",
     "_on_snapshot_chunk": "hands over to the receiver",
 }
 

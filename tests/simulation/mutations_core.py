@@ -8,6 +8,7 @@ from tests.simulation.mutation import (
     FOLLOWING,
     GROUP,
     LEADING,
+    MEMBERS_PART,
     PROPOSALS,
     STATE,
     Edit,
@@ -67,7 +68,7 @@ ELECTIONS = (
     one(
         "a vote is forgotten at a restart",
         "H14",
-        STATE + "_restore",
+        MEMBERS_PART + "_restore",
         "self._log.vote if self._log.term == term else None",
         "None",
         "holes_votes.h14_a_vote_outlives_a_crash",
@@ -174,7 +175,7 @@ REPLICATION = (
     one(
         "every folder is trusted",
         "H4",
-        STATE + "_judge",
+        MEMBERS_PART + "_judge",
         "expected is None or presented == expected",
         "True",
         "membership.acks_of_the_former_folder_do_not_commit_anything",

@@ -6,7 +6,14 @@ import pytest
 
 from cluster import messages
 from cluster.compaction import CompactionLimits
-from cluster.errors import ChangeRefused, DiskFull, NotLeader, OutcomeUnknown
+from cluster.errors import (
+    ChangeRefused,
+    CorruptSnapshot,
+    DiskFull,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+)
 from cluster.membership import Add, Member, Promote, Remove, Update
 from tests.simulation.harness import Cluster, Outcome
 
@@ -59,16 +66,18 @@ def test_a_new_node_is_a_learner_until_it_has_caught_up(monkeypatch):
 
 
 def test_a_learner_neither_votes_nor_counts(monkeypatch):
+    """With two of them A would have three of five, if they counted."""
     cluster = led(monkeypatch)
-    cluster.add_node("D")
-    done(cluster, cluster.change("A", Add(Member("D"))))
+    for name in "DE":
+        cluster.add_node(name)
+        done(cluster, cluster.change("A", Add(Member(name))))
     cluster.network.isolate("B")
     cluster.network.isolate("C")
     outcome = cluster.put("A", b"x")
     cluster.settle(3, quiet=True)
-    assert outcome.calls == 0, "a learner's ack made a majority"
+    assert outcome.calls == 0, "learners' acks made a majority"
     cluster.settle(30)
-    assert cluster.leader() is None, "a learner's answers kept a leader in office"
+    assert cluster.leader() is None, "learners' answers kept a leader in office"
 
 
 def test_a_learner_that_lags_is_not_promoted(monkeypatch):
@@ -532,4 +541,58 @@ def test_what_is_not_applied_is_not_cut_from_the_log(monkeypatch):
     assert not cluster.core("B").stateless
     cluster.network.rejoin("B")
     cluster.settle(4, quiet=True)
+    cluster.check_healed()
+
+
+def test_a_snapshot_that_turns_out_damaged_at_the_last_moment_is_fetched_again(monkeypatch):
+    """Between its check and its installation the disk altered it: no reason to stop."""
+    cluster = led(monkeypatch)
+    cluster.network.isolate("C")
+    for i in range(5):
+        cluster.put("A", b"%d" % i)
+        cluster.settle(1, quiet=True)
+    cluster.compact("A")
+    snapshots = cluster.nodes["C"].snapshots
+    install, tries = snapshots.install, []
+
+    def damaged_once() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            del snapshots.disk.held[snapshots.newest.index]
+            raise CorruptSnapshot("memory", "altered")
+        install()
+
+    monkeypatch.setattr(snapshots, "install", damaged_once)
+    cluster.network.rejoin("C")
+    cluster.settle(12, quiet=True)
+    assert len(tries) == 2
+    cluster.check_healed()
+
+
+@pytest.mark.parametrize("name", ["write", "verify", "read"])
+def test_a_disk_that_is_too_busy_for_a_snapshot_delays_it_and_stops_nobody(monkeypatch, name):
+    cluster = led(monkeypatch)
+    cluster.network.isolate("C")
+    for i in range(5):
+        cluster.put("A", b"%d" % i)
+        cluster.settle(1, quiet=True)
+    cluster.compact("A")
+    refused: list[str] = []
+    for node in "AC":
+        snapshots = cluster.nodes[node].snapshots
+        original = getattr(snapshots, name)
+
+        def busy_once(*arguments, original=original, **named):
+            if not refused:
+                refused.append(name)
+                raise Overloaded("busy")
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(snapshots, name, busy_once)
+    if name == "verify":  # asked for by a follower that found what it got damaged
+        refusal = {"type": "snapshot_pull", "term": 1, "index": 5, "offset": 0, "size": 0}
+        cluster.group("A").peer_message("B", messages.encode(refusal))
+    cluster.network.rejoin("C")
+    cluster.settle(20, quiet=True)
+    assert refused == [name]
     cluster.check_healed()

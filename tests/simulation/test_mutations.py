@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from cluster import raft_election, raft_following, raft_leading, raft_state
+from cluster import raft_election, raft_following, raft_leading, raft_members, raft_state
 from cluster.raft import SafeCore
 from tests.simulation.direct import fails
 from tests.simulation.holes import HOLES
@@ -16,6 +16,7 @@ from tests.simulation.mutations import MUTATIONS, UNMUTATED
 
 PARTS = (
     raft_state.CoreState,
+    raft_members.Members,
     raft_election.Elections,
     raft_leading.Leading,
     raft_following.Following,

@@ -93,6 +93,7 @@ def test_the_leader_does_not_count_its_own_unsynced_log(monkeypatch):
     cluster = Cluster(monkeypatch)
     cluster.elect("A")
     cluster.network.isolate("C")
+    before = cluster.core("A").commit_index
     outcome = cluster.put("A", b"x")
     cluster.turn("A")
     cluster.network.deliver("A", "B")
@@ -100,7 +101,7 @@ def test_the_leader_does_not_count_its_own_unsynced_log(monkeypatch):
     cluster.sync("B")
     cluster.network.deliver("B", "A")
     cluster.turn("A")  # B has it durably, A does not
-    assert outcome.calls == 0
+    assert cluster.core("A").commit_index == before
     cluster.sync("A")
     cluster.turn("A")
     assert outcome.acknowledged
@@ -134,6 +135,7 @@ def test_a_crash_before_the_fsync_forgets_the_vote_and_its_answer(monkeypatch):
         cluster.sync(name)
     cluster.network.deliver("A", "B")
     cluster.turn("B")
+    assert not cluster.network.queue("B", "A"), "the vote outran the disk"
     cluster.crash("B")  # granted A in memory only
     cluster.restart("B")
     cluster.no_elections()
@@ -191,42 +193,6 @@ def test_an_append_commits_no_further_than_it_proves(monkeypatch):
     cluster.settle(5, quiet=True)
     assert isinstance(stray.error, NotLeader)
     cluster.check_healed()
-
-
-def test_p6_acks_of_an_earlier_term_do_not_count(monkeypatch):
-    cluster = Cluster(monkeypatch, 5, limits=ONE_PER_ENTRY)
-    cluster.elect("A")
-    for other in "CDE":
-        cluster.network.cut("A", other)
-        cluster.network.cut("B", other)
-    grow(cluster, "A", "old", 4)
-    cluster.turn("A")
-    cluster.network.deliver("A", "B")
-    cluster.turn("B")
-    cluster.sync("B")
-    kept = list(cluster.network.queue("B", "A"))
-    cluster.network.cut("A", "B")
-    cluster.elect_among = "CDE"
-    core = cluster.core("C")
-    cluster.no_elections()
-    core._pre_votes = set("CDE")
-    core._campaign_if_supported()
-    cluster.settle(3, quiet=True)
-    for other in "CDE":
-        cluster.network.heal("A", other)
-    cluster.settle(5, quiet=True)
-    cluster.network.cut("A", "C")
-    cluster.network.cut("C", "D")
-    cluster.network.cut("C", "E")
-    cluster.elect("A")
-    cluster.network.cut("A", "E")
-    new = grow(cluster, "A", "new", 3)
-    before = cluster.core("A").commit_index
-    for frame in kept:
-        cluster.group("A").peer_message("B", frame.payload)
-    cluster.turn("A")
-    assert cluster.core("A").commit_index == before
-    assert all(outcome.calls == 0 for outcome in new)
 
 
 def test_p9_a_vote_counts_once_per_sender(monkeypatch):

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cluster.interfaces import CommittedBatch, LogEntry, SnapshotMeta
+from cluster.membership import Configuration, Member
+from cluster.memory_log import MemoryLog
+from cluster.reconcile import reconcile
+from cluster.snapshot import SnapshotStore
+from cluster.snapshot_rules import SnapshotOptions
+from engines.check import check
+from engines.command import Put, encode
 from engines.errors import CorruptRecord
+from engines.interfaces import Limits
+from engines.state_machine import StateMachine
+from engines.store import Store
 from node import daemon
 from node.clock import SystemClock
 from node.datadir import DataDir
+from tests.log_harness import LoopQueue
 
 BOOT = "this-boot"
 
@@ -48,4 +61,101 @@ def test_damage_met_while_running_makes_the_next_start_rebuild_the_state(tmp_pat
     with daemon._store(running, folder):
         running.failure = CorruptRecord("leaves", b"k", "does not verify")
     assert not folder.live_is_trustworthy(BOOT)
+    folder.close()
+
+
+# --- A damaged state that was copied into a snapshot ----------------------------------------
+
+SECRET = b"a value that can be found in the file"
+
+
+class Folder:
+    """The part of a data folder that snapshots ask."""
+
+    def __init__(self, damaged: bool) -> None:
+        self.damaged = damaged
+
+
+def put(machine: StateMachine, index: int, key: bytes, value: bytes) -> None:
+    command = encode(Put("n", "s", key, value, "", 1))
+    machine.apply([CommittedBatch(index, 1, (command,))])
+
+
+def snapshots_of(
+    root: Path, machine: StateMachine, damaged: bool
+) -> tuple[SnapshotStore, LoopQueue]:
+    loop = LoopQueue()
+    checkpoints = daemon.Checkpoints(machine, Folder(damaged))  # type: ignore[arg-type]
+    failures: list[Exception] = []
+    options = SnapshotOptions(copy_bytes_per_second_max=0)
+    store = SnapshotStore(
+        root / "snapshots",
+        0,
+        checkpoints,
+        loop.call_soon_threadsafe,
+        failures.append,
+        options,
+        monotonic=lambda: 0.0,
+    )
+    return store, loop
+
+
+def make(snapshots: SnapshotStore, loop: LoopQueue) -> None:
+    made: list[object] = []
+    members = Configuration(1, (Member("a"),))
+    assert snapshots.create(lambda index: members, lambda meta, error: made.append(meta or error))
+    loop.run_until(lambda: bool(made))
+    assert isinstance(made[0], SnapshotMeta), made
+
+
+def flip(path: Path, content: bytes) -> None:
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        for at in (found.start() for found in re.finditer(re.escape(content), data)):
+            file.seek(at)
+            file.write(bytes([content[0] ^ 0x10]))
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_a_damaged_state_is_rebuilt_from_is_looked_at(tmp_path: Path, damaged: bool) -> None:
+    """The newest snapshot is a faithful copy of the damage: its sha256 verifies."""
+    store = Store(tmp_path / "live", 16 << 20, 8)
+    machine = StateMachine(store, Limits())
+    snapshots, loop = snapshots_of(tmp_path, machine, damaged)
+    put(machine, 2, b"k", SECRET)
+    make(snapshots, loop)
+    flip(tmp_path / "live" / "data.mdb", SECRET)
+    put(machine, 3, b"other", b"v")
+    make(snapshots, loop)
+    store.close()
+
+    fresh = Store(tmp_path / "rebuilt", 16 << 20, 8)
+    rebuilt = StateMachine(fresh, Limits())
+    snapshots.close()
+    snapshots, loop = snapshots_of(tmp_path, rebuilt, damaged)
+    log = MemoryLog()
+    log.append([LogEntry(1, 0, b"\x01"), LogEntry(2, 1, b"x"), LogEntry(3, 1, b"x")])
+    done = reconcile(log, snapshots, lambda: rebuilt.applied_index)
+    with fresh.read() as snapshot:
+        problems = check(snapshot)
+    if damaged:
+        assert (rebuilt.applied_index, problems, len(done.damaged)) == (2, [], 1)
+    else:
+        assert rebuilt.applied_index == 3, "without a reason nobody reads the whole state"
+        assert problems
+    snapshots.close()
+    fresh.close()
+
+
+def test_a_state_stays_damaged_until_it_is_rebuilt(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    folder.distrust_live()
+    folder.close()
+    folder = DataDir.open(tmp_path, node_id="n", cluster_id="c", name="node", clock=SystemClock())
+    assert folder.prepare_live(BOOT)
+    assert folder.damaged, "a crash before it is rebuilt must not hide it"
+    assert not folder.live_is_trustworthy(BOOT)
+    folder.mark_running(BOOT)
+    assert not folder.damaged
+    assert folder.live_is_trustworthy(BOOT)
     folder.close()
