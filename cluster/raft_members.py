@@ -82,9 +82,10 @@ class Members(CoreState):
     def _find_configurations(self) -> None:
         """Collect every configuration that log and snapshot hold, committed or not (P12)."""
         found = {self.configuration.index: self.configuration}
+        start = self._log.first_index
         if (snapshot := self.snapshot) is not None:
             found = {snapshot.configuration.index: snapshot.configuration}
-        start = self._log.first_index
+            start = max(start, snapshot.index + 1)  # it knows what lies below
         while start <= self._log.last_index:
             entries = self._log.read(start, self._log.last_index + 1, SCAN_BYTES)
             for item in entries:
