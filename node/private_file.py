@@ -41,10 +41,17 @@ def create_secret(path: Path) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """Return the cluster's secret without surrounding white space. Raises ConfigError."""
+    """Return the cluster's secret. Raises ConfigError.
+
+    White space around text is not part of it: editors and terminals add newlines. Random
+    bytes are taken as they are, since one in twenty files of them would begin or end so.
+    """
     reason = problem(path, SECRET_BYTES_MIN)
     if reason is None:
-        secret = path.read_bytes().strip()
+        secret = path.read_bytes()
+        text = secret.strip()
+        if all(0x20 <= byte < 0x7F for byte in text):
+            secret = text
         if len(secret) >= SECRET_BYTES_MIN:
             return secret
         reason = f"{path} holds {len(secret)} bytes; must be at least {SECRET_BYTES_MIN}"

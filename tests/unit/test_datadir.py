@@ -367,3 +367,23 @@ def test_white_space_does_not_make_a_secret_long(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(ConfigError, match="holds 20 bytes"):
         read_secret(path)
+
+
+@pytest.mark.parametrize("ends", [b"\n\x00", b" \xff", b"\x0b\x80"])
+def test_a_secret_of_random_bytes_is_taken_whole(tmp_path: Path, ends: bytes) -> None:
+    """As `head -c 32 /dev/urandom` makes it, whatever its first and last bytes are."""
+    secret = ends[:1] + ends[1:] * 30 + ends[:1]
+    path = tmp_path / "secret"
+    path.touch(mode=0o600)
+    path.write_bytes(secret)
+    assert read_secret(path) == secret
+
+
+def test_white_space_around_a_secret_of_text_is_not_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode=0o600)
+    path.write_bytes(b" " + b"0123456789abcdef" * 2 + b"\r\n")
+    assert read_secret(path) == b"0123456789abcdef" * 2
+    path.write_bytes(b"\n" * 40)
+    with pytest.raises(ConfigError):
+        read_secret(path)
