@@ -27,7 +27,7 @@ class Elections(Members):
             self._ask_for_pre_votes()
 
     def _can_lead(self, now: float) -> bool:
-        if not self.may_lead or self._disk_is_stalled(now):
+        if not self.may_lead or self.last_term is None or self._disk_is_stalled(now):
             return False
         if not self.fit and self._timeouts < _PATIENCE_TIMEOUTS:
             self._timeouts += 1  # Somebody else should lead; but somebody must.
@@ -47,7 +47,7 @@ class Elections(Members):
                     "term": self.term + 1,
                     "round": self._pre_vote_round,
                     "last_log_index": self._log.last_index,
-                    "last_log_term": self._log.last_term,
+                    "last_log_term": self.last_term,
                 },
             )
         self._campaign_if_supported()
@@ -77,7 +77,7 @@ class Elections(Members):
                     "type": "request_vote",
                     "term": self.term,
                     "last_log_index": self._log.last_index,
-                    "last_log_term": self._log.last_term,
+                    "last_log_term": self.last_term,
                     "transfer": transfer,
                 },
             )
@@ -121,7 +121,8 @@ class Elections(Members):
     def _log_is_current(self, message: Message) -> bool:
         """Is the sender's log at least as up to date as ours? (Raft, 5.4.1)"""
         theirs = (message["last_log_term"], message["last_log_index"])
-        return bool(theirs >= (self._log.last_term, self._log.last_index))
+        own = (self._SyncObj__getCurrentLogTerm(), self._log.last_index)
+        return bool(theirs >= own)
 
     def _may_vote(self, node: Node) -> bool:
         """Could this node, or the one that asks, have forgotten a vote or an ack? Then there
@@ -218,5 +219,5 @@ class Elections(Members):
         """The leader hands over: only the current one, in the current term, can."""
         if message["term"] == self.term and node.id == self.leader and self.state != LEADER:
             self._leader_heard_at = NEVER
-            if self.is_voter:
+            if self.is_voter and self.last_term is not None:
                 self._campaign(transfer=True)

@@ -47,11 +47,11 @@ class Following(Members):
             self._follow(node, message["term"], 0)
             self._SyncObj__sendNextNodeIdx(node, nextNodeIdx=1, success=False)
             return
-        prev_term = self._log.term_at(prev_index)
+        prev_term = self.term_at(prev_index)
         if prev_term is None and prev_index < self.commit_index:
             # Below what this log holds, everything is committed, so the leader has the same.
             prev_index, new = self._above_commit(message)
-            prev_term = self._log.term_at(prev_index)
+            prev_term = self.term_at(prev_index)
         if prev_term != message["prevLogTerm"]:
             self._follow(node, message["term"], 0)
             next_index = self._next_to_try(prev_index, prev_term)
@@ -74,7 +74,7 @@ class Following(Members):
         first = new[skip][1]
         assert first > self.commit_index, "a leader contradicts a committed entry"
         message["prevLogIdx"] = first - 1
-        message["prevLogTerm"] = self._log.term_at(first - 1)
+        message["prevLogTerm"] = self.term_at(first - 1)
         message["entries"] = new[skip:]
         message["commit_index"] = commit
         super()._SyncObj__onMessageReceived(node, message)
@@ -93,7 +93,7 @@ class Following(Members):
         """Rewrite an append that begins below our log so that it begins at the commit index."""
         commit = self.commit_index
         message["prevLogIdx"] = commit
-        message["prevLogTerm"] = self._log.term_at(commit)
+        message["prevLogTerm"] = self.term_at(commit)
         message["entries"] = [item for item in message["entries"] if item[1] > commit]
         return commit, message["entries"]
 

@@ -65,7 +65,7 @@ class Leading(Members):
         next_index: int = self._SyncObj__raftNextIndex[node]
         if next_index > self._log.first_index:
             return False
-        return self._log.term_at(next_index - 1) is None
+        return self.term_at(next_index - 1) is None
 
     def _offer_snapshot(self, node: Node, flow: Flow) -> None:
         """Say which snapshot there is; the follower pulls it. Also serves as a heartbeat."""
@@ -120,7 +120,7 @@ class Leading(Members):
     def _encode_entries(self, next_index: int) -> tuple[bytes, int, int]:
         limit = self._flow_limits.append_bytes_max
         entries = self._log.read(next_index, self._log.last_index + 1, limit)
-        prev_term = self._log.term_at(next_index - 1)
+        prev_term = self.term_at(next_index - 1)
         assert prev_term is not None, "a follower that needs a snapshot is sent entries"
         frame = messages.encode_append(
             self.term, self.commit_index, next_index - 1, prev_term, self.read_seq, entries
@@ -135,7 +135,7 @@ class Leading(Members):
         the log begins above the match, index 0 stands for "nothing is claimed".
         """
         match = max(self._SyncObj__raftMatchIndex[node], FIRST_INDEX)
-        term = self._log.term_at(match)
+        term = self.term_at(match)
         if term is None:
             match, term = 0, 0
         frame = messages.encode_append(self.term, self.commit_index, match, term, self.read_seq, ())

@@ -173,6 +173,19 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         """The newest durable one. One that turned out to be damaged is it no more."""
         return self._newest_snapshot()
 
+    def term_at(self, index: int) -> int | None:
+        """Term of the log entry at `index`, also where only the snapshot knows it: a log that
+        was cut right above it has forgotten the term of its base after a restart."""
+        term = self._log.term_at(index)
+        if term is None and (snapshot := self.snapshot) is not None and snapshot.index == index:
+            return snapshot.term
+        return term
+
+    @property
+    def last_term(self) -> int | None:
+        """Term of the newest entry; None if neither log nor snapshot knows it any more."""
+        return self.term_at(self._log.last_index)
+
     @property
     def stateless(self) -> bool:
         """Is part of the state lost that the log no longer holds? A snapshot brings it."""
@@ -317,7 +330,9 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         return self._log.last_index
 
     def _SyncObj__getCurrentLogTerm(self) -> int:
-        return self._log.last_term
+        """For votes (Raft, 5.4.1). What is not known is at most the current term."""
+        last = self.last_term
+        return self.term if last is None else last
 
     def _SyncObj__getEntries(
         self,
@@ -326,8 +341,8 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         maxSizeBytes: int | None = None,
     ) -> list[tuple[bytes, int, int]]:
         """Upstream looks only at index and term here, so the payloads stay on disk."""
-        if fromIDx is None or self._log.term_at(fromIDx) is None:
+        if fromIDx is None or self.term_at(fromIDx) is None:
             return []
         last = self._log.last_index if count is None else fromIDx + count - 1
         end = min(last, self._log.last_index) + 1
-        return [(b"", index, self._log.term_at(index) or 0) for index in range(fromIDx, end)]
+        return [(b"", index, self.term_at(index) or 0) for index in range(fromIDx, end)]

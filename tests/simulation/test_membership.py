@@ -14,6 +14,7 @@ from cluster.errors import (
     OutcomeUnknown,
     Overloaded,
 )
+from cluster.interfaces import SnapshotMeta
 from cluster.membership import Add, Member, Promote, Remove, Update
 from tests.simulation.harness import Cluster, Outcome
 
@@ -596,3 +597,52 @@ def test_a_disk_that_is_too_busy_for_a_snapshot_delays_it_and_stops_nobody(monke
     cluster.settle(20, quiet=True)
     assert refused == [name]
     cluster.check_healed()
+
+
+def forgotten_base(cluster: Cluster, name: str) -> SnapshotMeta:
+    """Cut the log of `name` right above its snapshot, as when a newer one was set aside, and
+    restart it: it has forgotten the term of what lies right below its log."""
+    cluster.compact(name)
+    node = cluster.nodes[name]
+    snapshot = node.snapshots.newest
+    assert snapshot is not None
+    cluster.put(cluster.leader(), b"above the snapshot")
+    cluster.settle(2, quiet=True)
+    node.log.drop_prefix(snapshot.index + 1)
+    cluster.crash(name)
+    cluster.start(name)
+    log = cluster.nodes[name].log
+    assert (log.first_index, log.term_at(snapshot.index)) == (snapshot.index + 1, None)
+    return snapshot
+
+
+def test_a_log_that_begins_right_above_its_snapshot_still_serves_who_ends_there(monkeypatch):
+    """C has exactly the snapshot, and A's log what follows; A offered the snapshot for ever."""
+    cluster = led(monkeypatch)
+    cluster.put("A", b"x")
+    cluster.settle(2, quiet=True)
+    cluster.network.isolate("C")
+    forgotten_base(cluster, "A")
+    cluster.network.heal("A", "B")
+    cluster.elect("A")
+    cluster.network.rejoin("C")
+    cluster.settle(8, quiet=True)
+    cluster.check_healed()
+
+
+def test_a_vote_is_not_cheaper_where_the_last_term_is_forgotten(monkeypatch):
+    """An emptied log above a base of unknown term must not look like one of term 0."""
+    cluster = led(monkeypatch)
+    cluster.put("A", b"x")
+    cluster.settle(2, quiet=True)
+    snapshot = forgotten_base(cluster, "B")
+    core = cluster.core("B")
+    core._SyncObj__raftCommitIndex = snapshot.index
+    core._SyncObj__deleteEntriesFrom(snapshot.index + 1)
+    older = {"last_log_index": snapshot.index + 9, "last_log_term": snapshot.term - 1}
+    assert core.last_term == snapshot.term
+    assert not core._log_is_current(older)
+    cluster.nodes["B"].snapshots.disk.held.clear()
+    assert core.last_term is None
+    assert not core._log_is_current(older)
+    assert not core._can_lead(core.now()), "it cannot say how current its log is"
