@@ -16,7 +16,6 @@ MUTATIONS: tuple[Mutation, ...] = (*ELECTIONS, *REPLICATION, *READS, *SNAPSHOTS,
 UNMUTATED = {
     "_SyncObj__generateRaftTimeout": "liveness: when an election begins",
     "_SyncObj__getCurrentLogIndex": "access to the log: nothing works without it",
-    "_SyncObj__getCurrentLogTerm": "access to the log: nothing works without it",
     "_SyncObj__getEntries": "access to the log: nothing works without it",
     "_SyncObj__sendAppendEntries": "when to send, not what",
     "_SyncObj__sendNextNodeIdx": "the fields of an ack; what they say is decided by its callers",
