@@ -3,13 +3,17 @@
 What is certain to have had no effect is tried again until the deadline: no leader yet, a
 peer that cannot be reached, a leader that just lost its place. What may have had an effect
 is tried again only if the command carries a request id, which makes the retry harmless.
+
+A leader that is paused or cut off does not answer and does not refuse. What was sent to it
+and may be repeated is sent to its successor as soon as there is one: waiting for the
+deadline would keep clients waiting long after the cluster has recovered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Sequence
+from typing import NoReturn, TypeVar
 
 from cluster.errors import (
     ClusterError,
@@ -29,6 +33,8 @@ from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, OutOfSpace, Unavailable
 from node.forward import Forwarder
 from node.reads import Consistency, ReadOptions
+
+T = TypeVar("T")
 
 RETRY_PAUSE_SECONDS = 0.05  # between tries when no event says that trying again is worth it
 REVISION_POLL_SECONDS = 0.01  # a reader that waits for a revision looks again this often
@@ -55,6 +61,7 @@ class Router:
         self._leader_http = leader_http
         self._loop = asyncio.get_running_loop()
         self._leader_waiters: set[asyncio.Future[None]] = set()
+        self._asked: dict[asyncio.Timeout, str] = {}  # repeatable calls under way → asked node
         group.on_leader_change = self._leader_changed
 
     def leader_address(self) -> str | None:
@@ -84,7 +91,8 @@ class Router:
                     return await self._propose_here(encoded, deadline)
                 if leader is not None and self._forwarder is not None:
                     timeout = max(deadline - self._clock.monotonic(), 0.001)
-                    return await self._forwarder.propose(leader, encoded, timeout)
+                    answer = self._forwarder.propose(leader, encoded, timeout)
+                    return await (self._while_leading(leader, answer) if repeatable else answer)
             except Overloaded as error:
                 raise self._unavailable("OVERLOADED", str(error), not applied_perhaps) from error
             except DiskFull as error:
@@ -181,9 +189,10 @@ class Router:
         if role.leader != self._self_id:
             if self._forwarder is None:
                 return None
-            return await self._forwarder.read_index(
+            answer = self._forwarder.read_index(
                 role.leader, confirmed=confirmed, timeout_seconds=remaining
             )
+            return await self._while_leading(role.leader, answer)
         if not confirmed:
             return self._group.status().applied_index
         future: asyncio.Future[int] = self._loop.create_future()
@@ -239,6 +248,24 @@ class Router:
             if not waiter.done():
                 waiter.set_result(None)
         self._leader_waiters.clear()
+        leader = self._group.role().leader
+        if leader is None:
+            return  # nobody else to ask: the answer may still come
+        for call, asked in self._asked.items():
+            if asked != leader and not call.expired():
+                call.reschedule(self._loop.time())
+
+    async def _while_leading(self, leader: str, answer: Awaitable[T]) -> T:
+        """What `leader` answers; PeerUnreachable as soon as another node leads."""
+        call = asyncio.timeout(None)
+        self._asked[call] = leader
+        try:
+            async with call:
+                return await answer
+        except TimeoutError:
+            raise PeerUnreachable(f"node {leader} leads no more", definite=False) from None
+        finally:
+            del self._asked[call]
 
     async def _pause(self, deadline: float) -> None:
         """Wait for word of a leader, or a moment: an unreachable leader makes no event."""

@@ -85,7 +85,7 @@ class ScriptedForwarder:
         answer = self.answers.pop(0)
         if isinstance(answer, ClusterError):
             raise answer
-        return answer
+        return await answer if isinstance(answer, asyncio.Future) else answer
 
     async def read_index(self, leader, *, confirmed, timeout_seconds):
         return await self.propose(leader, b"", timeout_seconds)
@@ -179,6 +179,55 @@ async def test_an_unknown_outcome_is_retried_with_a_request_id():
     forwarder.answers = [PeerUnreachable("gone", definite=False), DONE]
     assert await router.propose(REPEATABLE, soon(1)) == DONE
     assert forwarder.calls == 2
+
+
+def silence() -> asyncio.Future[object]:
+    """The answer of a leader that is paused or cut off."""
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_what_a_silent_leader_holds_goes_to_its_successor():
+    router, group, forwarder = make("other")
+    forwarder.answers = [silence(), silence()]
+    group.answers, group.reads = [DONE], [5]
+    write = asyncio.create_task(router.propose(REPEATABLE, soon(30)))
+    read = asyncio.create_task(router.barrier(ReadOptions(), soon(30)))
+    await asyncio.sleep(0)
+    group.leader = None
+    group.on_leader_change()
+    await asyncio.sleep(0.01)
+    assert not write.done() and not read.done()  # nobody else to ask
+    group.leader = "me"
+    group.on_leader_change()
+    group.on_leader_change()
+    assert await asyncio.wait_for(write, 10) == DONE
+    await asyncio.wait_for(read, 10)
+    assert forwarder.calls == 2 and group.submitted == 1
+
+
+async def test_what_may_not_be_repeated_waits_for_its_own_answer():
+    router, group, forwarder = make("other")
+    answer = silence()
+    forwarder.answers = [answer]
+    write = asyncio.create_task(router.propose(PLAIN, soon(30)))
+    await asyncio.sleep(0)
+    group.leader = "me"
+    group.on_leader_change()
+    await asyncio.sleep(0.1)
+    answer.set_result(DONE)
+    assert await asyncio.wait_for(write, 10) == DONE
+    assert group.submitted == 0
+
+
+async def test_a_caller_that_leaves_is_not_mistaken_for_a_leader_that_changed():
+    router, _, forwarder = make("other")
+    forwarder.answers = [silence()]
+    write = asyncio.create_task(router.propose(REPEATABLE, soon(30)))
+    await asyncio.sleep(0)
+    write.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await write
+    assert forwarder.calls == 1
 
 
 async def test_once_unknown_a_later_definite_refusal_stays_unknown():
