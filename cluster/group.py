@@ -12,6 +12,7 @@ that cannot apply or write must not limp on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,6 @@ from cluster.errors import (
     NoQuorum,
     NotLeader,
     Overloaded,
-    Removed,
 )
 from cluster.interfaces import (
     CommittedBatch,
@@ -48,8 +48,11 @@ from cluster.proposals import Done, Proposals
 from cluster.raft import FlowLimits, Identity, Peers, SafeCore
 from cluster.reads import ReadRounds
 from cluster.snapshot_transfer import SnapshotReceiver, SnapshotSender
+from cluster.standing import Standing
 from cluster.transfer import LeadershipTransfer
 from cluster.upstream import RaftTiming
+
+logger = logging.getLogger(__name__)
 
 ReadDone = Callable[[int | None, ClusterError | None], None]
 
@@ -103,6 +106,7 @@ class RaftGroup:
         self._wake = wake
         self._fail = fail
         self._failed = False
+        self._logged_leader: str | None = None
         self._compact_at = float("-inf")
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
         self._waiter_number = count()
@@ -127,8 +131,7 @@ class RaftGroup:
             rng,
         )
         self._build_parts(timing, compaction or CompactionLimits())
-        self._was_member = self._is_listed()
-        self._listed_in: Configuration | None = None  # where this node was last seen to be
+        self._standing = Standing(core, identity.id)
         self.on_leader_change: Callable[[], None] = lambda: None
         core.on_read_echo = self._reads.echo
         core.on_leader_change = self._leadership_changed
@@ -190,9 +193,16 @@ class RaftGroup:
         else:
             self._wake()
 
-    def _stop(self, error: Exception) -> None:
-        """Nothing is applied, acknowledged or voted for from here on."""
+    def halt(self) -> None:
+        """Do nothing more: what this group relies on has failed. Idempotent.
+
+        Nothing is applied, acknowledged, voted for or sent from here on, so that a leader
+        which fails leaves its place at once, however long the node takes to stop.
+        """
         self._failed = True
+
+    def _stop(self, error: Exception) -> None:
+        self.halt()
         self._fail(error)
 
     # --- Requests ------------------------------------------------------------------
@@ -290,25 +300,6 @@ class RaftGroup:
                 self._core.append_configuration(members)
             return
 
-    def _is_listed(self) -> bool:
-        configuration = self._core.configuration
-        return configuration.index > 0 and self.self_id in configuration.ids
-
-    def _check_membership(self) -> None:
-        """Stop once it is committed that this node, which was a member, is none any more."""
-        if self._core.configuration is self._listed_in:
-            return
-        if self._is_listed():
-            self._was_member = True
-            self._listed_in = self._core.configuration
-        elif self._was_member and not self._core.is_hinted():
-            current = self._core.configuration_at(self._core.applied_index)
-            if current.index and self.self_id not in current.ids:
-                raise Removed(
-                    f"node {self.self_id} was removed from the cluster; to use it again, "
-                    "empty its data folder and add it as a new member"
-                )
-
     # --- Disk and snapshots --------------------------------------------------------------
 
     def set_room(self, room: bool) -> None:
@@ -359,8 +350,10 @@ class RaftGroup:
             return  # Entries arrived that reach further.
         try:
             self._snapshots.install()
-        except CorruptSnapshot:
-            return  # It is set aside, and the next offer fetches it again.
+        except CorruptSnapshot as error:
+            logger.error("%s; it is set aside, and fetched again", error)
+            return
+        logger.info("the leader's snapshot at %d is installed", meta.index)
         self._core.adopt_snapshot(meta)
         self._compactor.installed()
         self._proposals.skip(meta.index)
@@ -384,7 +377,7 @@ class RaftGroup:
             self._apply()
             self._compact()
             self._transfer.check()
-            self._check_membership()
+            self._standing.check()
         except Exception as error:
             self._stop(error)
 
@@ -458,8 +451,22 @@ class RaftGroup:
         if self._core.state != raft.LEADER:
             self._reads.fail_all()
             self._proposals.refuse_waiting()
+        self._log_leader()
         self.on_leader_change()
         self._wake()
+
+    def _log_leader(self) -> None:
+        """Say who leads, for whoever reads later why writes paused."""
+        role = self.role()
+        if role.leader == self._logged_leader:
+            return
+        self._logged_leader = role.leader
+        if role.leader is None:
+            logger.info("no leader is known, in term %d", role.term)
+        elif role.name == "leader":
+            logger.info("this node leads in term %d", role.term)
+        else:
+            logger.info("node %s leads in term %d", role.leader, role.term)
 
     # --- What it is doing ----------------------------------------------------------
 

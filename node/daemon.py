@@ -12,7 +12,7 @@ import contextlib
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -40,7 +40,7 @@ from engines.store import Store
 from node import private_file
 from node.auth import load_tokens
 from node.clock import SystemClock
-from node.config_schema import HttpSection, NodeConfig, RaftSection
+from node.config_schema import NodeConfig, RaftSection
 from node.datadir import DataDir
 from node.driver import GroupDriver
 from node.errors import StartupError
@@ -70,7 +70,13 @@ class Node:
         self.config = config
         self.clock = clock
         self.failure: BaseException | None = None
+        self.halt: Callable[[], None] = lambda: None  # ends the group's part in the cluster
         self._stop = asyncio.Event()
+
+    @property
+    def broken(self) -> bool:
+        """Does it stop because something failed, rather than because it was asked to?"""
+        return self.failure is not None and not isinstance(self.failure, Removed)
 
     def fail(self, error: BaseException) -> None:
         """Stop the node because something that must hold does not. First reason wins."""
@@ -80,6 +86,7 @@ class Node:
                 logger.warning("stopping: %s", error)
             else:
                 logger.critical("stopping: %s", error, exc_info=error)
+                self.halt()
         self._stop.set()
 
     def request_stop(self) -> None:
@@ -125,6 +132,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     driver = GroupDriver(config.raft.heartbeat_ms / 4000)
     identity = Identity(config.node.id, data_dir.identity.incarnation)
     group = _group(node, identity, log, machine, snapshots, transport, driver)
+    node.halt = group.halt
     forwarder = Forwarder(transport, group)
     members = MemberService(config.node.id, group, transport, forwarder, clock)
     info = LocalNodeInfo(config, data_dir, group, machine, forwarder, clock)
@@ -165,16 +173,28 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     name = config.node.name
     parts = HttpParts(service, members, hub, info, clock, name, tokens, limits, node.fail)
-    await _open_door(HttpServer(parts), config.http, stack)
+    await _open_door(node, HttpServer(parts), stack)
+    stack.push_async_callback(_leave_first_if_broken, node, transport)
 
 
-async def _open_door(server: HttpServer, section: HttpSection, stack: AsyncExitStack) -> None:
+async def _leave_first_if_broken(node: Node, transport: Transport) -> None:
+    """Peers that see a leader go elect another at once; silence would cost them a timeout."""
+    if node.broken:
+        await transport.stop()
+
+
+async def _open_door(node: Node, server: HttpServer, stack: AsyncExitStack) -> None:
+    section = node.config.http
     context = None
     if section.tls_cert is not None and section.tls_key is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(section.tls_cert, section.tls_key)
-    stack.push_async_callback(server.stop)
+
+    async def close() -> None:
+        await server.stop(at_once=node.broken)
+
+    stack.push_async_callback(close)
     try:
         await server.start(section.host, section.port, context)
     except OSError as error:

@@ -41,6 +41,7 @@ from node.watch import WatchHub
 _FATAL = (CorruptRecord, StoreFailed, UnknownFormat)
 _WITH_BODY = frozenset({"PUT", "POST", "PATCH"})
 _CHANGING = frozenset({"PUT", "POST", "PATCH", "DELETE"})
+AT_ONCE_SECONDS = 0.05  # for answers that are already on their way
 _UNROUTED = "unrouted"
 
 
@@ -223,16 +224,19 @@ class HttpServer:
         """From now on new requests are refused as STOPPING. Idempotent."""
         self._stopping = True
 
-    async def stop(self) -> None:
+    async def stop(self, *, at_once: bool = False) -> None:
         """Refuse what is new, end streams, let requests finish, close. Idempotent.
 
-        Requests that are still running after `stop_seconds_max` are cancelled.
+        Requests that are still running after `stop_seconds_max` are cancelled. `at_once`: all
+        are, since nothing that they wait for will come; their clients ask another node.
         """
         self.begin_stop()
         if self._stopped:
             return
         self._stopped = True
         await self._streams.close()
+        if at_once:
+            await self._door.shutdown(AT_ONCE_SECONDS)  # zero would mean: without a limit
         await self._runner.cleanup()
 
     # --- The path of a request -----------------------------------------------------

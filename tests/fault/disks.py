@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 MIB: Final = 1 << 20
-SMALL_BYTES: Final = 128 * MIB
+SMALL_BYTES: Final = 512 * MIB  # sparse; ten rounds of states, snapshots and logs fit
 DISK_BYTES: Final = 1024 * MIB  # of the disk whose power is cut; sparse
 OUTER_BYTES: Final = 2 * DISK_BYTES
 # Nothing reaches the disk by itself: journal commits are rare, and so is what they drag along.

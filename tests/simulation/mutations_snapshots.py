@@ -284,8 +284,8 @@ MEMBERS = (
     one(
         "a removed member goes on",
         "H8",
-        GROUP + "_check_membership",
-        "if current.index and self.self_id not in current.ids:",
+        "cluster.standing:Standing.check",
+        "if current.index and self._self_id not in current.ids:",
         "if False:",
         "membership.a_removed_member_is_told_and_stops",
     ),

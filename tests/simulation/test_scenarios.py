@@ -602,6 +602,23 @@ def test_a_group_that_failed_does_nothing_more(monkeypatch):
     assert isinstance(refused[0], NotLeader)
 
 
+def test_a_halted_leader_leaves_its_place_though_its_connections_are_open(monkeypatch):
+    cluster = Cluster(monkeypatch)
+    cluster.elect("A")
+    answers = cluster.put("A", b"x")
+    cluster.group("A").halt()
+    # Nobody disconnects: A's process is still on its way out.
+    for _ in range(20):
+        cluster.advance(0.11)
+        for name in "ABC":
+            cluster.group(name).turn()
+            cluster.sync(name)
+        cluster.network.deliver_all()
+    assert {cluster.group("B").role().leader, cluster.group("C").role().leader} <= {"B", "C"}
+    assert cluster.group("B").role().leader == cluster.group("C").role().leader
+    assert not answers.calls, "nothing is acknowledged by a group that was halted"
+
+
 def test_a_frame_that_does_not_parse_ends_a_connection_and_not_the_node(monkeypatch):
     cluster = Cluster(monkeypatch)
     with pytest.raises(messages.MalformedMessage):

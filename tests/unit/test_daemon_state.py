@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cluster.errors import Removed
 from cluster.interfaces import CommittedBatch, LogEntry, SnapshotMeta
 from cluster.membership import Configuration, Member
 from cluster.memory_log import MemoryLog
@@ -46,6 +48,22 @@ def test_damage_met_while_starting_makes_the_next_start_rebuild_the_state(tmp_pa
     assert not folder.live_is_trustworthy(BOOT)
     assert folder.prepare_live(BOOT), "the damaged state is discarded"
     folder.close()
+
+
+def test_what_fails_halts_the_group_at_once_and_being_removed_does_not() -> None:
+    halted = []
+
+    async def fail(error: Exception) -> daemon.Node:
+        found = daemon.Node(node().config, SystemClock())
+        found.halt = lambda: halted.append(error)
+        found.fail(error)
+        await found.wait_for_stop()
+        return found
+
+    disk = OSError("disk")
+    assert asyncio.run(fail(disk)).broken
+    assert not asyncio.run(fail(Removed("another member says so"))).broken
+    assert halted == [disk]
 
 
 def test_another_failure_while_starting_leaves_the_state_as_it_is(tmp_path: Path) -> None:

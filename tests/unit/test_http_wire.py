@@ -272,6 +272,18 @@ async def test_requests_in_flight_finish_before_the_stop(tmp_path: Path) -> None
             await asyncio.open_connection("127.0.0.1", door.port)
 
 
+async def test_a_stop_at_once_waits_for_nobody(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        door.router.hold = asyncio.Event()  # nothing ever sets it
+        held = asyncio.create_task(door.put("k"))
+        await until(lambda: inflight(door) == 1, "the request is in flight")
+        await door.server.stop(at_once=True)
+        with pytest.raises((ConnectionError, IndexError)):  # closed, without one line
+            await held
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection("127.0.0.1", door.port)
+
+
 async def test_damage_stops_the_node(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door:
         damage = CorruptRecord("leaves", b"k", "checksum mismatch")

@@ -195,14 +195,15 @@ async def test_what_a_silent_leader_holds_goes_to_its_successor():
     await asyncio.sleep(0)
     group.leader = None
     group.on_leader_change()
-    await asyncio.sleep(0.01)
-    assert not write.done() and not read.done()  # nobody else to ask
+    ended, _ = await asyncio.wait((write, read), timeout=0.02)
+    assert not ended, "there is nobody else to ask"
     group.leader = "me"
     group.on_leader_change()
     group.on_leader_change()
     assert await asyncio.wait_for(write, 10) == DONE
     await asyncio.wait_for(read, 10)
-    assert forwarder.calls == 2 and group.submitted == 1
+    assert forwarder.calls == 2
+    assert group.submitted == 1
 
 
 async def test_what_may_not_be_repeated_waits_for_its_own_answer():
@@ -213,7 +214,8 @@ async def test_what_may_not_be_repeated_waits_for_its_own_answer():
     await asyncio.sleep(0)
     group.leader = "me"
     group.on_leader_change()
-    await asyncio.sleep(0.1)
+    ended, _ = await asyncio.wait((write,), timeout=0.1)
+    assert not ended
     answer.set_result(DONE)
     assert await asyncio.wait_for(write, 10) == DONE
     assert group.submitted == 0
