@@ -12,13 +12,14 @@ validation (`validation`) and the bytes of results (`result_codec`) are re-expor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import product
 from types import NoneType
 from typing import Any, NamedTuple
 
 from engines.codec import Malformed, Packable, pack, unpack
+from engines.edits import Edit, build_op, op_parts
 from engines.errors import UnknownCommand
 from engines.interfaces import DueRecord, Limits
 from engines.mutations import (
@@ -52,6 +53,7 @@ __all__ = [
     "Configure",
     "Delete",
     "DueRecord",
+    "Edit",
     "Expire",
     "Put",
     "Txn",
@@ -74,7 +76,7 @@ VERSION = 1
 REQUEST_DIGEST_BYTES = 16
 
 # Numbers in the log are forever: never reuse one.
-_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE = 1, 2, 3, 4, 5
+_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _EDIT = 1, 2, 3, 4, 5, 6
 _OP_PUT, _OP_DELETE, _OP_GET = 1, 2, 3
 _TARGETS = {
     CompareTarget.VERSION: 1,
@@ -141,14 +143,21 @@ def _parts(command: Command, *, stamped: bool) -> Packable:
             return (_DELETE, ns, session, key, now - epoch, if_version, request_id)
         case Txn(ns, session, compare, then, otherwise, now, request_id):
             epoch, request_id = (0, request_id) if stamped else (now, None)
-            compares = [(c.key, _TARGETS[c.target], _OPS[c.op], c.value) for c in compare]
             branches = [[_op_parts(op, epoch) for op in branch] for branch in (then, otherwise)]
-            return (_TXN, ns, session, compares, *branches, now - epoch, request_id)
+            return (_TXN, ns, session, _compares(compare), *branches, now - epoch, request_id)
+        case Edit(ns, session, compare, ops, now, request_id):
+            epoch, request_id = (0, request_id) if stamped else (now, None)
+            edits = [op_parts(op, epoch) for op in ops]
+            return (_EDIT, ns, session, _compares(compare), edits, now - epoch, request_id)
         case Expire(due, now):
             records = [(d.namespace, d.session, d.key, d.revision) for d in due]
             return (_EXPIRE, records, now)
         case Configure(limits):
             return (_CONFIGURE, [(name, getattr(limits, name)) for name in _LIMIT_NAMES])
+
+
+def _compares(compare: Sequence[Compare]) -> Packable:
+    return [(c.key, _TARGETS[c.target], _OPS[c.op], c.value) for c in compare]
 
 
 def _op_parts(op: TxnOp, epoch: int) -> Packable:
@@ -203,6 +212,18 @@ def _txn(
     return Txn(namespace, session, compares, branches[0], branches[1], now_ms, request_id)
 
 
+def _edit(
+    namespace: str,
+    session: str,
+    compare: tuple[Any, ...],
+    ops: tuple[Any, ...],
+    now_ms: int,
+    request_id: str | None,
+) -> Edit:
+    compares = tuple(_compare(item) for item in compare)
+    return Edit(namespace, session, compares, tuple(map(build_op, ops)), now_ms, request_id)
+
+
 def _compare(item: object) -> Compare:
     match item:
         case (bytes() as key, int() as target, int() as op, int() | bytes() as value):
@@ -253,6 +274,7 @@ _COMMANDS = {
     _PUT: _shape(Put, _STR, _STR, _BYTES, _BYTES, _STR, _INT, _OPT_INT, _OPT_INT, _OPT_STR),
     _DELETE: _shape(Delete, _STR, _STR, _BYTES, _INT, _OPT_INT, _OPT_STR),
     _TXN: _shape(_txn, _STR, _STR, _TUPLE, _TUPLE, _TUPLE, _INT, _OPT_STR),
+    _EDIT: _shape(_edit, _STR, _STR, _TUPLE, _TUPLE, _INT, _OPT_STR),
     _EXPIRE: _shape(_expire, _TUPLE, _INT),
     _CONFIGURE: _shape(_configure, _TUPLE),
 }

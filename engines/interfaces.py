@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from engines.edits import EditResult
+
 MIB = 1 << 20
 SUB_MAX = 0xFFFF  # positions within one revision, stored in 16 bits
 PHYSICAL_KEY_BYTES_MAX = 511  # LMDB's compiled-in bound on a key
@@ -179,7 +181,9 @@ class ConfigureResult:
     changed: bool  # False: the limits already were these
 
 
-Result = PutResult | DeleteResult | TxnResult | ExpireResult | ConfigureResult | Rejected
+Result = (
+    PutResult | DeleteResult | TxnResult | EditResult | ExpireResult | ConfigureResult | Rejected
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engines.counters import Counters
+from engines.edits import Edit, EditResult
 from engines.interfaces import (
     Change,
     ChangeId,
@@ -27,6 +28,7 @@ from engines.interfaces import (
     Rejected,
     TxnResult,
 )
+from engines.kv_edit import EditRun
 from engines.kv_reader import KvReader
 from engines.layout import Leaf
 from engines.mutations import (
@@ -145,6 +147,22 @@ class KvEngine:
             sub += not isinstance(result, GetResult) and result.revision == revision
         self._finish(revision, sub, window_bytes, limits)
         return TxnResult(succeeded, self._counters.revision, tuple(results))
+
+    def edit(self, command: Edit, limits: Limits) -> EditResult | Rejected:
+        scope = self._records.scope(command.namespace, command.session)
+        if not all(self._holds(scope, compare) for compare in command.compare):
+            return EditResult(False, self._counters.revision, ())
+        run = EditRun(self._records, scope, command.now_ms, limits)
+        answers = tuple(run.answer(op) for op in command.ops)
+        if run.size > limits.txn_bytes_max:
+            return Rejected(
+                RejectCode.LIMIT_EXCEEDED,
+                f"the answers hold {run.size} bytes; txn_bytes_max is {limits.txn_bytes_max}",
+            )
+        revision, window_bytes = self._counters.revision + 1, self._counters.window_bytes
+        changes = run.write(revision)
+        self._finish(revision, changes, window_bytes, limits)
+        return EditResult(True, self._counters.revision, answers)
 
     def _finish(self, revision: int, changes: int, window_bytes: int, limits: Limits) -> None:
         """End a command that made `changes` changes; `window_bytes` is from before it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from engines.edits import Edit
 from engines.interfaces import DueRecord, Limits
 
 
@@ -125,4 +126,4 @@ class Configure:
     limits: Limits
 
 
-Command = Put | Delete | Txn | Expire | Configure
+Command = Put | Delete | Txn | Edit | Expire | Configure

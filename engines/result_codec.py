@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engines.codec import Malformed, Packable, pack, unpack
+from engines.edits import EditResult, answer_parts, build_answer
 from engines.errors import UnknownCommand
 from engines.interfaces import (
     ConfigureResult,
@@ -26,7 +27,7 @@ from engines.interfaces import (
 VERSION = 1
 
 # Numbers on disk are forever: never reuse one.
-_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _REJECTED, _GET = 1, 2, 3, 4, 5, 6, 7
+_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _REJECTED, _GET, _EDIT = 1, 2, 3, 4, 5, 6, 7, 8
 _VERSION_BYTE = bytes([VERSION])
 
 AnyResult = Result | GetResult
@@ -59,6 +60,8 @@ def _parts(result: AnyResult) -> Packable:
             return (_DELETE, deleted, ended, revision)
         case TxnResult(succeeded, revision, results):
             return (_TXN, succeeded, revision, [_parts(one) for one in results])
+        case EditResult(succeeded, revision, answers):
+            return (_EDIT, succeeded, revision, [answer_parts(one) for one in answers])
         case ExpireResult(expired):
             return (_EXPIRE, expired)
         case ConfigureResult(changed):
@@ -102,6 +105,12 @@ def _txn(succeeded: object, revision: object, results: object) -> TxnResult:
             raise Malformed("not the result of an operation")
         inner.append(one)
     return TxnResult(_bool(succeeded), _int(revision), tuple(inner))
+
+
+def _edit(succeeded: object, revision: object, answers: object) -> EditResult:
+    if type(answers) is not tuple:
+        raise Malformed("the answers of an edit are not an array")
+    return EditResult(_bool(succeeded), _int(revision), tuple(map(build_answer, answers)))
 
 
 def _rejected(code: object, message: object, version: object) -> Rejected:
@@ -152,6 +161,7 @@ _BUILDERS: dict[int, Callable[..., AnyResult]] = {
     _PUT: _put,
     _DELETE: _delete,
     _TXN: _txn,
+    _EDIT: _edit,
     _EXPIRE: lambda expired: ExpireResult(_int(expired)),
     _CONFIGURE: lambda changed: ConfigureResult(_bool(changed)),
     _REJECTED: _rejected,

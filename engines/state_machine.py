@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from engines.check import problems
-from engines.command import Command, Configure, Delete, Expire, Put, Txn, decode, encode
+from engines.command import Command, Configure, Delete, Edit, Expire, Put, Txn, decode, encode
 from engines.counters import COUNTERS_KEY, Counters, load_counters, save_counters
 from engines.errors import CorruptRecord, InvalidArgument, UnknownCommand
 from engines.interfaces import (
@@ -238,7 +238,7 @@ class _Application:
             self._requests.remember(command.namespace, request_id, command, result, self.limits)
         return result
 
-    def _write(self, command: Put | Delete | Txn) -> Result:
+    def _write(self, command: Put | Delete | Txn | Edit) -> Result:
         match command:
             case Put():
                 return self._kv.put(command, self.limits)
@@ -246,6 +246,8 @@ class _Application:
                 return self._kv.delete(command, self.limits)
             case Txn():
                 return self._kv.txn(command, self.limits)
+            case Edit():
+                return self._kv.edit(command, self.limits)
 
     def _configure(self, limits: Limits) -> ConfigureResult:
         changed = limits != self.limits

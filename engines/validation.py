@@ -11,6 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from engines.edits import (
+    NUMBER_MAX,
+    NUMBER_MIN,
+    Edit,
+    EditAdd,
+    EditAddDecimal,
+    EditDeadline,
+    EditOp,
+    EditSet,
+    EditSplice,
+)
 from engines.errors import InvalidArgument
 from engines.interfaces import INTEGER_MAX, Limits
 from engines.mutations import (
@@ -51,6 +62,8 @@ def validate(command: Command, limits: Limits) -> None:
             _validate_condition(command.if_version, command.request_id, limits)
         case Txn():
             _validate_txn(command, limits)
+        case Edit():
+            _validate_edit(command, limits)
         case Expire():
             _validate_expire(command, limits)
         case Configure():
@@ -202,6 +215,55 @@ def _validate_branch(branch: Sequence[TxnOp], name: str, now_ms: int, limits: Li
             raise InvalidArgument(f"{prefix}key", "is written twice in one branch")
         written.add(op.key)
     return size
+
+
+def _validate_edit(edit: Edit, limits: Limits) -> None:
+    validate_namespace(edit.namespace, limits)
+    validate_session(edit.session, limits)
+    _validate_stamps(edit.now_ms, None, limits)
+    _validate_condition(None, edit.request_id, limits)
+    for name, items in (("compare", edit.compare), ("ops", edit.ops)):
+        if len(items) > limits.txn_ops_max:
+            raise InvalidArgument(name, f"holds {len(items)}; at most {limits.txn_ops_max}")
+    for place, compare in enumerate(edit.compare):
+        _validate_compare(compare, f"compare[{place}].", limits)
+    size = sum(len(c.key) + _value_bytes(c) for c in edit.compare)
+    for place, op in enumerate(edit.ops):
+        size += _validate_edit_op(op, f"ops[{place}].", edit.now_ms, limits)
+    if size > limits.txn_bytes_max:
+        raise InvalidArgument(
+            "ops", f"hold {size} bytes; at most {limits.txn_bytes_max}", "BODY_TOO_LARGE"
+        )
+
+
+def _validate_edit_op(op: EditOp, prefix: str, now_ms: int, limits: Limits) -> int:
+    """Returns the operation's bytes of keys and values."""
+    validate_key(op.key, limits, f"{prefix}key")
+    match op:
+        case EditSet(value=value):
+            _validate_value(value, op.content_type, limits, prefix)
+            _validate_stamps(now_ms, op.expires_ms, limits, prefix)
+            if op.keep_deadline and op.expires_ms is not None:
+                raise InvalidArgument(f"{prefix}ttl_seconds", "cannot be given and kept")
+            return len(op.key) + len(value)
+        case EditSplice(value=value, offset=offset):
+            _validate_value(value, "", limits, prefix)
+            if offset is not None and not 0 <= offset <= limits.value_bytes_max:
+                raise InvalidArgument(f"{prefix}offset", "is not within the largest value")
+            return len(op.key) + len(value)
+        case EditAdd(amount=amount) if not NUMBER_MIN <= amount <= NUMBER_MAX:
+            raise InvalidArgument(f"{prefix}amount", "does not fit 64 bits")
+        case EditAddDecimal(amount=text) if not text.isascii():
+            raise InvalidArgument(f"{prefix}amount", "is not a decimal number")
+        case EditDeadline(expires_ms=int(expires)):
+            # One in the past removes the record, so only what is too far away is refused.
+            if not 0 <= expires <= now_ms + limits.ttl_ms_max:
+                raise InvalidArgument(
+                    f"{prefix}ttl_seconds", f"must be at most {limits.ttl_ms_max // 1000}"
+                )
+        case _:
+            pass
+    return len(op.key)
 
 
 def _validate_expire(expire: Expire, limits: Limits) -> None:

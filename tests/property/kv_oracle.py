@@ -6,7 +6,7 @@ the oracle is told how far the real floor has moved and drops what must be gone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engines.command import (
     Command,
@@ -15,12 +15,14 @@ from engines.command import (
     CompareTarget,
     Configure,
     Delete,
+    Edit,
     Expire,
     Put,
     Txn,
     TxnDelete,
     TxnPut,
 )
+from engines.edits import Answer, EditDeadline, EditResult, EditSet
 from engines.interfaces import (
     SUB_MAX,
     Change,
@@ -39,6 +41,7 @@ from engines.interfaces import (
     Result,
     TxnResult,
 )
+from tests.property.edit_oracle import Held, run
 
 Name = tuple[str, str, bytes]
 
@@ -63,10 +66,10 @@ class Oracle:
                 return ConfigureResult(changed)
             case Expire():
                 return self._expire(command)
-            case Put() | Delete() | Txn():
+            case Put() | Delete() | Txn() | Edit():
                 return self._once(command)
 
-    def _once(self, command: Put | Delete | Txn) -> Result:
+    def _once(self, command: Put | Delete | Txn | Edit) -> Result:
         if command.request_id is None:
             return self._write(command)
         name = (command.namespace, command.request_id)
@@ -110,10 +113,12 @@ class Oracle:
             return True
         return name not in self.cut and revision >= self.floor.revision
 
-    def _write(self, command: Put | Delete | Txn) -> Result:
+    def _write(self, command: Put | Delete | Txn | Edit) -> Result:
         revision = self.revision + 1
         if isinstance(command, Txn):
             return self._txn(command, revision)
+        if isinstance(command, Edit):
+            return self._edit(command, revision)
         name = (command.namespace, command.session, command.key)
         old = self.live.get(name)
         version = old.version if old else 0
@@ -156,7 +161,42 @@ class Oracle:
             self.revision = revision
         return TxnResult(succeeded, self.revision, tuple(results))
 
-    def _holds(self, txn: Txn, compare: Compare) -> bool:
+    def _edit(self, edit: Edit, revision: int) -> EditResult:
+        if not all(self._holds(edit, compare) for compare in edit.compare):
+            return EditResult(False, self.revision, ())
+        held: dict[bytes, Held | None] = {}
+        written: set[bytes] = set()
+        answers: list[Answer] = []
+        for op in edit.ops:
+            record = self.live.get((edit.namespace, edit.session, op.key))
+            gone = record is None or 0 < (record.expires_ms or 0) <= edit.now_ms
+            if op.key not in held:
+                held[op.key] = None
+                if record is not None and not gone:
+                    assert record.value is not None
+                    held[op.key] = (record.value, record.content_type, record.expires_ms)
+            answer, held[op.key], wrote = run(
+                op, held[op.key], edit.now_ms, self.limits.value_bytes_max
+            )
+            answers.append(answer)
+            written |= {op.key} if wrote else set()
+        sub = 0
+        for key in (key for key in held if key in written):
+            name, found = (edit.namespace, edit.session, key), held[key]
+            change = ChangeId(revision, sub)
+            if found is not None:
+                value, content_type, expires_ms = found
+                self._put(name, change, value, content_type, edit.now_ms, expires_ms)
+            elif name in self.live:
+                self._remove(name, change, ChangeKind.DELETE, edit.now_ms)
+            else:
+                continue
+            sub += 1
+        if sub:
+            self.revision = revision
+        return EditResult(True, self.revision, tuple(answers))
+
+    def _holds(self, txn: Txn | Edit, compare: Compare) -> bool:
         record = self.live.get((txn.namespace, txn.session, compare.key))
         actual: int | bytes | None
         match compare.target:
@@ -249,7 +289,7 @@ def _name(change: Change) -> Name:
     return change.namespace, change.session, change.key
 
 
-def _asked(command: Put | Delete | Txn) -> object:
+def _asked(command: Put | Delete | Txn | Edit) -> object:
     """What the caller said: without the proposer's stamps."""
     now = command.now_ms
     match command:
@@ -269,3 +309,15 @@ def _asked(command: Put | Delete | Txn) -> object:
                 for branch in (then, otherwise)
             ]
             return ("txn", ns, session, compare, branches)
+        case Edit(ns, session, compare, ops, _, _):
+            asked = [
+                (op, op.expires_ms - now)
+                if isinstance(op, EditSet | EditDeadline) and op.expires_ms is not None
+                else op
+                for op in ops
+            ]
+            plain = [
+                (replace(op[0], expires_ms=None), op[1]) if isinstance(op, tuple) else op
+                for op in asked
+            ]
+            return ("edit", ns, session, compare, plain)

@@ -36,6 +36,7 @@ from engines.command import (
     CompareTarget,
     Configure,
     Delete,
+    Edit,
     Expire,
     Put,
     Txn,
@@ -46,6 +47,19 @@ from engines.command import (
     encode,
 )
 from engines.counters import load_counters
+from engines.edits import (
+    Aspect,
+    DeadlineWhen,
+    EditAdd,
+    EditAddDecimal,
+    EditDeadline,
+    EditLook,
+    EditOp,
+    EditRemove,
+    EditSet,
+    EditSplice,
+    When,
+)
 from engines.errors import Compacted, InvalidArgument
 from engines.interfaces import Change, ChangeId, DueRecord, Limits, Record, Rejected
 from engines.kv import KvReader
@@ -146,6 +160,27 @@ def operations(branch: Sequence[OpSketch], now_ms: int) -> tuple[TxnOp, ...]:
             else:
                 made.append(TxnDelete(key))
     return tuple(made)
+
+
+# Deadlines count from the edit's own time here; `stamped` makes times of them.
+edit_ops = st.one_of(
+    st.builds(EditSet, keys, values, types, ttls, st.just(False), st.sampled_from(When),
+              st.booleans()),
+    st.builds(EditSet, keys, values, types, st.none(), st.just(True)),
+    st.builds(EditRemove, keys, st.booleans()),
+    st.builds(EditLook, keys, st.sampled_from(Aspect)),
+    st.builds(EditAdd, keys, st.sampled_from([1, -1, 7, (1 << 63) - 1, -(1 << 63)])),
+    st.builds(EditAddDecimal, keys, st.sampled_from(["0.5", "-3", "10", "0.25"])),
+    st.builds(EditSplice, keys, values, st.one_of(st.none(), st.integers(0, 20))),
+    st.builds(EditDeadline, keys, st.one_of(st.none(), st.integers(-5, 50)),
+              st.sampled_from(DeadlineWhen)),
+)  # fmt: skip
+
+
+def stamped(op: EditOp, now_ms: int) -> EditOp:
+    if isinstance(op, EditSet | EditDeadline) and op.expires_ms is not None:
+        return replace(op, expires_ms=op.expires_ms + now_ms)
+    return op
 
 
 @dataclass
@@ -297,6 +332,20 @@ class KvMachine(RuleBasedStateMachine):
         )  # fmt: skip
 
     @rule(
+        owner=owners, compare=st.lists(compares, max_size=1),
+        ops=st.lists(edit_ops, min_size=1, max_size=6), request_id=request_ids,
+    )  # fmt: skip
+    def edit(
+        self,
+        owner: tuple[str, str],
+        compare: list[Compare],
+        ops: list[EditOp],
+        request_id: str | None,
+    ) -> None:
+        edits = tuple(stamped(op, self.now) for op in ops)
+        self.commit(Edit(*owner, tuple(compare), edits, self.now, request_id))
+
+    @rule(
         writes=st.lists(
             st.tuples(owners, keys, st.one_of(st.none(), values), request_ids),
             min_size=2,
@@ -340,6 +389,10 @@ class KvMachine(RuleBasedStateMachine):
                     for branch in (command.then, command.otherwise)
                 )
                 self.commit(replace(command, now_ms=self.now, then=then, otherwise=otherwise))
+            case Edit():
+                moved = self.now - command.now_ms
+                ops = tuple(stamped(op, moved) for op in command.ops)
+                self.commit(replace(command, now_ms=self.now, ops=ops))
             case _:
                 self.commit(command)
 
