@@ -110,6 +110,15 @@ class Record:
     expires_ms: int | None
 
 
+class Held(NamedTuple):
+    """What a reader in a hurry wants of a live record."""
+
+    value: bytes | None  # None only where the reader asked for no values
+    size: int  # bytes of the value
+    expires_ms: int  # 0: never
+    revision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One change of one record, as kept for history and watch."""

@@ -16,6 +16,7 @@ from engines.interfaces import (
     ChangeId,
     ChangeKind,
     DueRecord,
+    Held,
     HistoryPage,
     Record,
     RecordPage,
@@ -97,6 +98,15 @@ class KvReader:
             return None
         value = self._value(owner, key, leaf) if values else None
         return _record(namespace, session, key, leaf, value)
+
+    def held(self, namespace: str, session: str, key: bytes, *, values: bool) -> Held | None:
+        """The live record, briefly, or None."""
+        owner = session_key(namespace, session)
+        leaf = self._leaf(owner, key)
+        if leaf is None:
+            return None
+        value = self._value(owner, key, leaf) if values else None
+        return Held(value, leaf.size, leaf.expires_ms, leaf.revision)
 
     def get_at(self, namespace: str, session: str, key: bytes, revision: int) -> Record | None:
         """The record as it was right after `revision`; None if it was absent then.

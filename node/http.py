@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from engines.errors import CorruptRecord, StoreFailed, UnknownFormat
 from node.admission import Admission, ByteBudget
 from node.auth import Tokens, refuse_browser
 from node.clock import Clock
 from node.errors import MethodNotAllowed, NotFound, Unavailable
-from node.http_errors import as_hivemem, bad_request
+from node.http_errors import FATAL, as_hivemem, bad_request
 from node.http_handlers import Handlers
 from node.http_limits import HttpLimits
 from node.http_members import MemberHandlers, Members
@@ -38,7 +37,6 @@ from node.views import NodeInfo
 from node.watch import WatchHub
 
 # Reading what is damaged must stop the node rather than be answered from.
-_FATAL = (CorruptRecord, StoreFailed, UnknownFormat)
 _WITH_BODY = frozenset({"PUT", "POST", "PATCH"})
 _CHANGING = frozenset({"PUT", "POST", "PATCH", "DELETE"})
 AT_ONCE_SECONDS = 0.05  # for answers that are already on their way
@@ -293,7 +291,7 @@ class HttpServer:
             raise Unavailable("this node is stopping", code="STOPPING")
 
     def _fail(self, request: web.BaseRequest, error: Exception, allow: str) -> web.StreamResponse:
-        if isinstance(error, _FATAL) and self._parts.on_fatal is not None and not self._stopping:
+        if isinstance(error, FATAL) and self._parts.on_fatal is not None and not self._stopping:
             self._parts.on_fatal(error)
         if isinstance(error, ConnectionError):
             # The client is gone: nobody will read this.

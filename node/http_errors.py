@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from cluster.errors import DiskFull, NoQuorum, NotLeader, OutcomeUnknown, Overloaded
-from engines.errors import Compacted, InvalidArgument, ReadersBusy
+from engines.errors import (
+    Compacted,
+    CorruptRecord,
+    InvalidArgument,
+    ReadersBusy,
+    StoreFailed,
+    UnknownFormat,
+)
 from engines.interfaces import RejectCode, Rejected
 from node.errors import (
     BadRequest,
@@ -52,6 +59,9 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "DEADLINE_EXCEEDED": 504,
     "DISK_FULL": 507,
 }
+
+# Whoever meets one of these has to stop the node: its state is not to be served.
+FATAL = (CorruptRecord, StoreFailed, UnknownFormat)
 
 RETRY_AFTER_SECONDS = 1  # with OVERLOADED: queues drain in well under a second
 _FIELD_CHARACTERS_MAX = 200  # a field's name may come from the caller

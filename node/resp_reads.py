@@ -1,0 +1,162 @@
+"""Reads of the Redis door: all that arrive in one turn of the loop share one quorum round
+and one transaction. Loop thread only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cluster.errors import ClusterError, Overloaded
+from cluster.interfaces import Consensus
+from engines.edits import Answer, Aspect
+from engines.interfaces import Held
+from engines.kv import KvReader
+from node.clock import Clock
+from node.errors import HivememError
+from node.http_errors import FATAL, as_hivemem
+from node.reads import LINEARIZABLE
+from node.resp_limits import ANSWER_BYTES_MAX
+from node.service import Readers, Router
+
+Found = list[Held | None]
+Wanted = Sequence[tuple[str, bytes, bool]]  # session, key, with its value
+
+
+class AnswerTooLarge(HivememError):
+    """The values of one command are more than one answer may hold."""
+
+    code = "LIMIT_EXCEEDED"
+    status = 409
+
+
+@dataclass(slots=True)
+class _Waiting:
+    namespace: str
+    wanted: Wanted
+    done: Callable[[Found | HivememError], None]
+
+
+class ReadBatches:
+    """Looks records up, linearizably or as they are here."""
+
+    def __init__(
+        self,
+        group: Consensus,
+        router: Router,
+        readers: Readers,
+        clock: Clock,
+        fail: Callable[[Exception], None],
+        timeout_seconds: float,
+    ) -> None:
+        """`fail` hears of damage, which has to stop the node."""
+        self._group = group
+        self._router = router
+        self._readers = readers
+        self._clock = clock
+        self._fail = fail
+        self._timeout_seconds = timeout_seconds
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[_Waiting] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(
+        self, namespace: str, wanted: Wanted, done: Callable[[Found | HivememError], None]
+    ) -> None:
+        """Call `done` with what a linearizable read finds. Not before this returns."""
+        if not self._waiting:
+            self._loop.call_soon(self._begin)
+        self._waiting.append(_Waiting(namespace, wanted, done))
+
+    async def get(self, namespace: str, wanted: Wanted) -> Found:
+        """What a linearizable read finds. Raises: HivememError."""
+        future: asyncio.Future[Found | HivememError] = self._loop.create_future()
+
+        def done(found: Found | HivememError) -> None:
+            if not future.done():
+                future.set_result(found)
+
+        self.add(namespace, wanted, done)
+        found = await future
+        if isinstance(found, HivememError):
+            raise found
+        return found
+
+    def look(self, namespace: str, wanted: Wanted) -> Found | HivememError:
+        """What this node's own state holds, which may be old."""
+        found: list[Found | HivememError] = []
+        self._answer([_Waiting(namespace, wanted, found.append)])
+        return found[0]
+
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting, []
+
+        def confirmed(index: int | None, error: ClusterError | None) -> None:
+            if index is None:
+                # Another node leads, or none: the router asks it, and tries again.
+                task = self._loop.create_task(self._ask(batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            try:
+                self._group.when_applied(index, lambda: self._answer(batch))
+            except Overloaded as overload:
+                _tell(batch, as_hivemem(overload, writes=False))
+
+        self._group.read_index(confirmed)
+
+    async def _ask(self, batch: list[_Waiting]) -> None:
+        deadline = self._clock.monotonic() + self._timeout_seconds
+        try:
+            await self._router.barrier(LINEARIZABLE, deadline)
+        except HivememError as error:
+            _tell(batch, error)
+        else:
+            self._answer(batch)
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        """Look everything up in one transaction, and only then tell."""
+        try:
+            with self._readers() as reader:
+                results = [_look_up(reader, item) for item in batch]
+        except Exception as error:
+            known = as_hivemem(error, writes=False)
+            if isinstance(error, FATAL):
+                self._fail(error)
+            _tell(batch, known)
+            return
+        for item, result in zip(batch, results, strict=True):
+            item.done(result)
+
+
+def _look_up(reader: KvReader, item: _Waiting) -> Found | HivememError:
+    found: Found = []
+    room = ANSWER_BYTES_MAX
+    for session, key, values in item.wanted:
+        held = reader.held(item.namespace, session, key, values=values)
+        found.append(held)
+        if held is not None and values:
+            room -= held.size
+            if room < 0 and len(found) > 1:
+                return AnswerTooLarge(f"the values are more than {ANSWER_BYTES_MAX} bytes")
+    return found
+
+
+def _tell(batch: list[_Waiting], error: HivememError) -> None:
+    for item in batch:
+        item.done(error)
+
+
+def answer(held: Held | None, aspect: Aspect, now_ms: int) -> Answer:
+    """What an EditLook would answer at `now_ms`: a record that has expired is absent."""
+    if held is None or 0 < held.expires_ms <= now_ms:
+        return {Aspect.EXISTS: False, Aspect.LENGTH: 0}.get(aspect)
+    match aspect:
+        case Aspect.VALUE:
+            return held.value
+        case Aspect.EXISTS:
+            return True
+        case Aspect.LENGTH:
+            return held.size
+        case Aspect.DEADLINE:
+            return held.expires_ms

@@ -1,0 +1,140 @@
+"""SCAN and DBSIZE: walks over the names of a namespace, page by page.
+
+Redis's cursors are numbers, and a place here is a session and a key; so this node remembers
+which place a number stands for. As in Redis, what is there during the whole walk is shown
+at least once, and what comes or goes meanwhile may be shown. Unlike there, nothing twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from random import Random  # noqa: TID251 - the caller seeds it
+from typing import NamedTuple
+
+from engines.kv import KvReader
+from node.resp_names import join
+
+PAGE_BYTES_MAX = 1 << 20  # of names looked at in one step
+STEP_RECORDS_MAX = 1_000  # looked at in one step, whatever COUNT says
+
+
+class Place(NamedTuple):
+    """Where a walk goes on: after this key of this session; key b"": with the session."""
+
+    namespace: str
+    session: str
+    key: bytes
+
+
+class Cursors:
+    """Numbers → places, the `cursors_max` used last."""
+
+    def __init__(self, cursors_max: int, rng: Random) -> None:
+        self._cursors_max = cursors_max
+        self._rng = rng
+        self._places: OrderedDict[int, Place] = OrderedDict()
+
+    def put(self, place: Place) -> int:
+        number = self._rng.getrandbits(48) + 1
+        self._places[number] = place
+        while len(self._places) > self._cursors_max:
+            self._places.popitem(last=False)
+        return number
+
+    def get(self, number: int) -> Place | None:
+        place = self._places.get(number)
+        if place is not None:
+            self._places.move_to_end(number)
+        return place
+
+
+class Step(NamedTuple):
+    """`place` None: the walk is over."""
+
+    names: list[bytes]
+    place: Place | None
+
+
+def step(reader: KvReader, namespace: str, place: Place | None, count: int, now_ms: int) -> Step:
+    """The names of up to `count` records behind `place` (None: the first ones)."""
+    count = min(count, STEP_RECORDS_MAX)
+    names: list[bytes] = []
+    for seen, (session, key, expires_ms) in enumerate(_records(reader, namespace, place, count)):
+        if seen == count:
+            return Step(names, place)
+        place = Place(namespace, session, key)
+        name = join(session, key)
+        if name is not None and not 0 < expires_ms <= now_ms:
+            names.append(name)
+    return Step(names, None)
+
+
+def _records(
+    reader: KvReader, namespace: str, place: Place | None, count: int
+) -> Iterator[tuple[str, bytes, int]]:
+    """(session, key, deadline or 0) of the records behind `place`."""
+    session = place.session if place is not None else None
+    after: bytes | None = place.key if place is not None else None
+    while True:
+        if session is not None:
+            page = reader.scan(namespace, session, b"", after, count + 1, PAGE_BYTES_MAX, False)
+            for record in page.records:
+                yield session, record.key, record.expires_ms or 0
+            if page.more:
+                after = page.records[-1].key
+                continue
+        following = reader.sessions(namespace, session, 1)
+        if not following:
+            return
+        session, after = following[0], None
+
+
+def count_all(reader: KvReader, namespace: str, now_ms: int) -> int:
+    """How many records have a name here."""
+    total, place = 0, None
+    while True:
+        found = step(reader, namespace, place, STEP_RECORDS_MAX, now_ms)
+        total += len(found.names)
+        if found.place is None:
+            return total
+        place = found.place
+
+
+def pattern(glob: bytes) -> re.Pattern[bytes]:
+    """Redis's glob (`*`, `?`, `[a-c]`, `[^a]`, backslash) as a regular expression."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(glob):
+        letter = glob[at : at + 1]
+        at += 1
+        if letter == b"*":
+            if not parts or parts[-1] != b".*":
+                parts.append(b".*")
+        elif letter == b"?":
+            parts.append(b".")
+        elif letter == b"[":
+            text, at = _letters(glob, at)
+            parts.append(text)
+        else:
+            if letter == b"\\" and at < len(glob):
+                letter = glob[at : at + 1]
+                at += 1
+            parts.append(re.escape(letter))
+    return re.compile(b"".join(parts), re.DOTALL)
+
+
+def _letters(glob: bytes, at: int) -> tuple[bytes, int]:
+    """A class of letters that begins at `at`, and where the glob goes on."""
+    end = glob.find(b"]", at + 1)
+    if end < 0:
+        return re.escape(b"["), at
+    inner = glob[at:end]
+    negated = inner[:1] == b"^"
+    ranges = re.escape(inner[negated:]).replace(b"\\-", b"-")
+    try:
+        re.compile(b"[" + ranges + b"]")
+    except re.error:
+        return re.escape(glob[at - 1 : end + 1]), end + 1
+    return (b"[^" if negated else b"[") + ranges + b"]", end + 1
