@@ -10,6 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from node.config_schema import (
     COMMAND_OVERHEAD_BYTES,
     MEMBERS_MAX,
     NodeConfig,
+    RedisSection,
     settings,
 )
 
@@ -146,13 +148,21 @@ def _check_members(config: NodeConfig) -> Iterator[Finding]:
 
 
 def _check_addresses(config: NodeConfig) -> Iterator[Finding]:
-    for section, host in (("http", config.http.host), ("peer", config.peer.host)):
+    doors = {
+        "http": (config.http.host, config.http.port),
+        "peer": (config.peer.host, config.peer.port),
+    }
+    if config.redis.enabled:
+        doors["redis"] = (config.redis.host, config.redis.port)
+    for section, (host, _) in doors.items():
         if not host or any(character.isspace() for character in host):
             yield Finding((f"{section}.host",), f"{section}.host: must be an address or a name")
-    if (config.http.host, config.http.port) == (config.peer.host, config.peer.port):
-        yield Finding(
-            ("http.port", "peer.port"), f"peer.port: {config.peer.port} is also http.port"
-        )
+    for first, second in combinations(doors, 2):
+        if doors[first] == doors[second]:
+            yield Finding(
+                (f"{first}.port", f"{second}.port"),
+                f"{second}.port: {doors[second][1]} is also {first}.port",
+            )
     for member in config.cluster.members:
         try:
             split_address(member.peer)
@@ -183,11 +193,13 @@ def _check_doors(config: NodeConfig) -> Iterator[Finding]:
         "peer.tls_ca": peer.tls_ca,
     }
     yield from _check_door("peer", peer.host, needs)
-    if (http.tls_cert is None) != (http.tls_key is None):
+    given = [value is not None for value in needs.values()]
+    if any(given) and not all(given):
         yield Finding(
-            ("http.tls_cert", "http.tls_key"),
-            "http.tls_cert and http.tls_key: set both, or neither",
+            tuple(needs), "peer.tls_cert, peer.tls_key and peer.tls_ca: set all three, or none"
         )
+    yield from _check_pair("http", http.tls_cert, http.tls_key)
+    yield from _check_redis(config)
     scheme = "http" if http.tls_cert is None else "https"
     for member in config.cluster.members:
         if member.id == config.node.id and not member.http.startswith(f"{scheme}://"):
@@ -196,10 +208,27 @@ def _check_doors(config: NodeConfig) -> Iterator[Finding]:
                 f"cluster.members: this node's door speaks {scheme}, "
                 f"but its member entry says {member.http!r}",
             )
-    given = [value is not None for value in needs.values()]
-    if any(given) and not all(given):
+
+
+def _check_redis(config: NodeConfig) -> Iterator[Finding]:
+    """As for HTTP. A door that is switched off needs nothing."""
+    redis = config.redis
+    if not redis.enabled:
+        return
+    needs = {
+        "auth.tokens_file": config.auth.tokens_file,
+        "redis.tls_cert": redis.tls_cert,
+        "redis.tls_key": redis.tls_key,
+    }
+    yield from _check_door("redis", redis.host, needs)
+    yield from _check_pair("redis", redis.tls_cert, redis.tls_key)
+
+
+def _check_pair(door: str, cert: Path | None, key: Path | None) -> Iterator[Finding]:
+    if (cert is None) != (key is None):
         yield Finding(
-            tuple(needs), "peer.tls_cert, peer.tls_key and peer.tls_ca: set all three, or none"
+            (f"{door}.tls_cert", f"{door}.tls_key"),
+            f"{door}.tls_cert and {door}.tls_key: set both, or neither",
         )
 
 
@@ -275,15 +304,18 @@ def _check_files(config: NodeConfig) -> Iterator[Finding]:
     yield from _check_private(
         "cluster.secret_file", config.cluster.secret_file, private_file.SECRET_BYTES_MIN
     )
+    redis = config.redis if config.redis.enabled else RedisSection()
     for key, path in (
         ("auth.tokens_file", config.auth.tokens_file),
         ("http.tls_key", config.http.tls_key),
+        ("redis.tls_key", redis.tls_key),
         ("peer.tls_key", config.peer.tls_key),
     ):
         if path is not None:
             yield from _check_private(key, path, 1)
     for key, path in (
         ("http.tls_cert", config.http.tls_cert),
+        ("redis.tls_cert", redis.tls_cert),
         ("peer.tls_cert", config.peer.tls_cert),
         ("peer.tls_ca", config.peer.tls_ca),
     ):

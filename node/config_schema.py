@@ -23,8 +23,10 @@ GIB = 1 << 30
 MEMBERS_MAX = 9  # first voters of one cluster; each write waits for a majority of them
 COMMAND_OVERHEAD_BYTES = 64 * 1024  # bytes; names, framing and checksums around a value
 PEER_PORT_OFFSET = 10  # ports between a local node's HTTP door and its peer door
+REDIS_PORT_OFFSET = 20  # ports between a local node's HTTP door and its Redis door
 HTTP_PORT = 7411  # TCP port; the first HTTP door of a local cluster
 PEER_PORT = HTTP_PORT + PEER_PORT_OFFSET
+REDIS_PORT = HTTP_PORT + REDIS_PORT_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,28 @@ class HttpSection:
     )
     tls_cert: Path | None = field(
         default=None, metadata=_note("path", "PEM chain; with `tls_key` the door speaks HTTPS.")
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_note("path", "PEM private key; others must not be able to read it.")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSection:
+    enabled: bool = field(
+        default=True,
+        metadata=_note("true/false", "Redis clients work as they are; an idle door is one socket."),
+    )
+    host: str = field(
+        default="127.0.0.1",
+        metadata=_note("address", "Loopback, because nothing else is safe without tokens and TLS."),
+    )
+    port: int = field(
+        default=REDIS_PORT,
+        metadata=_note("TCP port", "Twenty above HTTP; not Redis's own, which may be in use."),
+    )
+    tls_cert: Path | None = field(
+        default=None, metadata=_note("path", "PEM chain; with `tls_key` the door speaks TLS only.")
     )
     tls_key: Path | None = field(
         default=None, metadata=_note("path", "PEM private key; others must not be able to read it.")
@@ -281,6 +305,7 @@ class NodeConfig:
     node: NodeSection
     cluster: ClusterSection
     http: HttpSection = HttpSection()
+    redis: RedisSection = RedisSection()
     peer: PeerSection = PeerSection()
     raft: RaftSection = RaftSection()
     limits: Limits = field(default_factory=Limits)
@@ -330,6 +355,7 @@ class NodeConfig:
 SECTIONS: Mapping[str, type] = {
     "node": NodeSection,
     "http": HttpSection,
+    "redis": RedisSection,
     "peer": PeerSection,
     "cluster": ClusterSection,
     "raft": RaftSection,

@@ -22,6 +22,7 @@ from node.config_schema import (
     NodeSection,
     PeerSection,
     RaftSection,
+    RedisSection,
     settings,
 )
 from node.errors import ConfigError
@@ -105,6 +106,8 @@ def test_defaults_hold_and_are_loopback(secret: Path) -> None:
     assert problems(config) == []
     assert is_loopback(config.http.host)
     assert is_loopback(config.peer.host)
+    assert is_loopback(config.redis.host)
+    assert (config.redis.enabled, config.redis.port) == (True, 7431)
 
 
 def test_file_environment_flag_each_win_over_the_former(tmp_path: Path) -> None:
@@ -114,6 +117,18 @@ def test_file_environment_flag_each_win_over_the_former(tmp_path: Path) -> None:
     assert load(path, environ=environ).raft.heartbeat_ms == 60
     flagged = load(path, ["raft.heartbeat_ms=70"], environ)
     assert (flagged.raft.heartbeat_ms, flagged.raft.election_min_ms) == (70, 700)
+
+
+def test_the_redis_door_is_set_like_everything_else(tmp_path: Path) -> None:
+    path = toml(tmp_path, extra='[redis]\nport = 1000\ntls_cert = "cert"\ntls_key = "key"')
+    private(tmp_path / "cert", b"c")
+    private(tmp_path / "key", b"k")
+    files = {"tls_cert": tmp_path / "cert", "tls_key": tmp_path / "key"}
+    assert load(path, environ={}).redis == RedisSection(port=1000, **files)
+    environ = {"HIVEMEM_REDIS_PORT": "2000", "HIVEMEM_REDIS_HOST": "::1"}
+    assert load(path, environ=environ).redis == RedisSection(host="::1", port=2000, **files)
+    off = load(path, ["redis.port=3000"], {**environ, "HIVEMEM_REDIS_ENABLED": "false"})
+    assert (off.redis.enabled, off.redis.port) == (False, 3000)
 
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
@@ -154,6 +169,12 @@ def test_variables_of_clients_are_not_settings(tmp_path: Path) -> None:
         ("[http]\nhost = ''", "http.host: must be an address"),
         ("[http]\nport = 70000", "http.port: 70000 is not a port"),
         ("[http]\nport = 7421", "peer.port: 7421 is also http.port"),
+        ("[http]\nport = 7431", "redis.port: 7431 is also http.port"),
+        ("[peer]\nport = 7431", "redis.port: 7431 is also peer.port"),
+        ("[redis]\nport = 70000", "redis.port: 70000 is not a port"),
+        ("[redis]\nhost = ''", "redis.host: must be an address"),
+        ("[redis]\nenabled = 1", "redis.enabled: must be true or false"),
+        ("[redis]\ntls_ca = 'x'", "redis.tls_ca: unknown key"),
         ("[auth]\ntokens_file = ''", "auth.tokens_file: must be a path"),
     ],
 )
@@ -337,6 +358,36 @@ def test_peers_beyond_loopback_need_mutual_tls(secret: Path, tmp_path: Path) -> 
     assert problems(config_with(secret, peer=whole)) == []
 
 
+def test_redis_beyond_loopback_needs_tokens_and_tls(secret: Path, tmp_path: Path) -> None:
+    (found,) = problems(config_with(secret, redis=RedisSection(host="0.0.0.0")))
+    assert found.startswith("redis.host:")
+    assert "missing: auth.tokens_file, redis.tls_cert, redis.tls_key" in found
+    pem, tokens = private(tmp_path / "key", b"k"), private(tmp_path / "tokens", b"t")
+    open_ = RedisSection(host="0.0.0.0", tls_cert=pem, tls_key=pem)
+    (found,) = problems(config_with(secret, redis=open_))
+    assert "missing: auth.tokens_file" in found
+    assert problems(config_with(secret, redis=open_, auth=AuthSection(tokens))) == []
+    inside = RedisSection(tls_cert=pem, tls_key=pem)
+    assert problems(config_with(secret, redis=inside)) == [], "loopback may have TLS, too"
+
+
+def test_the_files_of_the_redis_door_are_looked_at(secret: Path, tmp_path: Path) -> None:
+    key = private(tmp_path / "key", b"k", 0o640)
+    found = problems(config_with(secret, redis=RedisSection(tls_cert=tmp_path / "no", tls_key=key)))
+    assert [line.partition(":")[0] for line in found] == ["redis.tls_key", "redis.tls_cert"]
+    assert "chmod 600" in found[0]
+    assert "cannot be read" in found[1]
+
+
+def test_a_redis_door_that_is_switched_off_needs_nothing(secret: Path, tmp_path: Path) -> None:
+    redis = RedisSection(enabled=False, host="0.0.0.0", port=7411, tls_key=tmp_path / "absent")
+    config = config_with(secret, redis=redis)
+    assert problems(config) == []
+    wrong = replace(redis, enabled=True, host="127.0.0.1")
+    named = [line.partition(":")[0] for line in problems(replace(config, redis=wrong))]
+    assert named == ["redis.port", "redis.tls_cert and redis.tls_key", "redis.tls_key"]
+
+
 def test_half_of_a_tls_setting_is_refused(secret: Path, tmp_path: Path) -> None:
     key = private(tmp_path / "key", b"k")
     assert any(
@@ -388,6 +439,7 @@ def test_nodes_of_one_cluster_have_one_digest(secret: Path) -> None:
         config,
         node=NodeSection(IDS[1], "node1", Path("elsewhere")),
         http=HttpSection(port=1),
+        redis=RedisSection(enabled=False, port=2),
         raft=replace(config.raft, proposals_inflight_max=9999),
         cluster=replace(config.cluster, members=config.cluster.members[:1], join=True),
     )
