@@ -26,7 +26,8 @@ from node import logs
 from node.clock import Clock
 from node.config_schema import settings
 from node.errors import LaunchError
-from node.local_plan import HOST, LocalNode, Plan
+from node.local_plan import LocalNode, Plan
+from node.local_ports import HOST
 
 START_DEADLINE_MS = 60_000  # ms; a quorum must serve within it (replaying a log takes a while)
 ALL_READY_GRACE_MS = 5_000  # ms; further wait for the other nodes once a quorum serves
@@ -38,16 +39,23 @@ LOG_TAIL_LINES = 15  # lines of a daemon's log shown when it does not start
 
 # What makes each node itself comes from its own file: one value for all would be wrong.
 _OWN_SECTIONS = ("http", "peer", "cluster")
-_OWN_SETTINGS = ("node.id", "node.name", "node.data_dir", "node.log_file")
+_OWN_SETTINGS = (
+    *("node.id", "node.name", "node.data_dir", "node.log_file"),
+    *("redis.host", "redis.port"),
+)
 
 
 class NodeView(NamedTuple):
-    """One node as seen from outside. `role` and `pid` are None when not known."""
+    """One node as seen from outside. `role` and `pid` are None when not known.
+
+    `redis` is host:port, and None where the node says that it has no such door.
+    """
 
     name: str
     id: str
     http: str
     peer: str
+    redis: str | None
     pid: int | None
     role: str | None
     data_dir: Path
@@ -131,13 +139,14 @@ class LocalCluster:
         return {**self.plan.running(), **alive}
 
     def views(self) -> list[NodeView]:
-        """Every node as it is now; roles come from the first node that answers."""
+        """Every node as it is now; what it does is told by the first node that answers."""
         pids = self.pids()
-        roles: dict[str, str | None] = {}
+        said: dict[str, dict[str, Any]] = {}
         for node in self.plan.nodes:
             answer = self.cluster_seen_by(node) if node.name in pids else None
             if answer is not None:
-                roles = {each["id"]: each["role"] for each in answer["nodes"]}
+                # A node without a role has not answered.
+                said = {each["id"]: each for each in answer["nodes"] if each["role"]}
                 break
         return [
             NodeView(
@@ -145,8 +154,9 @@ class LocalCluster:
                 node.id,
                 node.http,
                 node.peer,
+                said[node.id].get("redis") if node.id in said else node.redis,
                 pids.get(node.name),
-                roles.get(node.id),
+                said[node.id]["role"] if node.id in said else None,
                 self.plan.folder(node),
                 node.name in pids and is_ready(node),
             )

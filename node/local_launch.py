@@ -15,11 +15,11 @@ from node.local_plan import (
     delete_plan,
     launch_lock,
     new_plan,
-    port_is_free,
     read_plan,
     with_ports,
     write_plan,
 )
+from node.local_ports import port_is_free
 
 NODES_DEFAULT = 3  # nodes: the fewest that survive the death of one
 PORT_ATTEMPTS_MAX = 3  # starts with other ports when ports are taken under our hands
@@ -84,6 +84,7 @@ def _join_running(
         )
     cluster = LocalCluster(plan, clock, environ, interrupted=interrupted)
     if len(plan.running()) < len(plan.nodes):
+        write_plan(plan)  # an older version may have written it, and left something out
         cluster.start()
     return cluster
 

@@ -14,33 +14,37 @@ Nothing here starts or stops a process: that is node/local_cluster.py.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
 import re
 import shutil
-import socket
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node import private_file
 from node.clock import Clock
 from node.config_checks import split_address
-from node.config_schema import HTTP_PORT, MEMBERS_MAX, PEER_PORT_OFFSET
+from node.config_schema import HTTP_PORT, MEMBERS_MAX
 from node.datadir import explain, owner_pid, write_durably
 from node.errors import LaunchError
+from node.local_ports import (
+    HOST,
+    Ports,
+    completed,
+    following,
+    kept,
+    port_is_free,
+    row,
+    spare_ports,
+)
 
 PLAN_FORMAT = 1  # raised when cluster.json changes its shape
-HOST = "127.0.0.1"
 LAUNCH_WAIT_MS = 15_000  # ms; two `up` at once: the second finds the cluster of the first
 _LAUNCH_POLL_MS = 50
-# Ports for when the usual ones are taken: above those of registered services, below the
-# range from which Linux and macOS draw ports of outgoing connections (32768 and 49152 up).
-SPARE_PORTS = range(20_000, 32_000)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _HEADER = (
@@ -57,7 +61,12 @@ class LocalNode:
     id: str
     http_port: int
     peer_port: int
+    redis_port: int
     join: bool = False
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(self.http_port, self.peer_port, self.redis_port)
 
     @property
     def http(self) -> str:
@@ -66,6 +75,10 @@ class LocalNode:
     @property
     def peer(self) -> str:
         return f"{HOST}:{self.peer_port}"
+
+    @property
+    def redis(self) -> str:
+        return f"{HOST}:{self.redis_port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,7 @@ class Plan:
         return self.folder(node) / "daemon.log"
 
     def ports(self) -> list[int]:
-        return [port for node in self.nodes for port in (node.http_port, node.peer_port)]
+        return [port for node in self.nodes for port in node.ports]
 
     def running(self) -> dict[str, int]:
         """Name → pid of each node whose data folder is in use now."""
@@ -105,7 +118,7 @@ def new_plan(root: Path, count: int, clock: Clock) -> Plan:
     """A new cluster of `count` nodes, without ports yet. Raises LaunchError."""
     if not 1 <= count <= MEMBERS_MAX:
         raise LaunchError(f"a cluster has 1 to {MEMBERS_MAX} nodes, not {count}")
-    nodes = tuple(LocalNode(f"node{i}", clock.new_id(), 0, 0) for i in range(1, count + 1))
+    nodes = tuple(LocalNode(f"node{i}", clock.new_id(), 0, 0, 0) for i in range(1, count + 1))
     return Plan(root, clock.new_id(), nodes)
 
 
@@ -142,11 +155,14 @@ def _parse_plan(root: Path, fields: object) -> Plan:
                 str(node["id"]),
                 split_address(node["http"].removeprefix("http://"))[1],
                 split_address(node["peer"])[1],
+                # Absent: planned before nodes had this door.
+                split_address(node["redis"])[1] if "redis" in node else 0,
                 node.get("join") is True,
             )
             for node in fields["nodes"]
         )
         plan = Plan(root, str(fields["cluster_id"]), nodes)
+        plan = _assigned(plan, completed([node.ports for node in nodes]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LaunchError(f"{path} is damaged: {error!r}") from error
     for node in nodes:
@@ -178,8 +194,9 @@ def write_plan(plan: Plan) -> None:
 
 
 def _node_fields(node: LocalNode) -> dict[str, object]:
-    fields = {"name": node.name, "id": node.id, "http": node.http, "peer": node.peer}
-    return {**fields, "join": True} if node.join else {**fields}
+    names = ("name", "id", "http", "peer", "redis")
+    fields: dict[str, object] = {name: getattr(node, name) for name in names}
+    return {**fields, "join": True} if node.join else fields
 
 
 def delete_plan(plan: Plan) -> None:
@@ -239,44 +256,26 @@ def with_ports(plan: Plan, base: int | None, clock: Clock, *, spare: bool = Fals
     """Give each node its ports.
 
     `base`: explicit first HTTP port, refused with LaunchError where any is taken. Without
-    it: the ports the cluster had, else the usual ones, else spare ones, whole sets at a time.
+    it: the ports the cluster had, else the usual ones, else spare ones, whole sets at a time
+    (but for Redis ports, see `kept`).
     `spare`: never the usual ones, which tests leave to people.
     """
     count = len(plan.nodes)
     if base is not None:
-        if not 1 <= base <= 65_535 - PEER_PORT_OFFSET - count:
-            raise LaunchError(f"--port {base}: the ports from there do not fit below 65536")
-        ports = _row(base, count)
-        taken = [str(port) for pair in ports for port in pair if not port_is_free(port)]
+        ports = row(base, count)
+        taken = [str(port) for each in ports for port in each if not port_is_free(port)]
         if taken:
             raise LaunchError(
                 f"--port {base}: already in use on {HOST}: {', '.join(taken)}; "
                 "choose another, or leave --port out to get free ones"
             )
         return _assigned(plan, ports)
-    had = [(node.http_port, node.peer_port) for node in plan.nodes]
-    for ports in (had,) if spare else (had, _row(HTTP_PORT, count)):
-        if all(port > 0 and port_is_free(port) for pair in ports for port in pair):
-            return _assigned(plan, ports)
-    return _assigned(plan, _spare(count, clock))
-
-
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: connections of a former run that are still closing do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
-            raise
-    return True
-
-
-def _row(base: int, count: int) -> list[tuple[int, int]]:
-    return [(base + i, base + PEER_PORT_OFFSET + i) for i in range(count)]
+    had = [node.ports for node in plan.nodes]
+    for wanted in (had,) if spare else (had, row(HTTP_PORT, count)):
+        found = kept(wanted, clock)
+        if found is not None:
+            return _assigned(plan, found)
+    return _assigned(plan, spare_ports(count, clock))
 
 
 def with_new_node(plan: Plan, name: str, clock: Clock, *, spare: bool = False) -> Plan:
@@ -297,12 +296,8 @@ def with_new_node(plan: Plan, name: str, clock: Clock, *, spare: bool = False) -
             f"{folder} is not empty: it may hold the data of a node that was removed; "
             "delete it, or choose another name"
         )
-    http = max(node.http_port for node in plan.nodes) + 1
-    peer = max(node.peer_port for node in plan.nodes) + 1
-    taken = {*plan.ports(), 0}
-    if spare or {http, peer} & taken or not (port_is_free(http) and port_is_free(peer)):
-        ((http, peer),) = _spare(1, clock, taken)
-    return replace(plan, nodes=(*plan.nodes, LocalNode(name, clock.new_id(), http, peer, True)))
+    ports = following([node.ports for node in plan.nodes], clock, spare=spare)
+    return replace(plan, nodes=(*plan.nodes, LocalNode(name, clock.new_id(), *ports, True)))
 
 
 def without_node(plan: Plan, node: str) -> Plan:
@@ -313,23 +308,10 @@ def without_node(plan: Plan, node: str) -> Plan:
     return replace(plan, nodes=left)
 
 
-def _spare(count: int, clock: Clock, taken: Set[int] = frozenset()) -> list[tuple[int, int]]:
-    # From a random place, so that clusters starting at the same moment seldom meet.
-    start = clock.random().randrange(len(SPARE_PORTS))
-    found: list[int] = []
-    for i in range(len(SPARE_PORTS)):
-        port = SPARE_PORTS[(start + i) % len(SPARE_PORTS)]
-        if port not in taken and port_is_free(port):
-            found.append(port)
-        if len(found) == 2 * count:
-            return list(zip(found[:count], found[count:], strict=True))
-    raise LaunchError(f"fewer than {2 * count} free ports on {HOST}")
-
-
-def _assigned(plan: Plan, ports: Sequence[tuple[int, int]]) -> Plan:
+def _assigned(plan: Plan, ports: Sequence[Ports]) -> Plan:
     nodes = tuple(
-        replace(node, http_port=http, peer_port=peer)
-        for node, (http, peer) in zip(plan.nodes, ports, strict=True)
+        replace(node, http_port=each.http, peer_port=each.peer, redis_port=each.redis)
+        for node, each in zip(plan.nodes, ports, strict=True)
     )
     return replace(plan, nodes=nodes)
 
@@ -349,6 +331,7 @@ def _node_toml(plan: Plan, node: LocalNode) -> str:
     ours: Mapping[str, Mapping[str, object]] = {
         "node": {"id": node.id, "name": node.name, "data_dir": "."},
         "http": {"host": HOST, "port": node.http_port},
+        "redis": {"host": HOST, "port": node.redis_port},
         "peer": {"host": HOST, "port": node.peer_port},
         "cluster": {
             "id": plan.cluster_id,

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from node.local_plan import SPARE_PORTS, port_is_free, read_plan
+from node.local_plan import read_plan
+from node.local_ports import SPARE_PORTS, port_is_free, row
 from tests.cluster.harness import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +38,7 @@ def free_base(count: int = 3) -> int:
     """A first port such that `up --port` finds all it needs free."""
     step = 40
     for base in range(SPARE_PORTS.start + os.getpid() % 100 * step, SPARE_PORTS.stop, step):
-        ports = [base + i for i in range(count)] + [base + 10 + i for i in range(count)]
-        if all(port_is_free(port) for port in ports):
+        if all(port_is_free(port) for ports in row(base, count) for port in ports):
             return base
     raise AssertionError("no free ports")
 

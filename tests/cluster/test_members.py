@@ -19,7 +19,8 @@ import pytest
 from node.client import HivememClient
 from node.datadir import owner_pid
 from node.errors import Conflict, NotFound, Unavailable
-from node.local_plan import port_is_free, read_plan
+from node.local_plan import read_plan
+from node.local_ports import port_is_free
 from scripts.workload import Writers, check_nothing_lost
 from tests.cluster.harness import ROOT, LocalCluster, eventually, hivemem, running_cluster
 from tests.cluster.test_launcher import free_base
@@ -112,7 +113,7 @@ class ByHand:
 
     def __init__(self, cluster: LocalCluster, folder: Path) -> None:
         first = cluster.plan.nodes[0]
-        ports = [port for port in range(19_000, 20_000) if port_is_free(port)][:2]
+        ports = [port for port in range(19_000, 20_000) if port_is_free(port)][:3]
         self.id = str(uuid.uuid4())
         self.http, self.peer = f"http://127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
         self.config = folder / "node.toml"
@@ -120,6 +121,7 @@ class ByHand:
         self.config.write_text(
             f'[node]\nid = "{self.id}"\nname = "other"\ndata_dir = "data"\n'
             f"[http]\nport = {ports[0]}\n[peer]\nport = {ports[1]}\n"
+            f"[redis]\nport = {ports[2]}\n"
             f'[cluster]\nid = "{cluster.plan.cluster_id}"\njoin = true\n'
             f'secret_file = "{cluster.plan.root / "secret"}"\n'
             + "".join(

@@ -49,7 +49,7 @@ def private(path: Path, content: bytes) -> Path:
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[Secured]:
     authority = CertificateAuthority(tmp_path / "ca")
-    ports = free_ports(6)
+    ports = free_ports(9)
     ids = [str(uuid.uuid4()) for _ in range(3)]
     token, line = new_token("agent")
     tokens = private(tmp_path / "tokens", line.encode())
@@ -68,6 +68,7 @@ def secured(tmp_path: Path) -> Iterator[Secured]:
             config.write_text(
                 f'[node]\nid = "{ids[i]}"\nname = "n{i}"\ndata_dir = "n{i}"\n'
                 f'[http]\nport = {ports[i]}\ntls_cert = "{files.cert}"\ntls_key = "{files.key}"\n'
+                f"[redis]\nport = {ports[6 + i]}\n"
                 f'[peer]\nport = {ports[3 + i]}\ntls_cert = "{files.cert}"\n'
                 f'tls_key = "{files.key}"\ntls_ca = "{files.ca}"\n'
                 f'[auth]\ntokens_file = "{tokens}"\n'
@@ -79,7 +80,7 @@ def secured(tmp_path: Path) -> Iterator[Secured]:
             stack.callback(process.wait)
             stack.callback(process.kill)
         endpoints = [f"https://localhost:{ports[i]}" for i in range(3)]
-        yield Secured(endpoints, ports[3:], files.ca, token)
+        yield Secured(endpoints, ports[3:6], files.ca, token)
 
 
 async def served(client: HivememClient, seconds: float = 20) -> None:

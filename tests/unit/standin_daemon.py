@@ -16,7 +16,9 @@ from pathlib import Path
 
 from node.clock import SystemClock
 from node.config import load
+from node.config_schema import Member, NodeConfig
 from node.datadir import DataDir
+from node.local_plan import read_plan
 
 
 def main() -> int:
@@ -33,7 +35,11 @@ def main() -> int:
         def do_GET(self) -> None:
             members = config.cluster.members
             nodes = [
-                {"id": each.id, "role": "leader" if each is members[0] else "follower"}
+                {
+                    "id": each.id,
+                    "role": "leader" if each is members[0] else "follower",
+                    "redis": redis(config, each),
+                }
                 for each in members
             ]
             body = {"cluster_id": config.cluster.id, "leader": members[0].id, "nodes": nodes}
@@ -54,6 +60,15 @@ def main() -> int:
         server.shutdown()
     data.close()
     return 0
+
+
+def redis(config: NodeConfig, member: Member) -> str | None:
+    """Local nodes say where their Redis doors are in a file that all of them can read."""
+    if not config.redis.enabled:
+        return None
+    plan = read_plan(config.node.data_dir.parent)
+    node = None if plan is None else plan.node(member.name)
+    return None if node is None else node.redis
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def plan(tmp_path: Path, run: Shell, monkeypatch: pytest.MonkeyPatch):
         "daemon_command",
         lambda config: [sys.executable, str(STANDIN), "node", "--config", str(config)],
     )
-    nodes = tuple(LocalNode(f"node{i}", IDS[i], 0, 0) for i in (1, 2, 3))
+    nodes = tuple(LocalNode(f"node{i}", IDS[i], 0, 0, 0) for i in (1, 2, 3))
     made = with_ports(Plan(tmp_path / "local", CLUSTER, nodes), None, SystemClock(), spare=True)
     write_plan(made)
     usual = run.door.info.cluster_status

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 
 from node import local_cluster, local_members
 from node.clock import SystemClock
+from node.config import load
+from node.config_schema import REDIS_PORT, REDIS_PORT_OFFSET
 from node.environment import environment
 from node.errors import LaunchError
 from node.local_cluster import Interrupted, LocalCluster
@@ -202,12 +206,44 @@ def test_a_pid_that_is_not_a_daemon_is_not_signalled(up: Up) -> None:
         cluster.signal("node9", os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("variable", ["HIVEMEM_HTTP_PORT", "HIVEMEM_NODE_ID", "HIVEMEM_CLUSTER_ID"])
+@pytest.mark.parametrize(
+    "variable", ["HIVEMEM_HTTP_PORT", "HIVEMEM_REDIS_PORT", "HIVEMEM_NODE_ID", "HIVEMEM_CLUSTER_ID"]
+)
 def test_variables_that_would_make_all_nodes_alike_are_refused(
     up: Up, tmp_path: Path, variable: str
 ) -> None:
     with pytest.raises(LaunchError, match=f"{variable} would apply to every node"):
         up(environ={variable: "1"})
+
+
+def test_one_variable_switches_the_redis_door_of_all_nodes_off(up: Up) -> None:
+    cluster = up()
+    assert [view.redis for view in cluster.views()] == [node.redis for node in cluster.plan.nodes]
+    cluster.stop()
+    # Before they answer, what is planned is all that is known.
+    assert cluster.views()[0].redis == cluster.plan.nodes[0].redis
+    silent = up(environ={"HIVEMEM_REDIS_ENABLED": "false"})
+    assert [view.redis for view in silent.views()] == [None, None, None]
+
+
+def test_nodes_that_an_older_version_planned_get_what_is_new(up: Up) -> None:
+    """Its files know no Redis ports; with the default, all the nodes would want the same."""
+    first = up()
+    os.kill(first.pids()["node2"], signal.SIGKILL)
+    eventually(lambda: "node2" not in first.pids())
+    path = first.plan.root / "cluster.json"
+    path.write_text(re.sub(r',\s*"redis": "[^"]*"', "", path.read_text()))
+    assert "redis" not in path.read_text()
+    missing = first.plan.config_path(first.plan.nodes[1])
+    missing.write_text(re.sub(r"\[redis\]\n(.+\n)+\n", "", missing.read_text()))
+    assert load(missing, environ={}).redis.port == REDIS_PORT
+    second = up()
+    assert list(second.children) == ["node2"]
+    node = second.plan.nodes[1]
+    assert (load(missing, environ={}).redis.port, node.redis) == (
+        node.http_port + REDIS_PORT_OFFSET,
+        second.views()[1].redis,
+    )
 
 
 def test_ports_taken_under_our_hands_are_chosen_anew(
@@ -233,7 +269,7 @@ def test_ports_taken_under_our_hands_are_chosen_anew(
             if len(looks) > 1:
                 return chosen
             first = chosen.nodes[0]
-            unlucky = local_plan.LocalNode(first.name, first.id, stolen, first.peer_port)
+            unlucky = replace(first, http_port=stolen)
             return local_plan.Plan(chosen.root, chosen.cluster_id, (unlucky, *chosen.nodes[1:]))
 
         monkeypatch.setattr(local_launch, "with_ports", first_look_is_wrong)
@@ -260,7 +296,7 @@ def test_a_newcomer_is_planned_and_started_and_is_part_of_the_cluster(up: Up) ->
     grown = read_plan(cluster.plan.root)
     assert grown is not None
     assert [node.name for node in grown.nodes] == ["node1", "node2", "node3", "extra"]
-    assert len(set(grown.ports())) == 8
+    assert len(set(grown.ports())) == 12
     assert grown.running()["extra"] == newcomer.pid
     again = start_newcomer(grown, "extra", frozenset(), CLOCK, cluster.environ)
     assert again.node == newcomer.node, "an interrupted start is taken up"

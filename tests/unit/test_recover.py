@@ -279,7 +279,9 @@ def test_a_state_that_nothing_can_rebuild_is_refused(tmp_path: Path) -> None:
 
 def local(tmp_path: Path) -> tuple[Path, Plan]:
     """node1 of a local cluster of three."""
-    nodes = tuple(LocalNode(f"node{i}", IDS[i], 20_000 + i, 20_010 + i) for i in (1, 2, 3))
+    nodes = tuple(
+        LocalNode(f"node{i}", IDS[i], 20_000 + i, 20_010 + i, 20_020 + i) for i in (1, 2, 3)
+    )
     plan = Plan(tmp_path / "local", CLUSTER, nodes)
     write_plan(plan)
     path = plan.config_path(nodes[0])
