@@ -46,7 +46,10 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     up.add_argument("--detach", action="store_true", help="leave it running and return")
     up.add_argument("--fresh", action="store_true", help="delete the data of a former cluster")
     up.add_argument(
-        "--port", type=int, metavar="BASE", help="first HTTP port; peers use BASE+10 and up"
+        "--port",
+        type=int,
+        metavar="BASE",
+        help="first HTTP port; peers use BASE+10 and up, Redis BASE+20 and up",
     )
     up.set_defaults(run=run_up)
     down = subparsers.add_parser("down", help="stop the cluster on this machine")
@@ -169,6 +172,7 @@ def _show(cluster: LocalCluster, views: list[NodeView], output: str) -> None:
                 "id": view.id,
                 "http": view.http,
                 "peer": view.peer,
+                "redis": view.redis,
                 "pid": view.pid,
                 "role": view.role,
                 "data_dir": str(view.data_dir),
@@ -200,12 +204,15 @@ def _next_steps(views: list[NodeView], flag: str, *, stays: bool) -> str:
     http = views[0].http
     hivemem = _as_typed(Path(sys.argv[0]))
     end = f"{hivemem} down{flag}" if stays else "Ctrl-C    # stops all nodes, keeps the data"
+    redis = next((view.redis for view in views if view.redis), None)
+    port = "" if redis is None else redis.rpartition(":")[2]
     return "\n".join(
         (
             "",
             "Try next:",
             f"  curl -X PUT --data 'likes green tea' {http}/v1/kv/demo/ann/drinks",
             f"  curl {http}/v1/kv/demo/ann/drinks",
+            *([f"  redis-cli -p {port}    # or any other Redis client"] if port else []),
             f"  {hivemem} status{flag}",
             f"  {hivemem} mcp{flag}    # tools for agents, over stdio",
             f"  {end}",

@@ -209,6 +209,7 @@ class NodeView(TypedDict):
     voter: bool
     http: str | None
     peer: str | None
+    redis: str | None
     pid: int | None
     version: str | None
     healthy: bool
@@ -275,6 +276,7 @@ class NodeStatus(TypedDict):
     started_at: str
     http: str
     peer: str
+    redis: str | None
     data_dir: str
     disk: Mapping[str, int | bool | None]
     memory: Mapping[str, int]

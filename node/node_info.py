@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cluster.errors import ClusterError
 from cluster.interfaces import Consensus, GroupStatus
@@ -53,6 +56,24 @@ def rss_bytes() -> int | None:
 def _role(status: GroupStatus, node: str) -> str:
     """This node's role; one without a vote is a learner rather than a follower."""
     return status.role if node in status.configuration.voters else "learner"
+
+
+def redis_address(config: NodeConfig) -> str | None:
+    """Where others find this node's Redis door, as host:port; None if it is switched off.
+
+    A door on every address is found where clients find the node's HTTP door.
+    """
+    redis = config.redis
+    if not redis.enabled:
+        return None
+    host = redis.host
+    try:
+        anywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        anywhere = False
+    if anywhere:
+        host = urlsplit(config.member().http).hostname or host
+    return f"[{host}]:{redis.port}" if ":" in host else f"{host}:{redis.port}"
 
 
 class LocalNodeInfo:
@@ -106,6 +127,7 @@ class LocalNodeInfo:
             started_at_ms=self._started_ms,
             http=own.http,
             peer=own.peer,
+            redis=redis_address(config),
             data_dir=str(self._data_dir.root),
             disk=DiskView(
                 usage.log_bytes,
@@ -207,6 +229,7 @@ class LocalNodeInfo:
             voter=own.id in status.configuration.voters,
             http=own.http,
             peer=own.peer,
+            redis=redis_address(self._config),
             pid=os.getpid(),
             version=self._version,
             healthy=status.leader is not None,
@@ -223,24 +246,13 @@ class LocalNodeInfo:
         """A member as it says itself, and as a voter or not as this node's log says."""
         if member.id == self._config.node.id:
             return self._own_view()
-        try:
-            view = MemberView(**json.loads(await self._forwarder.status(member.id, timeout)))
-            return replace(view, voter=member.voter)
-        except ClusterError:
-            figures = ("term", "log_index", "commit_index", "applied_index", "disk_bytes")
-            unknown = dict.fromkeys((*figures, "memory_bytes", "uptime_seconds"))
-            return MemberView(
-                id=member.id,
-                name=member.name,
-                role=None,
-                voter=member.voter,
-                http=member.http,
-                peer=member.peer,
-                pid=None,
-                version=None,
-                healthy=False,
-                **unknown,
-            )
+        names = [each.name for each in fields(MemberView)]
+        known = {**dict.fromkeys(names), **member._asdict(), "healthy": False}
+        with contextlib.suppress(ClusterError):
+            known |= json.loads(await self._forwarder.status(member.id, timeout))
+        known["voter"] = member.voter
+        # A node of another version may have said more than we know, or less.
+        return MemberView(**{name: known[name] for name in names})
 
     def _disk_usage(self) -> DiskUsage:
         now = self._clock.monotonic()
@@ -256,6 +268,7 @@ class LocalNodeInfo:
         config = self._config
         return {
             "http_tls": config.http.tls_cert is not None,
+            "redis_tls": config.redis.tls_cert is not None,
             "peer_tls": config.peer.tls_cert is not None,
             "tokens": config.auth.tokens_file is not None,
             "peer_secret": True,

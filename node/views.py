@@ -62,6 +62,7 @@ class StatusView:
     started_at_ms: int
     http: str
     peer: str
+    redis: str | None  # host:port; None: switched off
     data_dir: str
     disk: DiskView
     memory: MemoryView
@@ -85,6 +86,7 @@ class MemberView:
     voter: bool  # in the newest configuration that the asked node knows
     http: str
     peer: str
+    redis: str | None  # host:port; None: switched off, or not known
     pid: int | None
     version: str | None
     healthy: bool

@@ -105,6 +105,9 @@ def test_a_detached_cluster_serves_is_found_again_and_ends(folder: Path) -> None
     assert [node["http"] for node in document["nodes"]] == [
         f"http://127.0.0.1:{base + i}" for i in range(3)
     ]
+    assert [node["redis"] for node in document["nodes"]] == [
+        f"127.0.0.1:{base + 20 + i}" for i in range(3)
+    ]
     assert sorted(node["role"] for node in document["nodes"]) == ["follower", "follower", "leader"]
     assert document["data_dir"] == str(folder)
 
@@ -127,9 +130,11 @@ def test_a_detached_cluster_serves_is_found_again_and_ends(folder: Path) -> None
 
 
 def test_the_table_shows_nodes_and_what_to_try(folder: Path) -> None:
-    shown = up(folder, "--nodes", "1", "--port", str(free_base()))
+    base = free_base()
+    shown = up(folder, "--nodes", "1", "--port", str(base))
     assert shown.returncode == 0, shown.stderr
     assert re.search(r"^NODE +HTTP +ROLE +PID +DATA$", shown.stdout, re.MULTILINE)
+    assert f"  redis-cli -p {base + 20} " in shown.stdout
     command = next(line for line in shown.stdout.splitlines() if "curl -X PUT" in line)
     stored = subprocess.run(
         command, shell=True, capture_output=True, text=True, timeout=SECONDS, check=True

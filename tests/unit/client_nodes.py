@@ -216,7 +216,9 @@ def say_addresses(door: OpenDoor, addresses: Sequence[str]) -> None:
     """Have the door say that the cluster's nodes, the leader first, are at `addresses`."""
     unknown = (None,) * 7
     members = tuple(
-        MemberView(f"n{place}", f"node{place}", None, True, address, "", None, None, True, *unknown)
+        MemberView(
+            f"n{place}", f"node{place}", None, True, address, "", None, None, None, True, *unknown
+        )
         for place, address in enumerate(addresses, 1)
     )
 

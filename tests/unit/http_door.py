@@ -116,7 +116,7 @@ class ScriptedInfo:
             "n1", "one", "0.1.0", "leader", True, "n1", 1, status.log_first_index,
             status.last_index, status.durable_index, status.commit_index, status.applied_index,
             status.snapshot_index, status.configuration.index, self.machine.revision, 42, 1.5,
-            1_760_000_000_123, LEADER, "127.0.0.1:7421", "/data",
+            1_760_000_000_123, LEADER, "127.0.0.1:7421", "127.0.0.1:7431", "/data",
             DiskView(1, 2, 3, None, 4, True),
             MemoryView(None), self.machine.stats().keys,
             {"http.watches_max": LimitView(7, "watches")}, {"tokens": False}, {"voters": 1},
@@ -125,8 +125,8 @@ class ScriptedInfo:
     async def cluster_status(self, timeout: float) -> ClusterView:
         assert 0 < timeout <= 60
         dead = MemberView(
-            "n2", "two", None, True, "http://127.0.0.1:7412", "127.0.0.1:7422", None, None, False,
-            None, None, None, None, None, None, None,
+            "n2", "two", None, True, "http://127.0.0.1:7412", "127.0.0.1:7422", None, None, None,
+            False, None, None, None, None, None, None, None,
         )  # fmt: skip
         return ClusterView("c1", "n1", 1, (dead,))
 

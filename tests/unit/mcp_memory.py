@@ -31,6 +31,7 @@ def node(name: str, *, healthy: bool = True) -> NodeView:
         role="follower" if healthy else None,
         http=f"http://{name}",
         peer=None,
+        redis=None,
         pid=1 if healthy else None,
         version="1" if healthy else None,
         healthy=healthy,

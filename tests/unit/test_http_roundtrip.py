@@ -286,9 +286,11 @@ async def test_status_cluster_and_health(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door:
         status = (await door.request("GET", "/v1/status")).json()
         assert status["started_at"] == "2025-10-09T08:53:20.123Z"
+        assert status["redis"] == "127.0.0.1:7431"
         assert status["limits"] == {"http.watches_max": {"value": 7, "unit": "watches"}}
         cluster = (await door.request("GET", "/v1/cluster?timeout_ms=50")).json()
         assert (cluster["nodes"][0]["healthy"], cluster["nodes"][0]["pid"]) == (False, None)
+        assert cluster["nodes"][0]["redis"] is None
         assert (await door.request("GET", "/livez")).json() == {"live": True}
         assert (await door.request("GET", "/readyz")).json() == {"ready": True}
         door.info.checks = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from node import local_cluster, local_members
+from node import cli_cluster, local_cluster, local_members
 from node.clock import SystemClock
 from node.config import load
 from node.config_schema import REDIS_PORT, REDIS_PORT_OFFSET
@@ -224,6 +225,27 @@ def test_one_variable_switches_the_redis_door_of_all_nodes_off(up: Up) -> None:
     assert cluster.views()[0].redis == cluster.plan.nodes[0].redis
     silent = up(environ={"HIVEMEM_REDIS_ENABLED": "false"})
     assert [view.redis for view in silent.views()] == [None, None, None]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_up_says_where_the_redis_doors_are(
+    up: Up, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on: bool
+) -> None:
+    cluster = up(environ={"HIVEMEM_REDIS_ENABLED": json.dumps(on)})
+    monkeypatch.setattr(cli_cluster, "bring_up", lambda *rest: cluster)
+    monkeypatch.setattr(signal, "signal", lambda *rest: None)  # they are the test run's
+    parser = argparse.ArgumentParser()
+    cli_cluster.add_commands(parser.add_subparsers())
+    command = ["up", "--detach", "--data-dir", str(cluster.plan.root)]
+    capsys.readouterr()
+    for output in ("table", "json"):
+        options = parser.parse_args([*command, "-o", output])
+        assert options.run(options) == 0
+    table, _, last = capsys.readouterr().out.rstrip().rpartition("\n")
+    first = cluster.plan.nodes[0]
+    assert (f"  redis-cli -p {first.redis_port} " in table) == on
+    told = [node["redis"] for node in json.loads(last)["nodes"]]
+    assert told == [node.redis if on else None for node in cluster.plan.nodes]
 
 
 def test_nodes_that_an_older_version_planned_get_what_is_new(up: Up) -> None:

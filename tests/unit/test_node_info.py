@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,9 @@ from cluster.membership import Configuration
 from engines.interfaces import StateStats
 from node import config_schema
 from node.clock import SystemClock
-from node.config_schema import ClusterSection, NodeConfig, NodeSection
+from node.config_schema import ClusterSection, NodeConfig, NodeSection, RedisSection
 from node.datadir import DiskUsage
-from node.node_info import LEARNER_STALENESS_SECONDS_MAX, LocalNodeInfo
+from node.node_info import LEARNER_STALENESS_SECONDS_MAX, LocalNodeInfo, redis_address
 from tests.unit.member_group import IDS, ScriptedGroup, configuration, member
 
 CLUSTER = "11111111-1111-4111-8111-111111111111"
@@ -53,13 +54,18 @@ def config(place: int, *, join: bool = False) -> NodeConfig:
 
 
 def info(
-    group: ScriptedGroup, place: int = 1, *, join: bool = False, peers: Peers | None = None
+    group: ScriptedGroup,
+    place: int = 1,
+    *,
+    join: bool = False,
+    peers: Peers | None = None,
+    redis: RedisSection | None = None,
 ) -> LocalNodeInfo:
     data_dir = SimpleNamespace(root=Path("data"), usage=lambda: DiskUsage(10, 20, 30, 40))
     state = StateStats(*(0 for _ in StateStats.__dataclass_fields__))
     machine = SimpleNamespace(revision=9, stats=lambda: state)
     return LocalNodeInfo(
-        config(place, join=join),
+        replace(config(place, join=join), redis=redis or RedisSection()),
         data_dir,
         group,
         machine,
@@ -143,6 +149,48 @@ async def test_the_members_of_the_log_are_asked_and_not_those_of_the_file() -> N
     assert (silent.id, silent.role, silent.voter, silent.healthy) == (IDS[2], None, True, False)
     assert (silent.peer, silent.http) == (member(2).peer, member(2).http), "from the file"
     assert (learner.voter, learner.healthy) == (False, True)
+
+
+async def test_each_node_says_where_its_redis_door_is() -> None:
+    peers = Peers()
+    info(ScriptedGroup(self_id=IDS[2]), 2, peers=peers, redis=RedisSection(port=1000))
+    about = info(ScriptedGroup(), peers=peers, redis=RedisSection(enabled=False))
+    own, other, silent = (await about.cluster_status(1.0)).nodes
+    assert (own.redis, other.redis, silent.redis) == (None, "127.0.0.1:1000", None)
+    assert about.local_status().redis is None
+    assert info(ScriptedGroup()).local_status().redis == "127.0.0.1:7431"
+    assert info(ScriptedGroup()).local_status().security["redis_tls"] is False
+
+
+@pytest.mark.parametrize(
+    ("host", "http", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:7411", "127.0.0.1:7431"),
+        ("::1", "http://127.0.0.1:7411", "[::1]:7431"),
+        ("redis.example", "https://node1.example:7411", "redis.example:7431"),
+        # Where it listens on all addresses, it is found as the HTTP door is.
+        ("0.0.0.0", "https://node1.example:7411", "node1.example:7431"),
+        ("::", "https://[fd00::1]:7411", "[fd00::1]:7431"),
+    ],
+)
+def test_the_address_of_the_redis_door_is_one_that_others_can_use(
+    host: str, http: str, address: str
+) -> None:
+    usual = config(1)
+    members = (replace(usual.cluster.members[0], http=http), *usual.cluster.members[1:])
+    cluster = replace(usual.cluster, members=members)
+    assert redis_address(replace(usual, cluster=cluster, redis=RedisSection(host=host))) == address
+
+
+async def test_nodes_of_other_versions_may_say_more_or_less() -> None:
+    """As during a rolling restart: what is unknown is null, and nothing fails."""
+    peers = Peers()
+    info(ScriptedGroup(self_id=IDS[2]), 2, peers=peers)
+    said = json.loads(peers.handlers[IDS[2]]())
+    assert said.pop("redis")
+    peers.handlers[IDS[2]] = lambda: json.dumps({**said, "novel": 1}).encode()
+    other = (await info(ScriptedGroup(), peers=peers).cluster_status(1.0)).nodes[1]
+    assert asdict(other) == {**said, "redis": None}
 
 
 async def test_another_node_does_not_decide_who_has_a_vote() -> None:
