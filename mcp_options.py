@@ -7,7 +7,7 @@ import argparse
 from node.discovery import add_endpoint_arguments
 
 HOST_DEFAULT = "127.0.0.1"
-PORT_DEFAULT = 7431
+PORT_DEFAULT = 7441  # above the ports of nine local nodes: HTTP, peers, Redis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

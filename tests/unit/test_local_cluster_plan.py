@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import mcp_options
 from node import local_plan, local_ports
 from node.clock import SystemClock
 from node.config import load
-from node.config_schema import HTTP_PORT, PEER_PORT_OFFSET, REDIS_PORT_OFFSET
+from node.config_schema import HTTP_PORT, MEMBERS_MAX, PEER_PORT_OFFSET, REDIS_PORT_OFFSET
 from node.datadir import DataDir
 from node.errors import LaunchError
 from node.local_plan import (
@@ -31,7 +32,7 @@ from node.local_plan import (
     without_node,
     write_plan,
 )
-from node.local_ports import SPARE_PORTS, port_is_free
+from node.local_ports import SPARE_PORTS, port_is_free, row
 
 CLOCK = SystemClock()
 
@@ -225,6 +226,11 @@ def test_taken_ports_are_named_when_they_were_asked_for(plan: Plan, offset: int)
         base = port - 1 - offset  # what would be the second node's
         with pytest.raises(LaunchError, match=rf"--port {base}: already in use .*\b{port}\b"):
             with_ports(plan, base, CLOCK)
+
+
+def test_the_usual_ports_of_the_largest_cluster_are_apart_and_leave_agents_theirs() -> None:
+    usual = [port for ports in row(HTTP_PORT, MEMBERS_MAX) for port in ports]
+    assert len({*usual, mcp_options.PORT_DEFAULT}) == 3 * MEMBERS_MAX + 1
 
 
 def test_ports_that_were_asked_for_lie_in_rows(
