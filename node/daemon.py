@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -42,6 +41,7 @@ from node.auth import load_tokens
 from node.clock import SystemClock
 from node.config_schema import NodeConfig, RaftSection
 from node.datadir import DataDir
+from node.doors import open_door
 from node.driver import GroupDriver
 from node.errors import StartupError
 from node.forward import Forwarder
@@ -51,6 +51,8 @@ from node.leader_duties import LeaderDuties
 from node.member_duties import MemberDuties
 from node.members import MemberService, hand_over
 from node.node_info import LocalNodeInfo
+from node.resp import RespParts, RespServer
+from node.resp_limits import RespLimits
 from node.router import Router
 from node.service import Service
 from node.upkeep import Upkeep
@@ -173,7 +175,13 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     name = config.node.name
     parts = HttpParts(service, members, hub, info, clock, name, tokens, limits, node.fail)
-    await _open_door(node, HttpServer(parts), stack)
+    await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
+    if config.redis.enabled:
+        redis = RespParts(
+            group, router, service, readers, info, config.limits, clock, tokens, RespLimits(),
+            node.fail,
+        )  # fmt: skip
+        await open_door(RespServer(redis), "redis", config.redis, stack, lambda: node.broken)
     stack.push_async_callback(_leave_first_if_broken, node, transport)
 
 
@@ -181,27 +189,6 @@ async def _leave_first_if_broken(node: Node, transport: Transport) -> None:
     """Peers that see a leader go elect another at once; silence would cost them a timeout."""
     if node.broken:
         await transport.stop()
-
-
-async def _open_door(node: Node, server: HttpServer, stack: AsyncExitStack) -> None:
-    section = node.config.http
-    context = None
-    if section.tls_cert is not None and section.tls_key is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(section.tls_cert, section.tls_key)
-
-    async def close() -> None:
-        await server.stop(at_once=node.broken)
-
-    stack.push_async_callback(close)
-    try:
-        await server.start(section.host, section.port, context)
-    except OSError as error:
-        raise StartupError(
-            f"http.host and http.port: {section.host}:{section.port} cannot be listened on: "
-            f"{error.strerror}"
-        ) from error
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from node.config_schema import NodeConfig
 from node.datadir import DataDir, DiskUsage
 from node.forward import Forwarder
 from node.http_limits import HttpLimits
+from node.resp_limits import RespLimits
 from node.views import (
     ClusterView,
     DiskView,
@@ -261,7 +262,7 @@ class LocalNodeInfo:
         return self._usage
 
     def _limits(self) -> dict[str, LimitView]:
-        figures = {**self._config.figures(), **HttpLimits().figures()}
+        figures = {**self._config.figures(), **HttpLimits().figures(), **RespLimits().figures()}
         return {name: LimitView(value, unit) for name, (value, unit) in figures.items()}
 
     def _security(self) -> Mapping[str, object]:

@@ -97,7 +97,6 @@ class MemberView:
     disk_bytes: int | None
     memory_bytes: int | None
     uptime_seconds: float | None
-    redis: str | None = None  # host:port of the Redis door; None: it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,8 @@ class Info(ScriptedInfo):
     async def cluster_status(self, timeout: float) -> ClusterView:
         one, two = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000"
         member = MemberView(
-            one, "one", "leader", True, "http://127.0.0.1:1", "127.0.0.1:2", 1, "0", True,
-            3, 4, 5, 6, None, None, None, f"127.0.0.1:{self.port}",
+            one, "one", "leader", True, "http://127.0.0.1:1", "127.0.0.1:2",
+            f"127.0.0.1:{self.port}", 1, "0", True, 3, 4, 5, 6, None, None, None,
         )  # fmt: skip
         down = replace(member, id=two, name="two", role=None, healthy=False, redis="[::1]:7")
         return ClusterView("c", one, 3, (down, member))
