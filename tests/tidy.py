@@ -43,6 +43,7 @@ LAYERS = (
 # Library → the modules that may import it. Each has one home; a second is a second door.
 HOMES: Mapping[str, tuple[str, ...]] = {
     "aiohttp": ("node/client_http.py", "node/http*.py"),
+    "hiredis": ("node/resp_reader.py",),
     "lmdb": ("engines/store.py",),
     "mcp": ("mcp_server.py",),
     "msgpack": ("engines/codec.py",),
