@@ -55,6 +55,7 @@ class RespServer:
         self.clock = parts.clock
         self.tokens = parts.tokens
         self.stopping = False
+        self._on_fatal = parts.on_fatal
         self.commands: Counter[str] = Counter()  # by name, those that this node knows
         self.refused = 0  # connections beyond connections_max
         self.reads = ReadBatches(
@@ -139,6 +140,10 @@ class RespServer:
         self._figures["connections"] = len(self._open)
         if not self._open:
             self._empty.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Damage was met: the node has to stop."""
+        self._on_fatal(error)
 
     def count(self, command: str) -> None:
         self.commands[command] += 1

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from cluster.errors import NotLeader
 from engines.edits import Answer, Aspect
 from engines.interfaces import Held, Result
 from node.errors import DeadlineExceeded, HivememError, Unavailable
+from node.http_errors import FATAL
 from node.resp_actions import Arguments, CommandError, Look, Read, Write, finish, fits
 from node.resp_commands import COMMANDS
 from node.resp_errors import failure
@@ -190,25 +191,23 @@ class Connection(asyncio.Protocol):
             return Failure("ERR", f"Protocol error: {words}")
         try:
             return self._interpret(words)
-        except CommandError as error:
+        except (CommandError, HivememError) as error:
             if self.transaction is not None:
                 self.transaction.spoilt = True
-            return error.reply
-        except HivememError as error:
-            return failure(error, writes=False)
+            return self._failed(error, writes=False)
 
     def _interpret(self, words: Arguments) -> Step:
         """Raises CommandError, HivememError."""
         name = words[0].decode("latin-1").lower()
         spec, control = COMMANDS.get(name), self.door.controls.get(name)
-        if words[0].upper() in _HTTP:
-            self.close_after_replies()
-            raise CommandError("this is no HTTP door")
         if not self.open and name not in _WITHOUT_AUTH:
             raise CommandError("Authentication required.", "NOAUTH")
         if self.door.stopping:
             raise Unavailable("this node is stopping", code="STOPPING")
         if spec is None and control is None:
+            if words[0].upper() in _HTTP:
+                self.close_after_replies()
+                raise CommandError("this is no HTTP door")
             raise _unknown(words)
         self.door.count(name)
         if not fits(spec.arity if spec else control.arity if control else 0, len(words)):
@@ -267,7 +266,9 @@ class Connection(asyncio.Protocol):
         if isinstance(found, HivememError):
             self._settle(slot, failure(found, writes=False))
             return
-        self._settle(slot, read.reply(answers(read.looks, found, self.door.clock.now_ms())))
+        now_ms = self.door.clock.now_ms()
+        told = self._told(lambda: read.reply(answers(read.looks, found, now_ms)), writes=False)
+        self._settle(slot, told)
 
     def _start_write(self, proposal: Proposal) -> bool:
         if self._reads:
@@ -279,7 +280,7 @@ class Connection(asyncio.Protocol):
 
         def done(result: Result | None, error: Exception | None) -> None:
             if result is not None:
-                self._settle(slot, proposal.reply(result))
+                self._settle(slot, self._told(lambda: proposal.reply(result), writes=True))
             elif isinstance(error, NotLeader):
                 self._redirect(proposal, slot)
             elif error is not None:
@@ -307,9 +308,7 @@ class Connection(asyncio.Protocol):
                 except HivememError as error:
                     reply: Reply = failure(error, writes=True)
                 else:
-                    reply = proposal.reply(result)
-                if not self._redirected:
-                    self._redirecting = None
+                    reply = self._told(lambda: proposal.reply(result), writes=True)  # noqa: B023
                 self._settle(slot, reply)
         finally:
             self._redirecting = None
@@ -322,15 +321,27 @@ class Connection(asyncio.Protocol):
         async def run() -> None:
             try:
                 reply = await alone.run()
-            except CommandError as error:
-                reply = error.reply
-            except HivememError as error:
-                reply = failure(error, writes=False)
+            except Exception as error:
+                reply = self._failed(error, writes=False)
             self._alone = None
             self._settle(slot, reply)
 
         self._alone = asyncio.create_task(run())
         return True
+
+    def _told(self, reply: Callable[[], Reply], *, writes: bool) -> Reply:
+        """A reply, or that there is none: whoever calls back must not meet our defects."""
+        try:
+            return reply()
+        except Exception as error:
+            return self._failed(error, writes=writes)
+
+    def _failed(self, error: Exception, *, writes: bool) -> Failure:
+        if isinstance(error, CommandError):
+            return error.reply
+        if isinstance(error, FATAL):
+            self.door.fail(error)
+        return failure(error, writes=writes)
 
     def _begin(self, *, writes: bool) -> _Slot:
         if writes:

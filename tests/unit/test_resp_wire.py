@@ -15,8 +15,9 @@ from engines.errors import CorruptRecord
 from engines.kv import KvReader
 from node.auth import Tokens
 from node.resp_limits import RespLimits
+from node.resp_writes import Writes
 from tests.unit.http_door import until
-from tests.unit.resp_door import open_door
+from tests.unit.resp_door import OpenDoor, open_door
 
 TOKEN = "hm_secret"
 TOKENS = Tokens({"agent": hashlib.sha256(TOKEN.encode()).digest()})
@@ -265,6 +266,57 @@ async def test_another_leader_is_asked_in_order(tmp_path: Path) -> None:
         await until(lambda: len(door.group.submitted) >= 5, "all were tried here")
         door.group.error = None  # the router finds the leader: this node, now
         assert await replies == [1, 2, 3, 4, 5, b"01234"]
+
+
+async def test_what_comes_while_another_leader_is_asked_stays_behind(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        door.group.error = NotLeader("other")
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        appends = [command(b"APPEND", b"k", b"%d" % n) for n in range(10)]
+        writer.write(b"".join(appends[:3]))
+        await until(lambda: len(door.group.submitted) >= 3, "all were tried here")
+        writer.write(b"".join(appends[3:7]))
+        await asyncio.wait_for(_answered(door), 10)
+        door.group.error = None
+        writer.write(b"".join(appends[7:]) + command(b"GET", b"k"))
+        lines = [await asyncio.wait_for(reader.readline(), 10) for _ in range(12)]
+        assert lines == [b":%d\r\n" % n for n in range(1, 11)] + [b"$10\r\n", b"0123456789\r\n"]
+        writer.close()
+
+
+async def _answered(door: OpenDoor) -> None:
+    """Another client was served: so what was sent before has been read."""
+    await door.raw(command(b"PING"), 1)
+
+
+async def test_a_reply_that_fails_harms_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_door(tmp_path) as door, door.client() as client:
+
+        def broken(result: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Writes, "answers", staticmethod(broken))
+        with pytest.raises(redis.ResponseError, match="OUTCOMEUNKNOWN internal error"):
+            await client.set("k", "v")
+        assert await client.get("k") == b"v"
+        assert not door.fatal
+
+
+async def test_damage_met_by_a_walk_stops_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_door(tmp_path) as door, door.client() as client:
+        damage = CorruptRecord("leaves", b"k", "checksum mismatch")
+
+        def damaged(*_: object, **__: object) -> None:
+            raise damage
+
+        monkeypatch.setattr(KvReader, "sessions", damaged)
+        with pytest.raises(redis.ResponseError, match="internal error"):
+            await client.dbsize()
+        assert door.fatal == [damage]
 
 
 async def test_a_write_that_is_not_confirmed_is_unknown(tmp_path: Path) -> None:
