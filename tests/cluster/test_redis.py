@@ -14,6 +14,8 @@ from redis.asyncio.cluster import RedisCluster
 from tests.cluster.harness import LocalCluster
 from tests.debian import program
 
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
 WRITES = 300  # before the leader dies, and after
 
 
