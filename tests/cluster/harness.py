@@ -145,6 +145,11 @@ class LocalCluster:
         """HTTP addresses of all nodes, whether they run or not."""
         return [node.http for node in self.plan.nodes]
 
+    @property
+    def redis_addresses(self) -> list[tuple[str, int]]:
+        """Host and port of all nodes' Redis doors, whether they run or not."""
+        return [("127.0.0.1", node.redis_port) for node in self.plan.nodes]
+
     async def kill(self, index: int) -> None:
         """kill -9, and wait until the process is gone."""
         self._signal(index, signal.SIGKILL)

@@ -60,8 +60,9 @@ class Namespaced:
                     f'tls_key = "{files.key}"\ntls_ca = "{files.ca}"\n',
                 )
             )
-            relay = await asyncio.start_server(self._relay(node), "127.0.0.1", node.http_port)
-            self._relays.append(relay)
+            for port in (node.http_port, node.redis_port):
+                relay = await asyncio.start_server(self._relay(node, port), "127.0.0.1", port)
+                self._relays.append(relay)
 
     async def stop(self) -> None:
         for relay in self._relays:
@@ -120,22 +121,22 @@ class Namespaced:
         _ip("-n", namespace, "link", "set", "lo", "up")
 
     def _relay(
-        self, node: LocalNode
+        self, node: LocalNode, port: int
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(self._serve(node, reader, writer))
+            task = asyncio.ensure_future(self._serve(node, port, reader, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         return accept
 
     async def _serve(
-        self, node: LocalNode, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, node: LocalNode, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
             with contextlib.suppress(OSError):
                 inner_reader, inner_writer = await asyncio.open_connection(
-                    sock=await self._connected(node)
+                    sock=await self._connected(node, port)
                 )
                 pumps = (_pump(reader, inner_writer), _pump(inner_reader, writer))
                 try:
@@ -145,13 +146,13 @@ class Namespaced:
         finally:
             writer.transport.abort()
 
-    async def _connected(self, node: LocalNode) -> socket.socket:
+    async def _connected(self, node: LocalNode, port: int) -> socket.socket:
         with inside(self._name(node.name)):
             sock = socket.socket()
         try:
             sock.setblocking(False)
             loop = asyncio.get_running_loop()
-            await loop.sock_connect(sock, ("127.0.0.1", node.http_port))
+            await loop.sock_connect(sock, ("127.0.0.1", port))
         except BaseException:
             sock.close()
             raise

@@ -56,7 +56,13 @@ async def run_round(
     Raises TimeoutError, AssertionError: what must come to happen did not.
     """
     repairs = cluster.repairs.total()
-    workload = Workload(cluster.endpoints, record, seed=seed, ops_per_second=ops_per_second)
+    workload = Workload(
+        cluster.endpoints,
+        record,
+        seed=seed,
+        ops_per_second=ops_per_second,
+        redis=cluster.redis_addresses,
+    )
     async with workload:
         await workload.reach(WARM_WRITES)
         began = time.monotonic()

@@ -5,6 +5,8 @@ clients share; every operation is recorded, and the history must be linearizable
 puts of keys that nobody else writes; each acknowledged one must be there at the end, on
 every node, and each one that was refused for certain must not.
 
+Some of the registers' plain operations go through the Redis door, beside HTTP: one history.
+
 One call of the client is one operation, however often it was sent: its attempts share one
 request id. What is not known at its deadline is recorded as unknown.
 """
@@ -12,6 +14,7 @@ request id. What is not known at its deadline is recorded as unknown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -23,6 +26,7 @@ from typing import Self
 
 from node.client import HivememClient
 from node.errors import Conflict, HivememError, NotFound
+from tests.fault.redis_door import RedisDoor
 from tests.histories.history import ABSENT, FAILED, UNKNOWN, History, Kind, Outcome, conflict, ok
 
 CLIENTS = 64
@@ -35,6 +39,7 @@ LATENESS_SECONDS_MAX = 1.0  # work that a client makes up for after it was held 
 KEYS = 16  # registers in use at a time
 KEY_OPERATIONS_MAX = 150  # on one register; then a fresh one takes its place
 LEDGER_SHARE = 0.4
+REDIS_SHARE = 0.4  # of the operations on registers but compare-and-set, which it does not have
 LEDGER_BYTES = 600  # of each value, so that logs grow
 REGISTERS = "registers"  # session
 # Answers that a fault may cause. Any other error is a defect, whatever else happened.
@@ -48,6 +53,9 @@ EXPECTED_ERRORS = {
     "STALE",
     "DISK_FULL",
 }
+
+
+Door = HivememClient | RedisDoor
 
 
 @dataclass
@@ -97,8 +105,11 @@ class Workload:
         clients: int = CLIENTS,
         ops_per_second: float = OPS_PER_SECOND,
         timeout_ms: int = TIMEOUT_MS,
+        redis: list[tuple[str, int]] | None = None,
     ) -> None:
+        """`redis`: host and port of each node's Redis door; None: only HTTP is used."""
         self.record = record
+        self._redis = redis
         self._endpoints = endpoints
         self._rng = random.Random(seed)
         self._clients = clients
@@ -160,7 +171,13 @@ class Workload:
         name = f"client-{number:02d}"
         self.record.sessions.add(name)
         due = time.monotonic() + self._rng.random() * self._interval
-        async with HivememClient(nodes, timeout_ms=self._timeout_ms, follow=False) as client:
+        redis = self._redis_door(first)
+        async with (
+            HivememClient(nodes, timeout_ms=self._timeout_ms, follow=False) as client,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            if redis is not None:
+                stack.push_async_callback(redis.close)
             for turn in itertools.count():
                 if not await self._wait_until(due):
                     return
@@ -168,8 +185,13 @@ class Workload:
                 if self._rng.random() < LEDGER_SHARE:
                     await self._enter(client, name, turn)
                 else:
-                    await self._use_register(client, name, turn)
+                    await self._use_register(client, redis, name, turn)
                 self.record.operations += 1
+
+    def _redis_door(self, first: int) -> RedisDoor | None:
+        if self._redis is None:
+            return None
+        return RedisDoor(self._redis[first:] + self._redis[:first], self.record.namespace)
 
     async def _wait_until(self, due: float) -> bool:
         """False: it is time to stop."""
@@ -207,27 +229,36 @@ class Workload:
         record.ledger.setdefault(name, {})[key] = value
         self._acknowledge(result.revision)
 
-    async def _use_register(self, client: HivememClient, name: str, turn: int) -> None:
+    async def _use_register(
+        self, client: HivememClient, redis: RedisDoor | None, name: str, turn: int
+    ) -> None:
         key = self._register()
         chance = self._rng.random()
+        door: Door = client
+        if redis is not None and self._rng.random() < REDIS_SHARE:
+            door = redis
         if chance < 0.4:
-            await self._get(client, name, key)
+            await self._get(door, name, key)
         elif chance < 0.7:
-            await self._put(client, name, key, f"{name}:{turn}", None)
+            await self._put(door, name, key, f"{name}:{turn}", None)
         elif chance < 0.9:
             version = await self._get(client, name, key)
             if version is not None:
                 await self._put(client, name, key, f"{name}:{turn}", version)
         else:
-            await self._delete(client, name, key)
+            await self._delete(door, name, key)
 
-    async def _get(self, client: HivememClient, name: str, key: str) -> int | None:
+    async def _get(self, client: Door, name: str, key: str) -> int | None:
         """Read a register; returns its version (0: absent), None if it did not answer."""
 
         async def ask() -> Outcome:
+            patience_ms = self._patience_ms()
             try:
+                if isinstance(client, RedisDoor):
+                    told = await client.get(REGISTERS, key, patience_ms)
+                    return ok(told.version, told.text())
                 found = await client.get(
-                    self.record.namespace, REGISTERS, key, timeout_ms=self._patience_ms()
+                    self.record.namespace, REGISTERS, key, timeout_ms=patience_ms
                 )
             except NotFound:
                 return ABSENT
@@ -238,9 +269,13 @@ class Workload:
         return outcome.version
 
     async def _put(
-        self, client: HivememClient, name: str, key: str, value: str, expected: int | None
+        self, client: Door, name: str, key: str, value: str, expected: int | None
     ) -> None:
         async def ask() -> Outcome:
+            if isinstance(client, RedisDoor):
+                told = await client.put(REGISTERS, key, value, self._patience_ms())
+                self._acknowledge(told.revision)
+                return ok(told.version)
             result = await client.put(
                 self.record.namespace,
                 REGISTERS,
@@ -258,8 +293,12 @@ class Workload:
         )
         await self._outcome(number, ask(), writes=True)
 
-    async def _delete(self, client: HivememClient, name: str, key: str) -> None:
+    async def _delete(self, client: Door, name: str, key: str) -> None:
         async def ask() -> Outcome:
+            if isinstance(client, RedisDoor):
+                told = await client.delete(REGISTERS, key, self._patience_ms())
+                self._acknowledge(told.revision)
+                return ok(told.version) if told.deleted else ABSENT
             result = await client.delete(
                 self.record.namespace,
                 REGISTERS,
