@@ -170,11 +170,16 @@ class FaultCluster(LocalCluster):
         """Whether a node is ready, by its own word. Blocks."""
         return local_cluster.is_ready(self.plan.nodes[index])
 
-    def forget(self, index: int) -> None:
-        """Take note that a node has ended by itself, so that it can be started again."""
+    def forget(self, index: int) -> int:
+        """Take note that a node has ended by itself, so that it can be started again.
+
+        Returns its exit code; a negative one is the signal that ended it.
+        """
         child = self.daemons.children.pop(self.name(index))
-        assert child.poll() is not None, f"{self.name(index)} runs"
+        code = child.poll()
+        assert code is not None, f"{self.name(index)} runs"
         self._tell_guard(f"-{child.pid}\n")
+        return code
 
     def tend(self, work: Coroutine[None, None, None]) -> None:
         """Let something go on beside the test, until `leave` or the cluster's end."""

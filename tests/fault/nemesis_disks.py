@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -304,7 +305,9 @@ async def tend(cluster: FaultCluster, index: int) -> None:
     for attempt in range(REPAIRS_MAX):
         while cluster.nodes[index].pid is not None:
             await asyncio.sleep(0.05)
-        cluster.forget(index)
+        code = cluster.forget(index)
+        if code < 0:
+            cluster.repairs[f"ended by {signal.Signals(-code).name}"] += 1
         cluster.repairs["wiped" if attempt else "restarted"] += 1
         if attempt:
             wipe(cluster.nodes[index].data_dir)
