@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         try:
             self._commands.extend(self._reader.feed(data))
         except ProtocolError as error:
-            self._commands.append(error)
+            self._commands.extend((*error.commands, error))
         self._advance()
 
     def pause_writing(self) -> None:

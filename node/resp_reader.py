@@ -13,13 +13,14 @@ whether a new command begins at them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 import hiredis
 
 _LONG_HEADER: Final = re.compile(rb"\*[0-9]{5,}").search
+_HEADER_BYTES_MAX: Final = 25  # of one that is held until the rest of it is here
 _CUT_HEADER: Final = re.compile(rb"\*[0-9]{0,24}\Z").search
+_ASTERISK: Final = ord("*")
 _DIGITS: Final = re.compile(rb"\*([0-9]{1,18})").match
 _WORD: Final = re.compile(rb"[^\s\"']+|\"([^\"\\]*)\"|'([^']*)'").finditer
 
@@ -27,7 +28,14 @@ Command = list[bytes]
 
 
 class ProtocolError(Exception):
-    """The connection cannot go on: where the next command begins is not known any more."""
+    """The connection cannot go on: where the next command begins is not known any more.
+
+    `commands`: those that were whole before.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.commands: list[Command] = []
 
 
 class RequestReader:
@@ -42,21 +50,28 @@ class RequestReader:
         self._pending = 0  # bytes that were fed and are no complete command yet
         self._held = b""  # the beginning of a header, or of a typed line
 
-    def feed(self, data: bytes) -> Iterator[Command]:
+    def feed(self, data: bytes) -> list[Command]:
         """The commands that `data` completes. Raises ProtocolError."""
+        found: list[Command] = []
+        try:
+            self._feed(data, found)
+        except ProtocolError as error:
+            error.commands = found
+            raise
+        return found
+
+    def _feed(self, data: bytes, found: list[Command]) -> None:
         if self._held:
             data, self._held = self._held + data, b""
-        while data:
-            if self._pending == 0 and data[0] != 0x2A:  # b"*"
-                command, data = self._inline(data)
-                if command:
-                    yield command
-                continue
-            cut = _CUT_HEADER(data)
-            if cut is not None:
-                self._held, data = data[cut.start() :], data[: cut.start()]
-            yield from self._arrays(data)
-            return
+        while data and self._pending == 0 and data[0] != _ASTERISK:
+            command, data = self._inline(data)
+            if command:
+                found.append(command)
+        cut = _CUT_HEADER(data[-_HEADER_BYTES_MAX:])
+        if cut is not None:
+            start = max(0, len(data) - _HEADER_BYTES_MAX) + cut.start()
+            self._held, data = data[start:], data[:start]
+        self._arrays(data, found)
 
     def _inline(self, data: bytes) -> tuple[Command, bytes]:
         """(the words of the first line, the rest); no words and no rest: it is not whole."""
@@ -71,26 +86,26 @@ class RequestReader:
             raise ProtocolError("too many arguments")
         return words, rest
 
-    def _arrays(self, data: bytes) -> Iterator[Command]:
+    def _arrays(self, data: bytes, found: list[Command]) -> None:
         start = 0
         while (long := _LONG_HEADER(data, start)) is not None:
-            yield from self._parse(data[start : long.start()])
+            self._parse(data[start : long.start()], found)
             if self._pending == 0:
                 self._check_header(data, long.start())
             # At least the asterisk goes on, so that this ends.
             start = long.start()
             following = _LONG_HEADER(data, start + 1)
             end = len(data) if following is None else following.start()
-            yield from self._parse(data[start:end])
+            self._parse(data[start:end], found)
             start = end
-        yield from self._parse(data[start:])
+        self._parse(data[start:] if start else data, found)
 
     def _check_header(self, data: bytes, at: int) -> None:
         digits = _DIGITS(data, at)
         if digits is None or int(digits[1]) > self._arguments_max:
             raise ProtocolError("invalid multibulk length")
 
-    def _parse(self, data: bytes) -> Iterator[Command]:
+    def _parse(self, data: bytes, found: list[Command]) -> None:
         if not data:
             return
         reader = self._reader
@@ -99,7 +114,7 @@ class RequestReader:
         while (command := reader.gets()) is not False:
             self._pending -= self._size(command)
             if command:
-                yield command
+                found.append(command)
         if self._pending > self.bytes_max:
             raise ProtocolError(f"a command of more than {self.bytes_max} bytes")
 
