@@ -23,7 +23,7 @@ from engines.edits import Answer, Aspect
 from engines.interfaces import Held, Result
 from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.http_errors import FATAL
-from node.resp_actions import Arguments, CommandError, Look, Read, Write, finish, fits
+from node.resp_actions import Arguments, CommandError, Look, Read, Spec, Write, finish, fits
 from node.resp_commands import COMMANDS
 from node.resp_errors import failure
 from node.resp_names import DEFAULT_NAMESPACE
@@ -36,6 +36,12 @@ from node.resp_writes import Writes
 _HTTP: Final = (b"POST", b"HOST:")  # a web page that tries to reach this port
 _WITHOUT_AUTH: Final = ("auth", "hello", "quit", "reset")
 _QUOTED_BYTES_MAX: Final = 128  # of what a client sent, in an error
+# As clients spell them, so that the usual spellings cost one lookup.
+_BY_WORD: Final[dict[bytes, tuple[str, Spec | None]]] = {
+    word: (name, spec)
+    for name, spec in COMMANDS.items()
+    for word in (name.encode(), name.upper().encode())
+}
 
 
 class _Slot:
@@ -198,8 +204,9 @@ class Connection(asyncio.Protocol):
 
     def _interpret(self, words: Arguments) -> Step:
         """Raises CommandError, HivememError."""
-        name = words[0].decode("latin-1").lower()
-        spec, control = COMMANDS.get(name), self.door.controls.get(name)
+        known = _BY_WORD.get(words[0])
+        name, spec = known if known is not None else _by_any_word(words[0])
+        control = None if spec is not None else self.door.controls.get(name)
         if not self.open and name not in _WITHOUT_AUTH:
             raise CommandError("Authentication required.", "NOAUTH")
         if self.door.stopping:
@@ -412,6 +419,11 @@ def _expired(writes: bool) -> HivememError:
         message = "no quorum confirmed the write in time; it may or may not be applied"
         return Unavailable(message, code="OUTCOME_UNKNOWN", definite=False)
     return DeadlineExceeded("the command did not finish in time")
+
+
+def _by_any_word(word: bytes) -> tuple[str, Spec | None]:
+    name = word.decode("latin-1").lower()
+    return name, COMMANDS.get(name)
 
 
 def _unknown(words: Arguments) -> CommandError:
