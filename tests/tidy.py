@@ -37,6 +37,8 @@ LAYERS = (
     Layer("node/cli*.py", (*(f"{package}*" for package in PACKAGES), "mcp_options", "mcp_server")),
     Layer("node/*", tuple(f"{package}*" for package in PACKAGES)),
     Layer("mcp_*.py", ("mcp_*", *CLIENT_SIDE)),
+    # It compares systems from outside: of hivemem it uses the command line and the doors.
+    Layer("scripts/benchmarks/*", ("scripts.benchmarks",)),
     Layer("scripts/*", ("bootstrap", "conversations", "python_version", "workload", *CLIENT_SIDE)),
 )
 
