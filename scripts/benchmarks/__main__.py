@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from scripts.benchmarks import cases, generator, machine, report
+from scripts.benchmarks import cases, generator, machine, plots, report, sizes
 from scripts.benchmarks.etcd import Etcd
 from scripts.benchmarks.generator import BenchmarkError
 from scripts.benchmarks.hivemem import Hivemem
@@ -49,9 +50,12 @@ class Output:
         print(report.case_table(results, reference) + "\n", flush=True)
         self._lines([report.json_line(result) for result in results])
 
-    def footprints(self, found: list[Footprint]) -> None:
+    def footprints(self, found: list[Footprint], writes: list[Result]) -> None:
         print(report.footprint_table(found) + "\n", flush=True)
+        if writes:
+            print(report.size_table(writes) + "\n", flush=True)
         self._lines([report.footprint_line(each) for each in found])
+        self._lines([report.json_line(each) for each in writes])
 
     def _lines(self, lines: list[str]) -> None:
         if self.json is not None:
@@ -88,6 +92,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds before each")
     parser.add_argument("--minutes", type=float, help="no further round begins after these")
     parser.add_argument("--keys", type=int, default=cases.KEYS, help="stored beforehand")
+    parser.add_argument(
+        "--sizes",
+        type=sizes_in,
+        default=cases.SIZES,
+        metavar="N,N",
+        help="keys at which the cost of data is looked at (full run)",
+    )
     parser.add_argument("--systems", default="hivemem,etcd,redis,nats", help="which, by commas")
     parser.add_argument(
         "--reference",
@@ -96,6 +107,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--folder", help="where the data go (default: the temporary folder)")
     return parser.parse_args()
+
+
+def sizes_in(text: str) -> tuple[int, ...]:
+    return tuple(sorted(int(part) for part in text.split(",")))
 
 
 def ended(number: int, frame: FrameType | None) -> None:
@@ -114,19 +129,49 @@ def compare(options: argparse.Namespace, folder: Path, output: Output) -> None:
     program = generator.build(folder)
     systems = chosen(options.systems.split(","), output)
     print("\n".join([*machine.facts(folder), f"generator: {generator.NAME}"]), flush=True)
-    output.say("starting the systems")
-    with running(systems, folder) as started:
-        session = Session(
+
+    def session(started: dict[str, System]) -> Session:
+        return Session(
             program, started, warmup=options.warmup, seconds=options.seconds, say=output.say
         )
+
+    grown = [] if options.quick else growth(systems, folder, session, output, options)
+    output.say("starting the systems")
+    results: list[Result] = []
+    with running(systems, folder / "loads") as started:
         print("\n".join(system.facts() for system in started.values()))
         names = [name for name, door in DOORS.items() if door.system in started]
         print("\n".join([*report.doors(names), ""]), flush=True)
-        output.footprints([session.fill(each, options.keys, 100) for each in started.values()])
+        all_of_them = session(started)
+        stored = sizes.store(all_of_them, options.keys, output.say)
+        output.footprints(stored, [])
         for case in cases.with_keys(cases.quick() if options.quick else cases.full(), options.keys):
-            results = session.case(case, options.repetitions, deadline)
-            if results:
-                output.case(results, options.reference)
+            found = all_of_them.case(case, options.repetitions, deadline)
+            if found:
+                output.case(found, options.reference)
+            results += found
+    if options.plots:
+        plots.draw(Path(options.plots), results, grown)
+
+
+def growth(
+    systems: list[System],
+    folder: Path,
+    session: Callable[[dict[str, System]], Session],
+    output: Output,
+    options: argparse.Namespace,
+) -> list[Footprint]:
+    """Each system alone, from empty to large."""
+    footprints: list[Footprint] = []
+    writes: list[Result] = []
+    for system in systems:
+        output.say(f"{system.name}: from empty to {options.sizes[-1]:,} keys")
+        with running([system], folder / "sizes") as started:
+            found = sizes.grow(session(started), system, options.sizes, output.say)
+        footprints += found[0]
+        writes += found[1]
+    output.footprints(footprints, writes)
+    return footprints
 
 
 def chosen(names: list[str], output: Output) -> list[System]:
@@ -150,7 +195,8 @@ def running(systems: list[System], folder: Path) -> Iterator[dict[str, System]]:
     with contextlib.ExitStack() as stack:
         for system in systems:
             place = folder / system.name
-            place.mkdir()
+            place.mkdir(parents=True)
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
             stack.callback(system.stop)
             system.start(place)
         yield {system.name: system for system in systems}

@@ -9,7 +9,8 @@ from scripts.benchmarks.generator import Load
 from scripts.benchmarks.systems import Door
 
 KEYS = 100_000
-CLIENTS = (1, 64, 256)
+CLIENTS = (1, 16, 64, 256)
+SIZES = (10_000, 100_000, 500_000)  # keys
 PIPELINE = 16
 BATCH = 100  # writes in one request
 BATCH_CLIENTS = 8

@@ -109,6 +109,7 @@ class Daemons:
                 child.kill()
                 child.wait()
         self._children.clear()
+        self._logs.clear()
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

@@ -32,6 +32,7 @@ class Load:
     keys: int = 100_000
     reads_percent: int = 0
     count: int = 0  # requests, over the keys in order; 0: as many as fit the time
+    first: int = 0  # the key that those begin with
     zipfian: bool = False
     stale: bool = False
     wait: int = 0  # Redis: replicas

@@ -88,7 +88,8 @@ static bool may_send(uint64_t now) {
 
 static void choose(struct slot *slot) {
     slot->read = options.reads_percent && random_bits() % 100 < options.reads_percent;
-    if (options.count) slot->key = (uint32_t)(run.sent * options.batch % options.keys);
+    if (options.count)
+        slot->key = (uint32_t)((options.first + run.sent * options.batch) % options.keys);
     else if (options.zipfian) slot->key = zipfian_key();
     else slot->key = (uint32_t)(random_bits() % options.keys);
 }
@@ -295,16 +296,17 @@ static void show_answers(size_t chunk) {
 
 // The command line
 
-enum { PROTOCOL = 256, HOST, PORT, CONNECTIONS, DEPTH, BATCH, VALUE, KEYS, READS, COUNT, ZIPFIAN,
-       STALE, WAIT, WARMUP, SECONDS, SEED, HISTOGRAM, PARSE };
+enum { PROTOCOL = 256, HOST, PORT, CONNECTIONS, DEPTH, BATCH, VALUE, KEYS, READS, COUNT, FIRST,
+       ZIPFIAN, STALE, WAIT, WARMUP, SECONDS, SEED, HISTOGRAM, PARSE };
 
 static const struct option names[] = {
     {"protocol", 1, 0, PROTOCOL}, {"host", 1, 0, HOST}, {"port", 1, 0, PORT},
     {"connections", 1, 0, CONNECTIONS}, {"depth", 1, 0, DEPTH}, {"batch", 1, 0, BATCH},
     {"value-bytes", 1, 0, VALUE}, {"keys", 1, 0, KEYS}, {"reads-percent", 1, 0, READS},
-    {"count", 1, 0, COUNT}, {"zipfian", 0, 0, ZIPFIAN}, {"stale", 0, 0, STALE},
-    {"wait", 1, 0, WAIT}, {"warmup", 1, 0, WARMUP}, {"seconds", 1, 0, SECONDS},
-    {"seed", 1, 0, SEED}, {"histogram", 0, 0, HISTOGRAM}, {"parse", 1, 0, PARSE}, {0, 0, 0, 0},
+    {"count", 1, 0, COUNT}, {"first", 1, 0, FIRST}, {"zipfian", 0, 0, ZIPFIAN},
+    {"stale", 0, 0, STALE}, {"wait", 1, 0, WAIT}, {"warmup", 1, 0, WARMUP},
+    {"seconds", 1, 0, SECONDS}, {"seed", 1, 0, SEED}, {"histogram", 0, 0, HISTOGRAM},
+    {"parse", 1, 0, PARSE}, {0, 0, 0, 0},
 };
 
 static const struct protocol *protocol_named(const char *name) {
@@ -327,6 +329,7 @@ static void set_option(int name, const char *value) {
     case KEYS: options.keys = whole; break;
     case READS: options.reads_percent = whole; break;
     case COUNT: options.count = strtoull(value, NULL, 10); break;
+    case FIRST: options.first = strtoull(value, NULL, 10); break;
     case ZIPFIAN: options.zipfian = true; break;
     case STALE: options.stale = true; break;
     case WAIT: options.wait = whole; break;

@@ -106,6 +106,7 @@ struct options {
     unsigned batch; // operations in one request; writes only
     unsigned value_bytes, keys, reads_percent;
     uint64_t count; // requests in all, over the keys in order; 0: as many as fit the time
+    uint64_t first; // the key that those begin with
     bool zipfian, stale;
     unsigned wait;  // RESP: WAIT for so many replicas after each batch of writes
     double warmup, seconds;

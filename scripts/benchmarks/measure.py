@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.benchmarks import daemons, generator
 from scripts.benchmarks.cases import Case
+from scripts.benchmarks.daemons import Usage
 from scripts.benchmarks.generator import BenchmarkError, Outcome
 from scripts.benchmarks.systems import DOORS, System, usage
 
@@ -49,14 +50,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a number of keys costs; bytes are of one daemon (the mean of the three)."""
+    """What a number of keys adds to an empty system, per daemon (the mean of the three)."""
 
     system: str
     keys: int
     value_bytes: int
     fill_ops_per_s: float
-    resident_bytes_per_key: float
-    disk_bytes_per_key: float
+    resident_bytes: float
+    disk_bytes: float
 
 
 class Session:
@@ -65,7 +66,7 @@ class Session:
     def __init__(
         self,
         program: Path,
-        systems: Mapping[str, System],
+        systems: dict[str, System],
         *,
         warmup: float,
         seconds: float,
@@ -77,41 +78,56 @@ class Session:
         self._seconds = seconds
         self._say = say
 
-    def fill(self, system: System, keys: int, value_bytes: int) -> Footprint:
-        """Store so many keys in an empty system. Raises: BenchmarkError."""
-        self.settle()
-        before = usage(system)
-        load = system.fill(keys, value_bytes)
-        load = replace(load, seconds=FILL_SECONDS_MAX)
+    def fill(
+        self, system: System, keys: int, value_bytes: int, *, first: int, empty: Usage
+    ) -> Footprint:
+        """Store the keys from `first` up to `keys`. `empty`: what was used without any.
+
+        Raises: BenchmarkError, also if one of them was not stored.
+        """
+        load = replace(
+            system.fill(keys - first, value_bytes),
+            keys=keys,
+            first=first,
+            seconds=FILL_SECONDS_MAX,
+        )
         outcome = generator.run(self._program, load)
-        if outcome.errors or outcome.answered < load.count:
+        if outcome.answered < load.count:
             raise BenchmarkError(
                 f"{system.name}: {outcome.answered} of {load.count} requests stored keys, "
                 f"{outcome.errors} failed: {outcome.error_kinds}"
             )
         self.settle()
-        after = usage(system)
-        each = keys * len(system.pids())
+        full = usage(system)
+        daemons_count = len(system.pids())
         return Footprint(
             system.name,
             keys,
             value_bytes,
-            keys / outcome.seconds,
-            (after.resident_bytes - before.resident_bytes) / each,
-            (after.disk_bytes - before.disk_bytes) / each,
+            outcome.ops_per_s,
+            (full.resident_bytes - empty.resident_bytes) / daemons_count,
+            (full.disk_bytes - empty.disk_bytes) / daemons_count,
         )
 
     def case(self, case: Case, repetitions: int, deadline: float) -> list[Result]:
-        """A B C A B C …; beyond `deadline` (monotonic) no further round begins."""
-        names = [name for name in case.doors if DOORS[name].system in self.systems]
-        samples: dict[str, list[Sample]] = {name: [] for name in names}
+        """A B C A B C …; beyond `deadline` (monotonic) no further round begins.
+
+        A door that fails is left out, and said.
+        """
+        samples: dict[str, list[Sample]] = {
+            name: [] for name in case.doors if DOORS[name].system in self.systems
+        }
         for repetition in range(repetitions):
-            if repetition and time.monotonic() > deadline:
-                self._say(f"out of time: {case.title} has {repetition} repetitions")
+            if time.monotonic() > deadline:
+                self._say(f"out of time: {repetition} repetitions of {case.title}")
                 break
-            for name in names:
-                samples[name].append(self.sample(case, name, seed=1 + repetition))
-        return [median(case, name, samples[name]) for name in names]
+            for name in list(samples):
+                try:
+                    samples[name].append(self.sample(case, name, seed=1 + repetition))
+                except BenchmarkError as error:
+                    self._say(f"{case.title}: {name} is left out: {error}")
+                    del samples[name]
+        return [median(case, name, found) for name, found in samples.items() if found]
 
     def sample(self, case: Case, name: str, seed: int) -> Sample:
         door = DOORS[name]

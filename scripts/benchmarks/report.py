@@ -58,13 +58,30 @@ def footprint_table(footprints: Sequence[Footprint]) -> str:
             f"{each.keys:,}",
             f"{each.value_bytes}",
             f"{each.fill_ops_per_s:,.0f}",
-            f"{each.resident_bytes_per_key:,.0f}",
-            f"{each.disk_bytes_per_key:,.0f}",
+            f"{each.resident_bytes / each.keys:,.0f}",
+            f"{each.disk_bytes / each.keys:,.0f}",
         )
         for each in footprints
     ]
     title = "What the keys cost: growth of resident memory and of allocated disk, of one daemon"
     return "\n".join([title, *_aligned([heading, *rows])])
+
+
+def size_table(writes: Sequence[Result]) -> str:
+    heading = ("", "keys", "ops/s", "p50 ms", "p99 ms", "CPU s/1k", "errors")
+    rows = [
+        (
+            each.door,
+            f"{each.case.keys:,}",
+            f"{each.ops_per_s:,.0f}",
+            f"{each.p50_ms:.2f}",
+            f"{each.p99_ms:.2f}",
+            f"{each.cpu_s_per_1k:.3f}",
+            f"{each.errors}",
+        )
+        for each in writes
+    ]
+    return "\n".join(["Writes, 64 clients, by size (one run each)", *_aligned([heading, *rows])])
 
 
 def json_line(result: Result) -> str:
@@ -100,8 +117,8 @@ def footprint_line(each: Footprint) -> str:
             "keys": each.keys,
             "value_bytes": each.value_bytes,
             "ops_per_s": round(each.fill_ops_per_s, 1),
-            "resident_bytes_per_key": round(each.resident_bytes_per_key, 1),
-            "disk_bytes_per_key": round(each.disk_bytes_per_key, 1),
+            "resident_bytes_per_key": round(each.resident_bytes / each.keys, 1),
+            "disk_bytes_per_key": round(each.disk_bytes / each.keys, 1),
         }
     )
 
