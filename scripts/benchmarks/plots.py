@@ -62,7 +62,7 @@ def _latency(results: Sequence[Result]) -> list[Panel]:
     return [
         Panel(
             f"{title}: p99 over load",
-            "operations/s",
+            f"operations/s, at {', '.join(map(str, CLIENTS))} clients",
             "p99, ms",
             lines,
             y_log=True,
@@ -91,7 +91,8 @@ def _size(footprints: Sequence[Footprint]) -> list[Panel]:
         disk.setdefault(each.system, []).append((each.keys, max(each.disk_bytes, 0) / MIB))
     if not footprints:
         return []
+    stored = f"keys, with values of {footprints[0].value_bytes} bytes"
     return [
-        Panel("Memory of one daemon", "keys of 100 bytes", "resident, MiB more than empty", memory),
-        Panel("Disk of one daemon", "keys of 100 bytes", "allocated, MiB more than empty", disk),
+        Panel("Memory of one daemon", stored, "resident, MiB more than empty", memory),
+        Panel("Disk of one daemon", stored, "allocated, MiB more than empty", disk),
     ]

@@ -24,7 +24,7 @@ class Redis:
     def __init__(self) -> None:
         self.folder = Path()
         self._daemons = Daemons()
-        self._master = 0
+        self._ports: list[int] = []
 
     @staticmethod
     def missing() -> bool:
@@ -32,9 +32,8 @@ class Redis:
 
     def start(self, folder: Path) -> None:
         self.folder = folder
-        ports = free_ports(1 + REPLICAS)
-        self._master = ports[0]
-        for i, port in enumerate(ports):
+        self._ports = free_ports(1 + REPLICAS)
+        for i, port in enumerate(self._ports):
             place = folder / f"n{i}"
             place.mkdir()
             options = {
@@ -50,7 +49,7 @@ class Redis:
             for name, value in options.items():
                 command += [f"--{name}", value]
             if i > 0:
-                command += ["--replicaof", HOST, str(self._master)]
+                command += ["--replicaof", HOST, str(self._ports[0])]
             self._daemons.spawn(command, folder / f"n{i}.log")
         eventually(self._replicated, "the replicas are not online")
 
@@ -61,12 +60,12 @@ class Redis:
         return self._daemons.pids
 
     def port(self, protocol: str) -> int:
-        return self._master
+        return self._ports[0]
 
     def fill(self, keys: int, value_bytes: int) -> Load:
         return Load(
             protocol="resp",
-            port=self._master,
+            port=self._ports[0],
             connections=16,
             depth=16,
             value_bytes=value_bytes,
@@ -76,20 +75,30 @@ class Redis:
         )
 
     def facts(self) -> str:
-        version = self._info().get("redis_version", "of an unknown version")
+        version = self._info(self._ports[0]).get("redis_version", "of an unknown version")
         return (
             f"Redis {version}, a master and two replicas, appendonly yes, appendfsync always on "
             "all three; redis-wait counts a write once WAIT 1 says that a replica has it too"
         )
 
     def _replicated(self) -> bool:
-        self._daemons.check()
-        info = self._info()
-        return all("state=online" in info.get(f"slave{i}", "") for i in range(REPLICAS))
+        """Both replicas have their copy, and the file that they append to from then on.
 
-    def _info(self) -> dict[str, str]:
+        A replica that has just copied its master writes that file anew, without any fsync.
+        """
+        self._daemons.check()
+        master = self._info(self._ports[0])
+        online = all("state=online" in master.get(f"slave{i}", "") for i in range(REPLICAS))
+        return online and all(self._appends(self._info(port)) for port in self._ports)
+
+    @staticmethod
+    def _appends(info: dict[str, str]) -> bool:
+        rewrites = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+        return info.get("aof_enabled") == "1" and all(info.get(name) == "0" for name in rewrites)
+
+    def _info(self, port: int) -> dict[str, str]:
         try:
-            with socket.create_connection((HOST, self._master), ASK_SECONDS) as connection:
+            with socket.create_connection((HOST, port), ASK_SECONDS) as connection:
                 connection.sendall(b"INFO\r\nQUIT\r\n")
                 answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
         except OSError:

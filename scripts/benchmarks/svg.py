@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 PANEL_WIDTH, PANEL_HEIGHT = 380, 290  # pixels
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 46  # around the plotted area
+LEFT, RIGHT, TOP, BOTTOM = 62, 24, 30, 46  # around the plotted area
 LEGEND_ROW, LEGEND_COLUMNS = 18, 4
 TICKS = 5
 INK, GRID, BACKGROUND = "#222", "#e2e2e2", "#ffffff"
