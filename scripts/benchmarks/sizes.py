@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from scripts.benchmarks import cases
 from scripts.benchmarks.generator import BenchmarkError
@@ -51,7 +52,7 @@ def grow(
         empty = usage(system)
         for keys in sizes:
             footprints.append(session.fill(system, keys, VALUE_BYTES, first=first, empty=empty))
-            (case,) = cases.with_keys([cases.write(64, (door.name,))], keys)
+            case = replace(cases.write(64, (door.name,)), name="write-by-size", keys=keys)
             writes.append(median(case, door.name, [session.sample(case, door.name, seed=1)]))
             first = keys
     except BenchmarkError as error:
