@@ -64,9 +64,8 @@ DOORS = {
         Door("hivemem-redis", "hivemem", "resp", "Redis protocol, leader"),
         Door("hivemem-http", "hivemem", "http-hivemem", "HTTP/1.1, leader"),
         Door("etcd-grpc", "etcd", "grpc-etcd", "gRPC, leader, a connection per client"),
-        Door(
-            "etcd-grpc-streams", "etcd", "grpc-etcd", "gRPC, leader, 16 per connection", streams=16
-        ),
+        Door("etcd-grpc-16", "etcd", "grpc-etcd", "the same, 16 clients a connection", streams=16),
+        Door("etcd-grpc-64", "etcd", "grpc-etcd", "the same, 64 clients a connection", streams=64),
         Door("etcd-http", "etcd", "http-etcd", "HTTP gateway, leader"),
         Door("redis-wait", "redis", "resp", "master, WAIT 1 after each batch of writes", wait=1),
         Door("redis", "redis", "resp", "master alone: its reads are not linearizable"),

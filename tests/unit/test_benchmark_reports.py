@@ -54,14 +54,14 @@ def test_ratios_are_to_the_best_door_of_the_reference() -> None:
     results = [
         result("hivemem-redis", 900),
         result("etcd-grpc", 400),
-        result("etcd-grpc-streams", 600, errors=1),
+        result("etcd-grpc-16", 600, errors=1),
     ]
     text = report.case_table(results, "etcd-grpc")
-    assert "ratio to etcd-grpc-streams" in text
+    assert "ratio to etcd-grpc-16" in text
     first, second = (line.split() for line in text.splitlines()[2:4])
     assert (first[0], first[3]) == ("hivemem-redis", "1.50")
     assert second[3] == "0.67"
-    assert "etcd-grpc-streams failed with: -TRYAGAIN" in text
+    assert "etcd-grpc-16 failed with: -TRYAGAIN" in text
     assert "ratio to hivemem-redis" in report.case_table(results[:1], "etcd-grpc")
 
 
