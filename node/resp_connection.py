@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
             limits.inline_bytes_max,
         )
         self._transport: asyncio.Transport | None = None
+        self._bytes_ahead = 0  # received since no command waited the last time
         self._commands: deque[Arguments | ProtocolError] = deque()
         self._next: Step | _Nothing = NOTHING
         self._slots: deque[_Slot] = deque()
@@ -112,6 +113,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        self._bytes_ahead += len(data)
         try:
             self._commands.extend(self._reader.feed(data))
         except ProtocolError as error:
@@ -182,7 +184,13 @@ class Connection(asyncio.Protocol):
 
     def _throttle(self) -> None:
         """Read from the socket only while there is room for more commands."""
-        full = len(self._commands) >= self.door.limits.pipeline_commands_max
+        limits, waiting = self.door.limits, len(self._commands)
+        if not waiting:
+            self._bytes_ahead = 0
+        full = (
+            waiting >= limits.pipeline_commands_max
+            or self._bytes_ahead >= limits.pipeline_bytes_max
+        )
         if self._transport is None or self._closing or full == self._paused:
             return
         self._paused = full

@@ -18,6 +18,7 @@ from node.resp_steps import Alone, Control, Proposal, Step, Transaction
 from node.resp_writes import Writes
 
 REDIS_VERSION: Final = "7.2.0"  # the version of the protocol and commands that clients may expect
+NAME_BYTES_MAX: Final = 64  # of a client's name; the rest is cut off
 WATCHED_MAX: Final = 128  # records of one transaction, as txn_ops_max
 
 
@@ -92,7 +93,7 @@ def _hello(connection: Connection, words: list[bytes]) -> Step:
         )
     connection.protocol = protocol
     if name is not None:
-        connection.name = text(name)
+        connection.name = text(name[:NAME_BYTES_MAX])
     return {
         "server": "redis",
         "version": REDIS_VERSION,
@@ -235,7 +236,7 @@ def _client(connection: Connection, words: list[bytes]) -> Step:
 def _client_setname(connection: Connection, words: list[bytes]) -> Step:
     if len(words) != 3 or any(letter <= 32 or letter > 126 for letter in words[2]):
         raise CommandError("Client names cannot contain spaces, newlines or special characters.")
-    connection.name = text(words[2][:64])
+    connection.name = text(words[2][:NAME_BYTES_MAX])
     return OK
 
 

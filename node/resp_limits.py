@@ -24,6 +24,7 @@ class RespLimits:
     connections_max: int = _limit(4096, "connections")  # beyond: told so, and closed
     # Commands of one connection that are read ahead; then its socket is not read.
     pipeline_commands_max: int = _limit(1024, "commands")
+    pipeline_bytes_max: int = _limit(16 * MIB, "bytes")  # of those; the same
     reads_inflight_max: int = _limit(128, "commands")  # of one connection at a time
     request_bytes_max: int = _limit(64 * MIB, "bytes")  # one command; then the connection ends
     request_arguments_max: int = _limit(4096, "arguments")

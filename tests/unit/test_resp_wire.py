@@ -383,6 +383,24 @@ async def test_a_long_pipeline_is_answered_whole(tmp_path: Path) -> None:
         assert len(await pipe.execute()) == 500
 
 
+async def test_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
+    limits = RespLimits(pipeline_bytes_max=100_000)
+    async with open_door(tmp_path, limits=limits) as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        door.group.holds = True
+        writer.write(command(b"GET", b"k"))
+        await until(lambda: bool(door.group.held_reads), "a read is under way")
+        (connection,) = door.server._open
+        writer.write(command(b"SET", b"k", b"v" * 50_000) * 400)
+        await until(lambda: connection._paused, "its socket is not read any more")
+        # What is read at once, and no more, may be above the bound.
+        assert connection._bytes_ahead < 100_000 + 300_000
+        door.group.release()
+        lines = [await asyncio.wait_for(reader.readline(), 10) for _ in range(401)]
+        assert lines == [b"$-1\r\n"] + [b"+OK\r\n"] * 400
+        writer.close()
+
+
 async def test_stopping_answers_what_runs_and_takes_nothing_new(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door, door.client() as client:
         door.group.holds = True
