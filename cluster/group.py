@@ -284,6 +284,9 @@ class RaftGroup:
 
     def transfer_leadership(self, target: str | None, done: Done) -> None:
         """Leader only: hand over to `target`, or to whoever is furthest (None)."""
+        if self._failed:
+            done(None, NotLeader(None))
+            return
         self._transfer.begin(target, done)
         self._wake()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count as numbers
@@ -20,7 +19,7 @@ from node.clock import Clock
 from node.resp_connection import Connection
 from node.resp_limits import RespLimits
 from node.resp_reads import ReadBatches
-from node.resp_server import ServerCommands
+from node.resp_server import DoorFigures, ServerCommands
 from node.resp_steps import ControlSpec
 from node.resp_writes import Writes
 from node.service import Readers, Router, Service
@@ -56,8 +55,8 @@ class RespServer:
         self.tokens = parts.tokens
         self.stopping = False
         self._on_fatal = parts.on_fatal
-        self.commands: Counter[str] = Counter()  # by name, those that this node knows
-        self.refused = 0  # connections beyond connections_max
+        self._figures = DoorFigures()
+        self._held = 0  # bytes of commands, of all connections
         self.reads = ReadBatches(
             parts.group,
             parts.router,
@@ -67,7 +66,6 @@ class RespServer:
             parts.limits.command_timeout_ms / 1000,
         )
         self.writes = Writes(parts.group, parts.router, parts.command_limits)
-        self._figures = {"connections": 0, "connections_total": 0, "commands_total": 0}
         self.controls: Mapping[str, ControlSpec] = ServerCommands(
             parts.info,
             parts.service,
@@ -125,19 +123,19 @@ class RespServer:
 
     def admit(self, connection: Connection) -> bool:
         if len(self._open) >= self.limits.connections_max or self.stopping:
-            self.refused += 1
+            self._figures.connections_refused += 1
             return False
         self._open.add(connection)
         self._empty.clear()
-        self._figures["connections"] = len(self._open)
-        self._figures["connections_total"] += 1
+        self._figures.connections = len(self._open)
+        self._figures.connections_total += 1
         if self._tick is None:
             self._schedule_tick()
         return True
 
     def forget(self, connection: Connection) -> None:
         self._open.discard(connection)
-        self._figures["connections"] = len(self._open)
+        self._figures.connections = len(self._open)
         if not self._open:
             self._empty.set()
 
@@ -145,9 +143,12 @@ class RespServer:
         """Damage was met: the node has to stop."""
         self._on_fatal(error)
 
+    def hold(self, size: int) -> bool:
+        self._held += size
+        return self._held <= self.limits.input_bytes_max
+
     def count(self, command: str) -> None:
-        self.commands[command] += 1
-        self._figures["commands_total"] += 1
+        self._figures.commands[command] += 1
 
     def _schedule_tick(self) -> None:
         self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._on_tick)

@@ -15,26 +15,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, cast
 
 from cluster.errors import NotLeader
-from engines.edits import Answer, Aspect
+from engines.edits import Aspect
 from engines.interfaces import Held, Result
-from node.errors import DeadlineExceeded, HivememError, Unavailable
+from node.errors import HivememError, Unavailable
 from node.http_errors import FATAL
-from node.resp_actions import Arguments, CommandError, Look, Read, Spec, Write, finish, fits
+from node.resp_actions import Arguments, CommandError, Read, Spec, Write, finish, fits
 from node.resp_commands import COMMANDS
-from node.resp_errors import failure
+from node.resp_errors import expired, failure
 from node.resp_names import DEFAULT_NAMESPACE
 from node.resp_reader import ProtocolError, RequestReader
-from node.resp_reads import answer
+from node.resp_reads import answers
 from node.resp_reply import QUEUED, Failure, Reply, encode
 from node.resp_steps import Alone, Door, Proposal, Step, Transaction
 from node.resp_writes import Writes
 
 _HTTP: Final = (b"POST", b"HOST:")  # a web page that tries to reach this port
 _WITHOUT_AUTH: Final = ("auth", "hello", "quit", "reset")
+_BYTES_HELD_LITTLE: Final = 64 << 10  # with so few bytes a connection is not at fault
+_TOO_MUCH: Final = Failure("ERR", "too many bytes of commands are held (input_bytes_max)")
 _QUOTED_BYTES_MAX: Final = 128  # of what a client sent, in an error
 # As clients spell them, so that the usual spellings cost one lookup.
 _BY_WORD: Final[dict[bytes, tuple[str, Spec | None]]] = {
@@ -70,7 +72,6 @@ class Connection(asyncio.Protocol):
         self.stale = False  # READONLY: reads are answered from this node's state
         self.transaction: Transaction | None = None
         self.watched: dict[tuple[str, str, bytes], int] = {}  # record → its revision
-        self.opened_at = door.clock.monotonic()
         self._reader = RequestReader(
             limits.request_bytes_max if door.tokens is None else limits.unauthenticated_bytes_max,
             limits.request_arguments_max,
@@ -78,6 +79,7 @@ class Connection(asyncio.Protocol):
         )
         self._transport: asyncio.Transport | None = None
         self._bytes_ahead = 0  # received since no command waited the last time
+        self._bytes_held = 0  # as the door was told
         self._commands: deque[Arguments | ProtocolError] = deque()
         self._next: Step | _Nothing = NOTHING
         self._slots: deque[_Slot] = deque()
@@ -108,6 +110,9 @@ class Connection(asyncio.Protocol):
         for task in (self._alone, self._redirecting):
             if task is not None:
                 task.cancel()
+        self.door.hold(-self._bytes_held)
+        self._bytes_held = 0
+        self.door.reads.resume()
         self.door.forget(self)
 
     def data_received(self, data: bytes) -> None:
@@ -119,6 +124,16 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._commands.extend((*error.commands, error))
         self._advance()
+        if not self._account() and self._bytes_held > _BYTES_HELD_LITTLE and not self._closing:
+            self._commands.clear()
+            self._slots.append(_Slot(encode(_TOO_MUCH, self.protocol)))
+            self.close()
+
+    def _account(self) -> bool:
+        """Tell the door how much this connection holds; False: it is too much for all."""
+        held = max(self._reader.pending, self._bytes_ahead if self._commands else 0)
+        more, self._bytes_held = held - self._bytes_held, held
+        return self.door.hold(more)
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -126,6 +141,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
+        self.door.reads.resume()
         self._advance()
 
     def close(self) -> None:
@@ -156,10 +172,6 @@ class Connection(asyncio.Protocol):
         """May it be used? False before AUTH where tokens are needed."""
         return self.door.tokens is None or self.user is not None
 
-    @property
-    def idle(self) -> bool:
-        return not self._slots
-
     # --- From commands to steps ----------------------------------------------------
 
     def _advance(self) -> None:
@@ -187,6 +199,8 @@ class Connection(asyncio.Protocol):
         limits, waiting = self.door.limits, len(self._commands)
         if not waiting:
             self._bytes_ahead = 0
+        if self._bytes_held:
+            self._account()  # what was done meanwhile is not held any more
         full = (
             waiting >= limits.pipeline_commands_max
             or self._bytes_ahead >= limits.pipeline_bytes_max
@@ -273,7 +287,10 @@ class Connection(asyncio.Protocol):
             self._found(read, slot, self.door.reads.look(self.namespace, wanted))
         else:
             self.door.reads.add(
-                self.namespace, wanted, lambda found: self._found(read, slot, found)
+                self.namespace,
+                wanted,
+                lambda found: self._found(read, slot, found),
+                lambda: self._blocked and not self._closing,
             )
         return True
 
@@ -404,7 +421,7 @@ class Connection(asyncio.Protocol):
             self._alone.cancel()
             self._alone = None
         for slot in late:
-            self._settle(slot, failure(_expired(slot.writes), writes=slot.writes))
+            self._settle(slot, failure(expired(writes=slot.writes), writes=slot.writes))
 
 
 class _Nothing:
@@ -414,19 +431,8 @@ class _Nothing:
 NOTHING: Final = _Nothing()
 
 
-def answers(looks: Sequence[Look], found: Sequence[Held | None], now_ms: int) -> list[Answer]:
-    return [answer(held, look.aspect, now_ms) for look, held in zip(looks, found, strict=True)]
-
-
 def _write_reply(action: Write, result: Result) -> Reply:
     return finish(action, Writes.answers(result))
-
-
-def _expired(writes: bool) -> HivememError:
-    if writes:
-        message = "no quorum confirmed the write in time; it may or may not be applied"
-        return Unavailable(message, code="OUTCOME_UNKNOWN", definite=False)
-    return DeadlineExceeded("the command did not finish in time")
 
 
 def _by_any_word(word: bytes) -> tuple[str, Spec | None]:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from engines.command import Compare, CompareOp, CompareTarget, validate_namespace
 from engines.edits import EditLook, EditOp
 from engines.errors import InvalidArgument
-from engines.interfaces import Held, Limits, Result
+from engines.interfaces import Held, Result
 from node.errors import Unauthenticated
 from node.resp_actions import CommandError, Write, all_named, as_ops, finish
 from node.resp_connection import Connection
@@ -100,7 +100,7 @@ def _hello(connection: Connection, words: list[bytes]) -> Step:
         "proto": protocol,
         "id": connection.number,
         "mode": "cluster",
-        "role": "master",
+        "role": "master",  # every node takes writes; INFO says which one leads
         "modules": [],
     }
 
@@ -108,7 +108,7 @@ def _hello(connection: Connection, words: list[bytes]) -> Step:
 def _select(connection: Connection, words: list[bytes]) -> Step:
     try:
         name = namespace(words[1])
-        validate_namespace(name, Limits())
+        validate_namespace(name, connection.door.writes.limits)
     except (InvalidName, InvalidArgument) as error:
         raise CommandError(str(error)) from None
     connection.namespace = name

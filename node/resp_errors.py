@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from node.errors import HivememError
+from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.http_errors import as_hivemem
 from node.resp_reply import Failure
 
@@ -34,3 +34,11 @@ def _code(error: HivememError, writes: bool) -> str:
     if writes and not error.definite:
         return "OUTCOMEUNKNOWN"
     return _CODES.get(error.code, "ERR")
+
+
+def expired(*, writes: bool) -> HivememError:
+    """A command was not answered in time."""
+    if writes:
+        message = "no quorum confirmed the write in time; it may or may not be applied"
+        return Unavailable(message, code="OUTCOME_UNKNOWN", definite=False)
+    return DeadlineExceeded("the command did not finish in time")

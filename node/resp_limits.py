@@ -12,6 +12,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 ANSWER_BYTES_MAX = 16 * MIB  # value bytes of one answer of several keys
+CHUNK_BYTES = 8 * MIB  # value bytes that are read before they are given to the clients
 KEYS_MAX = 1_000  # of one command
 
 
@@ -26,6 +27,8 @@ class RespLimits:
     pipeline_commands_max: int = _limit(1024, "commands")
     pipeline_bytes_max: int = _limit(16 * MIB, "bytes")  # of those; the same
     reads_inflight_max: int = _limit(128, "commands")  # of one connection at a time
+    # Commands of all connections that are not complete, or wait; then whose made it so ends.
+    input_bytes_max: int = _limit(256 * MIB, "bytes")
     request_bytes_max: int = _limit(64 * MIB, "bytes")  # one command; then the connection ends
     request_arguments_max: int = _limit(4096, "arguments")
     unauthenticated_bytes_max: int = _limit(4 * KIB, "bytes")  # one command before AUTH

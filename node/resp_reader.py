@@ -50,6 +50,11 @@ class RequestReader:
         self._pending = 0  # bytes that were fed and are no complete command yet
         self._held = b""  # the beginning of a header, or of a typed line
 
+    @property
+    def pending(self) -> int:
+        """Bytes of a command that is not complete."""
+        return self._pending + len(self._held)
+
     def feed(self, data: bytes) -> list[Command]:
         """The commands that `data` completes. Raises ProtocolError."""
         found: list[Command] = []

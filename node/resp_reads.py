@@ -1,5 +1,5 @@
 """Reads of the Redis door: all that arrive in one turn of the loop share one quorum round
-and one transaction. Loop thread only."""
+and, unless they are large, one transaction. Loop thread only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from node.clock import Clock
 from node.errors import HivememError
 from node.http_errors import FATAL, as_hivemem
 from node.reads import LINEARIZABLE
-from node.resp_limits import ANSWER_BYTES_MAX
+from node.resp_actions import Look
+from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
 from node.service import Readers, Router
 
 Found = list[Held | None]
@@ -35,6 +36,7 @@ class _Waiting:
     namespace: str
     wanted: Wanted
     done: Callable[[Found | HivememError], None]
+    blocked: Callable[[], bool]
 
 
 class ReadBatches:
@@ -58,15 +60,21 @@ class ReadBatches:
         self._timeout_seconds = timeout_seconds
         self._loop = asyncio.get_running_loop()
         self._waiting: list[_Waiting] = []
+        self._parked: list[_Waiting] = []  # confirmed, of clients that do not read
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(
-        self, namespace: str, wanted: Wanted, done: Callable[[Found | HivememError], None]
+        self,
+        namespace: str,
+        wanted: Wanted,
+        done: Callable[[Found | HivememError], None],
+        blocked: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Call `done` with what a linearizable read finds. Not before this returns."""
+        """Call `done` with what a linearizable read finds. Not before this returns, and not
+        while its client is `blocked`: see `resume`."""
         if not self._waiting:
             self._loop.call_soon(self._begin)
-        self._waiting.append(_Waiting(namespace, wanted, done))
+        self._waiting.append(_Waiting(namespace, wanted, done, blocked))
 
     async def get(self, namespace: str, wanted: Wanted) -> Found:
         """What a linearizable read finds. Raises: HivememError."""
@@ -85,7 +93,7 @@ class ReadBatches:
     def look(self, namespace: str, wanted: Wanted) -> Found | HivememError:
         """What this node's own state holds, which may be old."""
         found: list[Found | HivememError] = []
-        self._answer([_Waiting(namespace, wanted, found.append)])
+        self._answer([_Waiting(namespace, wanted, found.append, lambda: False)])
         return found[0]
 
     def _begin(self) -> None:
@@ -114,19 +122,43 @@ class ReadBatches:
         else:
             self._answer(batch)
 
+    def resume(self) -> None:
+        """A client takes answers again, or is gone: look at what was left for later."""
+        if self._parked:
+            parked, self._parked = self._parked, []
+            self._loop.call_soon(self._answer, parked)
+
     def _answer(self, batch: list[_Waiting]) -> None:
-        """Look everything up in one transaction, and only then tell."""
-        try:
-            with self._readers() as reader:
-                results = [_look_up(reader, item) for item in batch]
-        except Exception as error:
-            known = as_hivemem(error, writes=False)
-            if isinstance(error, FATAL):
-                self._fail(error)
-            _tell(batch, known)
-            return
-        for item, result in zip(batch, results, strict=True):
-            item.done(result)
+        """Look up some and tell, then the next ones: not all values are in memory at once,
+        and who does not take its answers waits for its others."""
+        while batch:
+            ready: list[_Waiting] = []
+            for item in batch:
+                (self._parked if item.blocked() else ready).append(item)
+            try:
+                results = self._look_up_some(ready)
+            except Exception as error:
+                if isinstance(error, FATAL):
+                    self._fail(error)
+                _tell(ready, as_hivemem(error, writes=False))
+                return
+            for item, result in zip(ready, results, strict=False):
+                item.done(result)
+            batch = ready[len(results) :]
+
+    def _look_up_some(self, batch: list[_Waiting]) -> list[Found | HivememError]:
+        """The first of them, in one transaction: until the values are CHUNK_BYTES."""
+        results: list[Found | HivememError] = []
+        size = 0
+        with self._readers() as reader:
+            for item in batch:
+                found = _look_up(reader, item)
+                results.append(found)
+                if not isinstance(found, HivememError):
+                    size += sum(held.size for held in found if held and held.value is not None)
+                if size >= CHUNK_BYTES:
+                    break
+        return results
 
 
 def _look_up(reader: KvReader, item: _Waiting) -> Found | HivememError:
@@ -147,7 +179,7 @@ def _tell(batch: list[_Waiting], error: HivememError) -> None:
         item.done(error)
 
 
-def answer(held: Held | None, aspect: Aspect, now_ms: int) -> Answer:
+def _answer(held: Held | None, aspect: Aspect, now_ms: int) -> Answer:
     """What an EditLook would answer at `now_ms`: a record that has expired is absent."""
     if held is None or 0 < held.expires_ms <= now_ms:
         return {Aspect.EXISTS: False, Aspect.LENGTH: 0}.get(aspect)
@@ -160,3 +192,7 @@ def answer(held: Held | None, aspect: Aspect, now_ms: int) -> Answer:
             return held.size
         case Aspect.DEADLINE:
             return held.expires_ms
+
+
+def answers(looks: Sequence[Look], found: Sequence[Held | None], now_ms: int) -> list[Answer]:
+    return [_answer(held, look.aspect, now_ms) for look, held in zip(looks, found, strict=True)]

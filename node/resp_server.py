@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random  # noqa: TID251 - the caller seeds it
 from typing import Final, TypeVar
 
@@ -30,6 +32,16 @@ T = TypeVar("T")
 _STALE: Final = ReadOptions(Consistency.STALE)
 
 
+@dataclass(slots=True)
+class DoorFigures:
+    """What the door counts, for INFO. `commands`: by name, those that this node knows."""
+
+    connections: int = 0
+    connections_total: int = 0
+    connections_refused: int = 0
+    commands: Counter[str] = field(default_factory=Counter)
+
+
 class ServerCommands:
     """What they need of the node. Loop thread only."""
 
@@ -41,7 +53,7 @@ class ServerCommands:
         readers: Readers,
         limits: RespLimits,
         clock: Clock,
-        figures: Mapping[str, int],
+        figures: DoorFigures,
     ) -> None:
         """`figures`: of the door, for INFO; read each time."""
         self._info = info
@@ -142,12 +154,13 @@ class ServerCommands:
         for section, figures in self._sections().items():
             if everything or section.lower() in wanted:
                 lines.append(f"# {section}")
-                lines += [f"{name}:{value}" for name, value in figures.items()]
+                lines += [f"{name}:{is_}" for name, is_ in figures.items() if is_ is not None]
                 lines.append("")
         return "\r\n".join(lines) + "\r\n" if lines else ""
 
     def _sections(self) -> dict[str, dict[str, object]]:
-        status = self._info.local_status()
+        """A figure that is not known is None, and not shown."""
+        status, figures = self._info.local_status(), self._figures
         return {
             "Server": {
                 "redis_version": REDIS_VERSION,
@@ -158,11 +171,13 @@ class ServerCommands:
                 "run_id": status.id.replace("-", "").ljust(40, "0"),
                 "uptime_in_seconds": int(status.uptime_seconds),
             },
-            "Clients": {"connected_clients": self._figures["connections"]},
-            "Memory": {"used_memory_rss": status.memory.rss_bytes or 0},
+            "Clients": {"connected_clients": figures.connections},
+            "Memory": {"used_memory_rss": status.memory.rss_bytes},
             "Stats": {
-                "total_connections_received": self._figures["connections_total"],
-                "total_commands_processed": self._figures["commands_total"],
+                "total_connections_received": figures.connections_total,
+                "rejected_connections": figures.connections_refused,
+                "total_commands_processed": figures.commands.total(),
+                "hivemem_keys": status.keys,  # of all namespaces
             },
             "Replication": {
                 "role": "master" if status.role == "leader" else "slave",
@@ -170,13 +185,15 @@ class ServerCommands:
                 "slave_repl_offset": status.applied_index,
             },
             "Cluster": {"cluster_enabled": 1},
-            "Keyspace": {} if status.keys is None else {"db0": f"keys={status.keys},expires=0"},
+            "Commandstats": {
+                f"cmdstat_{name}": f"calls={calls}" for name, calls in figures.commands.items()
+            },
         }
 
     # --- COMMAND -------------------------------------------------------------------
 
     def _command(self, connection: Connection, words: list[bytes]) -> Step:
-        about = _described()
+        about = self._described_commands()
         match words[1].upper() if len(words) > 1 else b"":
             case b"":
                 return list(about.values())
@@ -191,6 +208,17 @@ class ServerCommands:
                 return {}
             case _:
                 raise CommandError(f"unknown subcommand '{text(words[1])}' of COMMAND")
+
+    def _described_commands(self) -> dict[str, Reply]:
+        """name → [name, arity, flags, first key, last key, step, …] as COMMAND gives it."""
+        found: dict[str, Reply] = {
+            name: [name, spec.arity, list(spec.flags), 1, spec.last_key, spec.step, [], [], [], []]
+            for name, spec in COMMANDS.items()
+        }
+        for name, control in self.specs().items():
+            keys = (control.first_key, control.last_key, control.step)
+            found[name] = [name, control.arity, list(control.flags), *keys, [], [], [], []]
+        return found
 
     # --- CLUSTER -------------------------------------------------------------------
 
@@ -217,20 +245,6 @@ class ServerCommands:
             return describe(await self._info.cluster_status(ASK_SECONDS))
 
         return Alone(run)
-
-
-def _described() -> dict[str, Reply]:
-    """name → [name, arity, flags, first key, last key, step, …] as COMMAND gives it."""
-    found: dict[str, Reply] = {
-        name: [name, spec.arity, list(spec.flags), 1, spec.last_key, spec.step, [], [], [], []]
-        for name, spec in COMMANDS.items()
-    }
-    for name, control in CONNECTION_COMMANDS.items():
-        keys = (control.first_key, control.last_key, control.step)
-        found[name] = [name, control.arity, list(control.flags), *keys, [], [], [], []]
-    for name in ("cluster", "command", "config", "dbsize", "info", "scan", "time"):
-        found[name] = [name, -1, ["readonly"], 0, 0, 0, [], [], [], []]
-    return found
 
 
 def _node_id(node: str) -> str:
@@ -263,7 +277,7 @@ def _shards(view: ClusterView) -> Reply:
             "ip": host,
             "endpoint": host,
             "role": "master" if member.id == view.leader else "replica",
-            "replication-offset": member.applied_index or 0,
+            "replication-offset": member.applied_index,
             "health": "online" if member.healthy else "failed",
         }
         for member, host, port in _addressed(view)

@@ -25,7 +25,7 @@ class Writes:
     def __init__(self, group: Consensus, router: Router, limits: Limits) -> None:
         self._group = group
         self._router = router
-        self._limits = limits
+        self.limits = limits
 
     def command(self, namespace: str, write: Write, now_ms: int) -> Command:
         """Raises: BadRequest."""
@@ -47,7 +47,7 @@ class Writes:
 
     def _valid(self, command: Command) -> Command:
         try:
-            validate(command, self._limits)
+            validate(command, self.limits)
         except InvalidArgument as error:
             raise bad_argument(error) from None
         return command

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from scripts.benchmarks.daemons import HOST, Daemons, eventually, free_ports
-from scripts.benchmarks.generator import Load
+from scripts.benchmarks.generator import Load, filling
 
 QUOTA_BYTES = 8 << 30
 ASK_SECONDS = 2.0
@@ -65,15 +65,7 @@ class Etcd:
 
     def fill(self, keys: int, value_bytes: int) -> Load:
         batch = max(1, min(FILL_BATCH, FILL_REQUEST_BYTES // (value_bytes + 40)))
-        return Load(
-            protocol="grpc-etcd",
-            port=self.port("grpc-etcd"),
-            connections=8,
-            batch=batch,
-            value_bytes=value_bytes,
-            keys=keys,
-            count=-(-keys // batch),
-        )
+        return filling("grpc-etcd", self.port("grpc-etcd"), keys, value_bytes, batch)
 
     def facts(self) -> str:
         return (

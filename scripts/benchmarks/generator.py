@@ -52,6 +52,19 @@ class Load:
         return found
 
 
+def filling(protocol: str, port: int, keys: int, value_bytes: int, batch: int) -> Load:
+    """Store so many keys, `batch` of them in a request."""
+    return Load(
+        protocol=protocol,
+        port=port,
+        connections=8,
+        batch=batch,
+        value_bytes=value_bytes,
+        keys=keys,
+        count=-(-keys // batch),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What load.c prints. `operations` to `max_ms` are of the time after the warm-up."""

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from scripts.benchmarks import daemons
-from scripts.benchmarks.generator import BenchmarkError, Load
+from scripts.benchmarks.generator import BenchmarkError, Load, filling
 
 COMMAND = (sys.executable, "-m", "node.cli")
 # `up --port` puts HTTP at the base, peers ten above it and Redis twenty.
@@ -55,15 +55,7 @@ class Hivemem:
 
     def fill(self, keys: int, value_bytes: int) -> Load:
         batch = max(1, min(FILL_BATCH, 400_000 // value_bytes))
-        return Load(
-            protocol="resp",
-            port=self.port("resp"),
-            connections=8,
-            batch=batch,
-            value_bytes=value_bytes,
-            keys=keys,
-            count=-(-keys // batch),
-        )
+        return filling("resp", self.port("resp"), keys, value_bytes, batch)
 
     def facts(self) -> str:
         status = self._ask("/v1/status")

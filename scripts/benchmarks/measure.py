@@ -139,7 +139,9 @@ class Session:
         outcome = generator.run(self._program, load)
         used = daemons.cpu_seconds(system.pids()) - before
         done = outcome.answered * case.batch
-        sample = Sample(outcome, used / done * 1000 if done else 0.0)
+        if not done:
+            raise BenchmarkError(f"nothing was answered as it should be: {outcome.error_kinds}")
+        sample = Sample(outcome, used / done * 1000)
         self._say(
             f"{case.title}: {name} {outcome.ops_per_s:,.0f}/s, p99 {outcome.p99_ms:.2f} ms"
             + (f", {outcome.errors} errors {outcome.error_kinds}" if outcome.errors else "")

@@ -607,6 +607,9 @@ def test_a_halted_leader_leaves_its_place_though_its_connections_are_open(monkey
     cluster.elect("A")
     answers = cluster.put("A", b"x")
     cluster.group("A").halt()
+    refused: list = []
+    cluster.group("A").transfer_leadership(None, lambda result, error: refused.append(error))
+    assert isinstance(refused[0], NotLeader), "nothing waits for a group that does nothing"
     # Nobody disconnects: A's process is still on its way out.
     for _ in range(20):
         cluster.advance(0.11)

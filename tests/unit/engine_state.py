@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.check import digest
+from engines.check import check, digest
 from engines.command import Command, Delete, Put, Txn, TxnOp, encode
 from engines.interfaces import Change, Limits, Record
 from engines.kv import KvReader
@@ -24,6 +24,16 @@ class Entry:
     index: int
     term: int
     commands: list[bytes]
+
+
+@contextmanager
+def checked_state(path: Path) -> Iterator[State]:
+    """A state that must hold together when the test is over."""
+    state = State(path)
+    yield state
+    with state.store.read() as snapshot:
+        assert check(snapshot) == []
+    state.machine.close()
 
 
 class State:

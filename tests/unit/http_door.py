@@ -30,7 +30,7 @@ from node.http_limits import HttpLimits
 from node.members import MemberService
 from node.reads import ReadOptions
 from node.router import Router
-from node.service import Service
+from node.service import Readers, Service
 from node.views import (
     ClusterView,
     DiskView,
@@ -211,6 +211,23 @@ def chunks(body: bytes) -> Iterator[bytes]:
         body = body[int(size, 16) + 2 :]
 
 
+@contextmanager
+def open_state(folder: Path, limits: Limits) -> Iterator[tuple[Store, StateMachine, Readers]]:
+    """A state of its own in `folder`, and how doors read it."""
+    store = Store(folder / "state", 1 << 30, 32)
+    machine = StateMachine(store, limits)
+
+    @contextmanager
+    def readers() -> Iterator[KvReader]:
+        with store.read() as snapshot:
+            yield KvReader(snapshot)
+
+    try:
+        yield store, machine, readers
+    finally:
+        machine.close()
+
+
 @asynccontextmanager
 async def open_door(
     folder: Path,
@@ -223,15 +240,10 @@ async def open_door(
     clock = clock or SystemClock()
     limits = limits or HttpLimits()
     state_limits = state_limits or Limits()
-    store = Store(folder / "state", 1 << 30, 32)
-    machine = StateMachine(store, state_limits)
-
-    @contextmanager
-    def readers() -> Iterator[KvReader]:
-        with store.read() as snapshot:
-            yield KvReader(snapshot)
-
-    with ThreadPoolExecutor(2) as executor:
+    with (
+        open_state(folder, state_limits) as (_, machine, readers),
+        ThreadPoolExecutor(2) as executor,
+    ):
         group = InMemoryGroup("n1", machine)
         router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER})
         router.reads = []
@@ -260,7 +272,6 @@ async def open_door(
             )
         finally:
             await server.stop()
-    machine.close()
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -7,9 +7,9 @@ may make refuse, or hold back what it is given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from cluster.errors import ClusterError
 from cluster.inmem import InMemoryGroup
 from cluster.interfaces import Role
 from engines.interfaces import Limits
-from engines.kv import KvReader
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.auth import Tokens
@@ -29,7 +28,7 @@ from node.resp_limits import RespLimits
 from node.router import Router
 from node.service import Service
 from node.views import ClusterView, MemberView
-from tests.unit.http_door import ScriptedInfo
+from tests.unit.http_door import ScriptedInfo, open_state
 
 WAIT_SECONDS = 10.0
 Done = Callable[[object, ClusterError | None], None]
@@ -133,15 +132,10 @@ async def open_door(
 ) -> AsyncIterator[OpenDoor]:
     clock = SystemClock()
     state_limits = state_limits or Limits()
-    store = Store(folder / "state", 1 << 30, 32)
-    machine = StateMachine(store, state_limits)
-
-    @contextmanager
-    def readers() -> Iterator[KvReader]:
-        with store.read() as snapshot:
-            yield KvReader(snapshot)
-
-    with ThreadPoolExecutor(2) as executor:
+    with (
+        open_state(folder, state_limits) as (store, machine, readers),
+        ThreadPoolExecutor(2) as executor,
+    ):
         group = ScriptedGroup("n1", machine)
         router = Router("n1", group, machine, None, clock, {})
         service = Service(router, readers, state_limits, clock, executor)
@@ -158,4 +152,3 @@ async def open_door(
             yield OpenDoor(info.port, group, machine, server, store, fatal)
         finally:
             await server.stop(at_once=True)
-    machine.close()

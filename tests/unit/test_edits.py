@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from engines.check import check
 from engines.codec import Malformed, pack
 from engines.command import (
     Compare,
@@ -42,7 +41,7 @@ from engines.edits import (
 )
 from engines.errors import InvalidArgument, UnknownCommand
 from engines.interfaces import ChangeKind, Limits, RejectCode, Rejected
-from tests.unit.engine_state import NOW, State
+from tests.unit.engine_state import NOW, State, checked_state
 
 OPS: tuple[EditOp, ...] = (
     EditSet(b"k", b"v", "a/b", NOW + 5, False, When.ABSENT, True),
@@ -62,11 +61,8 @@ EDIT = Edit("n", "s", (ALIVE,), OPS, NOW, "r1")
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "live")
-    yield state
-    with state.store.read() as snapshot:
-        assert check(snapshot) == []
-    state.machine.close()
+    with checked_state(tmp_path / "live") as state:
+        yield state
 
 
 def edit(state: State, *ops: EditOp, **more: Any) -> tuple[object, ...]:

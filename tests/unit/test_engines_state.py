@@ -43,16 +43,13 @@ from engines.interfaces import (
 )
 from engines.retention import SWEEP_BYTES_PER_STEP, SWEEP_STEPS_PER_CHANGE
 from engines.state_machine import StateMachine
-from tests.unit.engine_state import NOW, Entry, State
+from tests.unit.engine_state import NOW, Entry, State, checked_state
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "live")
-    yield state
-    with state.store.read() as snapshot:
-        assert check(snapshot) == []
-    state.machine.close()
+    with checked_state(tmp_path / "live") as state:
+        yield state
 
 
 def limited(tmp_path: Path, **limits: int) -> State:

@@ -262,6 +262,8 @@ async def test_about_the_server(door: OpenDoor, client: Redis) -> None:
     assert info["redis_mode"] == "cluster"
     assert info["connected_clients"] == 1
     assert (await client.info("clients")).keys() == {"connected_clients"}
+    assert (await client.info("commandstats"))["cmdstat_info"] == {"calls": 3}
+    assert "used_memory_rss" not in info, "what is not known is not shown"
     assert await client.echo("x") == b"x"
     assert await client.client_setname("me")
     assert await client.client_getname() in ("me", b"me")
@@ -279,6 +281,7 @@ async def test_every_command_is_described(door: OpenDoor, client: Redis) -> None
     assert set(door.server.controls) <= set(about)
     assert await client.command_count() == len(about)
     assert about["get"]["arity"] == 2
+    assert about["dbsize"]["arity"] == 1
     assert about["mset"]["step_count"] == 2
 
 
