@@ -124,8 +124,14 @@ def read_incoming(directory: Path, group: int) -> SnapshotMeta | None:
 
 
 def publish(path: Path, target: Path) -> None:
-    """Give the finished folder `path`, whose files are durable, its name. Durable on return."""
+    """Give the finished folder `path`, whose files are durable, its name. Durable on return.
+
+    The name `path` may have been another folder's a moment ago, with that one's removal not
+    durable yet: unless it is before the rename, a disk that keeps entries in no order may
+    give the snapshot's name to what is left of the other.
+    """
     log_files.sync_directory(path)
+    log_files.sync_directory(path.parent)
     snapshot_files.rename(path, target)
     log_files.sync_directory(target.parent)
 
