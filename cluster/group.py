@@ -94,9 +94,11 @@ class RaftGroup:
         limits: GroupLimits | None = None,
         flow: FlowLimits | None = None,
         compaction: CompactionLimits | None = None,
+        governs_peers: bool = True,
     ) -> None:
         """`bootstrap`: the members while the log holds no configuration. Log, snapshots and
-        machine must agree: see `reconcile`."""
+        machine must agree: see `reconcile`. `governs_peers`: its members are whom the transport
+        connects to; of several groups of a node one does, and holds all the others' members."""
         self.group = group
         self.self_id = identity.id
         self._log = log
@@ -116,7 +118,7 @@ class RaftGroup:
             send=lambda peer, frame, bulk: transport.send(peer, group, frame, bulk=bulk),
             incarnation=transport.incarnation,
             recorded=transport.recorded_incarnation,
-            set_members=transport.set_members,
+            set_members=transport.set_members if governs_peers else lambda configuration: None,
         )
         self._peers = peers
         self._core = core = SafeCore(

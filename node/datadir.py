@@ -133,10 +133,13 @@ class DataDir:
             marker.clean or (bool(boot_id) and marker.boot_id == boot_id)
         )
 
-    def discard_live(self) -> None:
-        """Remove every `live/`. Safe to repeat when interrupted."""
+    def discard_live(self, group: int | None = None) -> None:
+        """Remove every `live/`, or that of one group. Safe to repeat when interrupted."""
+        wanted = None if group is None else self.live_path(group)
         with _explained(self.root):
             for folder in list(self._live_folders()):
+                if wanted not in (None, folder):
+                    continue
                 shutil.rmtree(folder)
                 _sync_folder(folder.parent)
 

@@ -1,5 +1,5 @@
-"""Requests between nodes: propose at the leader, ask it for a read index, change who belongs
-to the cluster, ask for status.
+"""Requests between the nodes of one group: propose at the leader, ask it for a read index,
+change who belongs to it, ask for status.
 
 A request is forwarded once: the leader's side answers NotLeader rather than pass it on.
 Answers start with one byte: 0, the result follows; 1, an error as JSON.
@@ -25,9 +25,9 @@ from cluster.errors import (
 )
 from cluster.interfaces import Consensus
 from cluster.membership import Add, Change, Configuration, Member, Promote, Remove, Update
-from cluster.transport import Transport
 from engines.command import decode_result, encode_result
 from engines.interfaces import Result
+from node.group_calls import Caller
 
 PROPOSE, READ_INDEX, STATUS, CHANGE_MEMBERSHIP, TRANSFER_LEADERSHIP = 1, 2, 3, 4, 5  # methods
 _OK, _ERROR = b"\x00", b"\x01"
@@ -73,6 +73,9 @@ def _encode_error(error: ClusterError) -> bytes:
     return _ERROR + json.dumps(body).encode()
 
 
+NOT_HERE = _encode_error(NotLeader(None))  # of a node that does not host the group at all
+
+
 def _raise_error(body: bytes) -> NoReturn:
     fields = json.loads(body)
     kind, message = fields["error"], fields["message"]
@@ -95,7 +98,7 @@ def _payload(answer: bytes) -> bytes:
 class Forwarder:
     """Both ends of these requests on one node. Loop thread only."""
 
-    def __init__(self, transport: Transport, group: Consensus) -> None:
+    def __init__(self, transport: Caller, group: Consensus) -> None:
         self._transport = transport
         self._group = group
         self._loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ import asyncio
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from engines.errors import CorruptRecord
 from engines.interfaces import Limits
 from engines.state_machine import StateMachine
 from engines.store import Store
-from node import daemon
+from node import daemon, replica
 from node.clock import SystemClock
 from node.datadir import DataDir
 from tests.log_harness import LoopQueue
@@ -36,14 +37,17 @@ def opened(root: Path) -> DataDir:
     return found
 
 
-def node() -> SimpleNamespace:
+def shared(folder: DataDir, failure: Exception | None = None) -> Any:
+    """What a group's state needs of its node."""
     storage = SimpleNamespace(map_bytes=16 << 20)
-    return SimpleNamespace(config=SimpleNamespace(storage=storage), failure=None)
+    return SimpleNamespace(
+        config=SimpleNamespace(storage=storage), data_dir=folder, failure=lambda: failure
+    )
 
 
 def test_damage_met_while_starting_makes_the_next_start_rebuild_the_state(tmp_path: Path) -> None:
     folder = opened(tmp_path)
-    with pytest.raises(CorruptRecord), daemon._store(node(), folder):
+    with pytest.raises(CorruptRecord), replica.opened_state(shared(folder), 0):
         raise CorruptRecord("meta", b"counters", "does not verify")
     assert not folder.live_is_trustworthy(BOOT)
     assert folder.prepare_live(BOOT), "the damaged state is discarded"
@@ -54,7 +58,7 @@ def test_what_fails_halts_the_group_at_once_and_being_removed_does_not() -> None
     halted = []
 
     async def fail(error: Exception) -> daemon.Node:
-        found = daemon.Node(node().config, SystemClock())
+        found = daemon.Node(SimpleNamespace(), SystemClock())  # type: ignore[arg-type]
         found.halt = lambda: halted.append(error)
         found.fail(error)
         await found.wait_for_stop()
@@ -68,16 +72,16 @@ def test_what_fails_halts_the_group_at_once_and_being_removed_does_not() -> None
 
 def test_another_failure_while_starting_leaves_the_state_as_it_is(tmp_path: Path) -> None:
     folder = opened(tmp_path)
-    with pytest.raises(RuntimeError), daemon._store(node(), folder):
+    with pytest.raises(RuntimeError), replica.opened_state(shared(folder), 0):
         raise RuntimeError("the port is taken")
     assert folder.live_is_trustworthy(BOOT)
     folder.close()
 
 
 def test_damage_met_while_running_makes_the_next_start_rebuild_the_state(tmp_path: Path) -> None:
-    folder, running = opened(tmp_path), node()
-    with daemon._store(running, folder):
-        running.failure = CorruptRecord("leaves", b"k", "does not verify")
+    folder = opened(tmp_path)
+    with replica.opened_state(shared(folder, CorruptRecord("leaves", b"k", "bad")), 0):
+        pass
     assert not folder.live_is_trustworthy(BOOT)
     folder.close()
 
@@ -103,7 +107,7 @@ def snapshots_of(
     root: Path, machine: StateMachine, damaged: bool
 ) -> tuple[SnapshotStore, LoopQueue]:
     loop = LoopQueue()
-    checkpoints = daemon.Checkpoints(machine, Folder(damaged))  # type: ignore[arg-type]
+    checkpoints = replica.Checkpoints(machine, Folder(damaged))  # type: ignore[arg-type]
     failures: list[Exception] = []
     options = SnapshotOptions(copy_bytes_per_second_max=0)
     store = SnapshotStore(
