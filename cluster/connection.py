@@ -22,6 +22,7 @@ from cluster.errors import PeerUnreachable
 from cluster.framing import (
     CALL,
     GROUP,
+    JOINED,
     PING,
     PONG,
     REPLY,
@@ -58,6 +59,8 @@ class ConnectionOwner(Protocol):
         """Called once, from the loop, after `shut` of one whose `peer` is proved."""
 
     def call_received(self, connection: Connection, frame: Frame) -> None: ...
+
+    def group_joined(self, connection: Connection, group: int) -> None: ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -238,6 +241,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._owner.call_received(self, frame)
             elif kind in _ANSWERS:
                 self._calls.answered(frame)
+            elif kind == JOINED:
+                self._owner.group_joined(self, frame.id)
             elif kind == PING:
                 self.send(PONG, 0, 0, b"", bulk=False)
             elif kind != PONG:

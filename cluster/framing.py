@@ -37,6 +37,7 @@ REPLY_ERROR: Final = 4  # what the handler raised
 REPLY_REFUSED: Final = 5  # the handler was not run
 PING: Final = 6
 PONG: Final = 7
+JOINED: Final = 8  # the sender takes part in a group from now on
 CHALLENGE: Final = 16
 HELLO: Final = 17
 WELCOME: Final = 18

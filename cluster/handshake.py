@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 from cluster.errors import HandshakeRefused
 from cluster.framing import CHALLENGE, HANDSHAKE_BYTES_MAX, HELLO, READY, REFUSED, WELCOME
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 SECRET_BYTES_MIN: Final = 16
 REASON_BYTES_MAX: Final = 512
 _NONCE_BYTES: Final = 32

@@ -204,7 +204,9 @@ class Snapshots(Protocol):
 class PeerEvents(Protocol):
     """What a Raft group wants to hear from the transport."""
 
-    def peer_connected(self, peer: str) -> None: ...
+    def peer_connected(self, peer: str) -> None:
+        """A connection is open, and empty. It may come again without a `peer_disconnected`:
+        the peer registered the group later than it connected, and has seen nothing yet."""
 
     def peer_disconnected(self, peer: str) -> None: ...
 

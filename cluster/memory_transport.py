@@ -17,6 +17,9 @@ A pair is connected while nothing is cut between them and each lists the other a
 member. A node that never called `set_members`, or only with a bootstrap configuration
 that names nobody, lists everybody.
 
+What it leaves out: a group that is registered while connections are open is not made known
+to the peers again (`PeerEvents.peer_connected`), since here all groups begin before any frame.
+
 What only this twin can do, and a real network cannot on one connection, is `drop`,
 `cut_one_way` and the mutable `queue`: they exist to show that consensus survives losses,
 duplicates and reordering that the real transport rules out.

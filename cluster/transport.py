@@ -24,7 +24,7 @@ from cluster.connection import Connection
 from cluster.connector import Connector
 from cluster.dialler import Dialling, Rng
 from cluster.errors import PeerUnreachable
-from cluster.framing import GROUP, Frame
+from cluster.framing import GROUP, JOINED, Frame
 from cluster.handshake import NO_BOOTSTRAP, Hello
 from cluster.interfaces import PeerEvents
 from cluster.listener import Listener
@@ -105,6 +105,8 @@ class Transport:
         for peer in self._peers:
             if peer.announced is not None:
                 events.peer_connected(peer.id)
+                # What it was sent for this group until now was lost.
+                peer.announced.send(JOINED, 0, group, b"", bulk=False)
 
     def unregister(self, group: int) -> None:
         """Stop delivering this group's frames. No event is delivered."""
@@ -295,6 +297,12 @@ class Transport:
         peer = self._peers.get(connection.peer)
         if peer is not None and peer.announced is connection:
             self._settle(peer)
+
+    def group_joined(self, connection: Connection, group: int) -> None:
+        """The peer takes part in a group from now on, on a connection that was open before."""
+        peer, events = self._peers.get(connection.peer), self.groups.get(group)
+        if events is not None and peer is not None and peer.announced is connection:
+            events.peer_connected(peer.id)
 
     def call_received(self, connection: Connection, frame: Frame) -> None:
         self._calls.serve(connection, connection.peer, frame)

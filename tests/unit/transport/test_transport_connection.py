@@ -74,6 +74,24 @@ async def test_reconnects_after_every_cut(nodes: Nodes) -> None:
         assert all(name == next(expected) for name, _ in recorder.events)
 
 
+async def test_a_group_that_joins_later_is_made_known_to_the_peers_that_have_it(
+    nodes: Nodes,
+) -> None:
+    """What it was sent before it was there is lost, so that its peers must begin anew."""
+    pair = await nodes.pair()
+    at_a, at_b, elsewhere = Recorder(), Recorder(), Recorder()
+    pair.a.register(7, at_a)
+    assert pair.a.send("b", 7, b"lost")
+    await until(lambda: pair.b.frames_unclaimed == 1)
+    pair.a.register(8, elsewhere)
+    pair.b.register(7, at_b)
+    await until(lambda: at_a.count("connected") == 2)
+    assert pair.a.send("b", 7, b"heard")
+    await until(lambda: at_b.frames == [b"heard"])
+    assert at_b.events == [("connected", "a")]
+    assert elsewhere.events == pair.at_a.events == [("connected", "b")]
+
+
 async def test_a_restarted_peer_is_found_again(nodes: Nodes) -> None:
     pair = await nodes.pair()
     port = pair.b.port
