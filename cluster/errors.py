@@ -6,6 +6,7 @@ ClusterError
 ├── DiskFull             definite: nothing was proposed, the leader's disk is nearly full
 ├── NoQuorum             definite: nothing was proposed, no leader can be confirmed
 ├── ChangeRefused        definite: a membership change or transfer that cannot be made now
+├── InvalidPartitionMap  definite: a map that breaks a rule; nothing was stored
 ├── OutcomeUnknown       not definite: the command may still commit
 ├── PeerUnreachable      definite is set by the caller: was the request sent?
 ├── RemoteCallFailed     a handler on the peer raised; definite is what its error said
@@ -51,6 +52,15 @@ class ChangeRefused(ClusterError):
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
+        self.field = field
+
+
+class InvalidPartitionMap(ClusterError, ValueError):
+    """A partition map, or what one is made of, breaks a rule. `field` names what is wrong
+    with it, as `partitions[2].replicas`; "": all of it."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(f"{field or 'partition map'}: {message}")
         self.field = field
 
 

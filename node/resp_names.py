@@ -7,10 +7,10 @@ in a Redis Cluster, and any other name has a session, and with that a hash slot,
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from typing import Final, NamedTuple
 
-SLOTS: Final = 16_384
+from cluster.slots import hash_slot
+
 OWN_KEY: Final = b"@"  # of the record that a name without a tag stands for
 DEFAULT_NAMESPACE: Final = "default"  # logical database 0
 
@@ -52,16 +52,11 @@ def join(session: str, key: bytes) -> bytes | None:
         return None
 
 
-def slot(session: str) -> int:
-    """The hash slot of a session (0..16383). Source: the Redis Cluster specification."""
-    return crc_hqx(session.encode(), 0) % SLOTS
-
-
 def slot_of(name: bytes) -> int:
     """The slot that Redis Cluster gives to any name, also to one that cannot be a key here."""
     start = name.find(b"{")
     end = name.find(b"}", start + 1) if start >= 0 else -1
-    return crc_hqx(name[start + 1 : end] if end > start + 1 else name, 0) % SLOTS
+    return hash_slot(name[start + 1 : end] if end > start + 1 else name)
 
 
 def namespace(database: bytes) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random  # noqa: TID251 - the caller seeds it
 from typing import Final, TypeVar
 
+from cluster.slots import SLOTS
 from engines.kv import KvReader
 from node.clock import Clock
 from node.node_info import version
@@ -19,7 +20,7 @@ from node.resp_commands import COMMANDS
 from node.resp_connection import Connection
 from node.resp_controls import CONNECTION_COMMANDS, REDIS_VERSION, Spec, text
 from node.resp_limits import RespLimits
-from node.resp_names import SLOTS, slot_of
+from node.resp_names import slot_of
 from node.resp_reply import Reply
 from node.resp_scan import Cursors, count_all, pattern, step
 from node.resp_steps import Alone, Step
