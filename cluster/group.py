@@ -264,6 +264,10 @@ class RaftGroup:
         """The newest configuration in this node's log, committed or not."""
         return self._core.configuration
 
+    def committed_configuration(self) -> Configuration:
+        """The newest configuration that this node knows to be committed."""
+        return self._core.configuration_at(self._core.commit_index)
+
     def change_membership(self, change: Change, done: Done) -> None:
         """Leader only: make one change; `done(Configuration, None)` once it is committed.
 

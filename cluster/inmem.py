@@ -39,6 +39,9 @@ class InMemoryGroup:
     def role(self) -> Role:
         return Role("leader", self._self_id, 1)
 
+    def committed_configuration(self) -> Configuration:
+        return self.configuration()
+
     def configuration(self) -> Configuration:
         return membership.bootstrap([Member(self._self_id)])
 

@@ -299,6 +299,9 @@ class Consensus(Protocol):
     def configuration(self) -> Configuration:
         """The newest configuration in this node's log, committed or not."""
 
+    def committed_configuration(self) -> Configuration:
+        """The newest configuration that this node knows to be committed."""
+
     def change_membership(
         self, change: Change, done: Callable[[object, ClusterError | None], None]
     ) -> None:

@@ -20,12 +20,15 @@ from node import private_file
 from node.config_schema import (
     COMMAND_OVERHEAD_BYTES,
     MEMBERS_MAX,
+    PARTITIONS_MAX,
+    REPLICATION_FACTOR_MAX,
     NodeConfig,
     RedisSection,
     settings,
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}=[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -44,6 +47,7 @@ def check(config: NodeConfig) -> Iterator[Finding]:
         _check_members,
         _check_addresses,
         _check_doors,
+        _check_partitions,
         _check_timing,
         _check_sizes,
         _check_files,
@@ -75,7 +79,7 @@ def _check_ranges(config: NodeConfig) -> Iterator[Finding]:
     for setting in settings():
         value = getattr(getattr(config, setting.section), setting.name)
         key = f"{setting.section}.{setting.name}"
-        if type(value) is not int or setting.section == "limits":
+        if type(value) is not int or setting.section == "limits" or key == "cluster.partitions":
             continue
         if setting.note.unit == "TCP port" and not 1 <= value <= 65535:
             yield Finding((key,), f"{key}: {value} is not a port from 1 to 65535")
@@ -145,6 +149,31 @@ def _check_members(config: NodeConfig) -> Iterator[Finding]:
                 f"{key}: this node is called {member.name!r} there, "
                 f"but node.name is {config.node.name!r}",
             )
+
+
+def labels_of(text: str | None) -> tuple[str, ...]:
+    """The labels in `node.labels`, in order. Raises ValueError."""
+    labels = tuple(each.strip() for each in text.split(",")) if text and text.strip() else ()
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} is not name=value, of A-Z a-z 0-9 . _ -")
+    names = [label.partition("=")[0] for label in labels]
+    if len(set(names)) < len(names):
+        raise ValueError("a name is given twice")
+    return tuple(sorted(labels))
+
+
+def _check_partitions(config: NodeConfig) -> Iterator[Finding]:
+    key, count = "cluster.partitions", config.cluster.partitions
+    if not 0 <= count <= PARTITIONS_MAX:
+        yield Finding((key,), f"{key}: {count} must be 0 to {PARTITIONS_MAX}")
+    key, factor = "cluster.replication_factor", config.cluster.replication_factor
+    if factor > REPLICATION_FACTOR_MAX:
+        yield Finding((key,), f"{key}: {factor} must be 1 to {REPLICATION_FACTOR_MAX}")
+    try:
+        labels_of(config.node.labels)
+    except ValueError as error:
+        yield Finding(("node.labels",), f"node.labels: {error}")
 
 
 def _check_addresses(config: NodeConfig) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ from engines.interfaces import Limits
 MIB = 1 << 20
 GIB = 1 << 30
 
+PARTITIONS_MAX = 256  # of one cluster; each costs every replica heartbeats, files and memory
+REPLICATION_FACTOR_MAX = 7  # replicas of one partition
 MEMBERS_MAX = 9  # first voters of one cluster; each write waits for a majority of them
 COMMAND_OVERHEAD_BYTES = 64 * 1024  # bytes; names, framing and checksums around a value
 PEER_PORT_OFFSET = 10  # ports between a local node's HTTP door and its peer door
@@ -66,6 +68,13 @@ class NodeSection:
     log_bytes_max: int = field(
         default=16 * MIB,
         metadata=_note("bytes", "Rotate `log_file` here; one older file is kept."),
+    )
+    labels: str | None = field(
+        default=None,
+        metadata=_note(
+            "name=value, …",
+            "Where the node stands (rack=a, zone=b): a partition's replicas are spread over them.",
+        ),
     )
     log_level: str = field(
         default="info",
@@ -152,6 +161,24 @@ class ClusterSection:
         default=False,
         metadata=_note(
             "true/false", "Start without a vote, and wait to be added to a cluster that exists."
+        ),
+    )
+    partitions: int = field(
+        default=0,
+        metadata=_note(
+            "partitions",
+            "Shares of the data, each led by one of `replication_factor` nodes; 0: one group on "
+            "every node, the fastest for up to three. Fixed at the first start.",
+            shared=True,
+        ),
+    )
+    replication_factor: int = field(
+        default=3,
+        metadata=_note(
+            "replicas",
+            "Nodes that hold a partition; a majority of them has to answer. Even numbers add cost "
+            "and no safety. Only with `partitions`.",
+            shared=True,
         ),
     )
 

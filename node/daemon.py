@@ -32,8 +32,8 @@ from node.forward import NOT_HERE
 from node.group_calls import GroupCalls
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
-from node.members import hand_over
 from node.node_info import LocalNodeInfo
+from node.partitions import Partitions
 from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
@@ -106,24 +106,26 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     transport = shared.transport
     stack.enter_context(_clean_end(node, data_dir))
     system = Replica(SYSTEM_GROUP, shared, _bootstrap(config), node.fail)
-    stack.callback(system.close)
+    partitions = Partitions(shared, system)
+    stack.callback(partitions.close)
+    partitions.open()
     stack.callback(shared.executor.shutdown)
     data_dir.mark_running(clock.boot_id())
-    node.halt = system.group.halt
+    node.halt = partitions.halt
     info = LocalNodeInfo(config, data_dir, system.group, system.machine, system.forwarder, clock)
     service = Service(system.router, system.readers, config.limits, clock, shared.executor)
     await transport.start()
     stack.push_async_callback(transport.stop)
-    await system.start()
-    stack.push_async_callback(hand_over, system.group, HAND_OVER_SECONDS_MAX)
-    stack.push_async_callback(system.stop)
+    await partitions.start()
+    stack.push_async_callback(partitions.stop)
     upkeep = Upkeep(
         config.node.data_dir,
         config.storage.free_bytes_min,
-        system.group,
-        system.machine.release_memory,
+        partitions,
+        partitions.release_memory,
     )
-    await stack.enter_async_context(background(upkeep.run(), node.fail))
+    for work in (upkeep, partitions):
+        await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     parts = HttpParts(
         service, system.members, system.hub, info, clock, config.node.name, tokens, HttpLimits(),

@@ -38,6 +38,7 @@ from node.errors import DataDirError, DataDirInUse
 IDENTITY_FORMAT = 1  # raised when identity.json changes its shape
 LOCK_WAIT_MS = 1000  # ms; a dying owner, or somebody who only looks, lets go within it
 _LOCK_POLL_MS = 20
+_REMOVED = ".removed"  # ends the name of a group that is being deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,27 @@ class DataDir:
 
     def snapshots_path(self, group: int) -> Path:
         return self.root / "groups" / str(group) / "snapshots"
+
+    def groups(self) -> list[int]:
+        """The groups that have a folder here, in order. Finishes interrupted removals."""
+        found = []
+        for folder in _folders(self.root / "groups"):
+            if folder.name.endswith(_REMOVED):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name.isdecimal():
+                found.append(int(folder.name))
+        return sorted(found)
+
+    def remove_group(self, group: int) -> None:
+        """Delete a group's folder, at once as far as later starts can see. Its files are closed."""
+        folder = self.root / "groups" / str(group)
+        doomed = folder.with_name(f"{group}{_REMOVED}")
+        with _explained(self.root):
+            shutil.rmtree(doomed, ignore_errors=True)
+            if folder.exists():
+                folder.rename(doomed)
+                _sync_folder(folder.parent)
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def remember_incarnation(self, node_id: str, incarnation: str) -> None:
         """Note a peer's incarnation. Durable on return; writes only when it changes."""

@@ -30,6 +30,7 @@ from engines.interfaces import Result
 from node.group_calls import Caller
 
 PROPOSE, READ_INDEX, STATUS, CHANGE_MEMBERSHIP, TRANSFER_LEADERSHIP = 1, 2, 3, 4, 5  # methods
+COMMITTED_MEMBERS = 16
 _OK, _ERROR = b"\x00", b"\x01"
 _INDEX = struct.Struct("<Q")
 _UNCONFIRMED = b"\x01"  # READ_INDEX payload: consistency `leader`, no quorum round
@@ -104,6 +105,7 @@ class Forwarder:
         self._loop = asyncio.get_running_loop()
         transport.on_call(PROPOSE, self._serve_propose)
         transport.on_call(READ_INDEX, self._serve_read_index)
+        transport.on_call(COMMITTED_MEMBERS, self._serve_committed_members)
 
     def on_status(self, handler: Callable[[], bytes]) -> None:
         """Answer other nodes' status requests with what `handler` gives."""
@@ -145,8 +147,7 @@ class Forwarder:
                 configuration = await change(_change(request), request["seconds"])
             except ClusterError as error:
                 return _encode_error(error)
-            members = [list(member) for member in configuration.members]
-            return _OK + json.dumps({"index": configuration.index, "members": members}).encode()
+            return _OK + _encode_configuration(configuration)
 
         async def serve_transfer(peer: str, payload: bytes) -> bytes:
             request = json.loads(payload)
@@ -172,8 +173,7 @@ class Forwarder:
         answer = await self._transport.call(
             leader, CHANGE_MEMBERSHIP, payload.encode(), timeout_seconds
         )
-        found = json.loads(_payload(answer))
-        return Configuration(found["index"], tuple(Member(*row) for row in found["members"]))
+        return _configuration(_payload(answer))
 
     async def transfer_leadership(
         self, leader: str, target: str | None, timeout_seconds: float
@@ -183,8 +183,21 @@ class Forwarder:
         answer = await self._transport.call(leader, TRANSFER_LEADERSHIP, payload, timeout_seconds)
         return str(json.loads(_payload(answer))["leader"])
 
+    async def committed_members(self, peer: str, timeout_seconds: float) -> Configuration:
+        """The newest configuration that a peer knows to be committed.
+
+        Raises PeerUnreachable, NotLeader: it does not hold the group.
+        """
+        answer = await self._transport.call(peer, COMMITTED_MEMBERS, b"", timeout_seconds)
+        return _configuration(_payload(answer))
+
     async def status(self, peer: str, timeout_seconds: float) -> bytes:
         return await self._transport.call(peer, STATUS, b"", timeout_seconds)
+
+    def _serve_committed_members(self, peer: str, payload: bytes) -> Awaitable[bytes]:
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        future.set_result(_OK + _encode_configuration(self._group.committed_configuration()))
+        return future
 
     def _serve_propose(self, peer: str, command: bytes) -> Awaitable[bytes]:
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -220,6 +233,16 @@ class Forwarder:
 
         self._group.read_index(done)
         return future
+
+
+def _encode_configuration(configuration: Configuration) -> bytes:
+    members = [list(member) for member in configuration.members]
+    return json.dumps({"index": configuration.index, "members": members}).encode()
+
+
+def _configuration(data: bytes) -> Configuration:
+    found = json.loads(data)
+    return Configuration(found["index"], tuple(Member(*row) for row in found["members"]))
 
 
 def _change(request: dict[str, Any]) -> Change:

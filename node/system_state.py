@@ -1,0 +1,119 @@
+"""What the system partition holds: where the partitions are to be, and facts about nodes.
+
+They are ordinary records of the system group, changed by compare-and-set. No door leads to
+that group's records, so no user's key can be taken for them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from cluster import partition_map
+from cluster.partition_map import PartitionMap
+from engines.command import Delete, Put
+from engines.interfaces import Rejected
+from engines.state_machine import StateMachine
+from node.clock import Clock
+from node.http_errors import rejection
+from node.service import Readers, Router
+
+_NAMESPACE, _SESSION = "system", "placement"
+_MAP = b"map"
+_NODE = b"node/"
+_RECORDS_MAX = 1000  # the map and one for each node, of which there are at most 18
+_RECORD_BYTES_MAX = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """What is decided about a node, or said by it."""
+
+    labels: tuple[str, ...] = ()  # failure domains: name=value
+    draining: bool = False  # its replicas move elsewhere
+    removing: bool = False  # and when they have, it leaves the cluster
+
+    def encode(self) -> bytes:
+        fields = {
+            "labels": list(self.labels),
+            "draining": self.draining,
+            "removing": self.removing,
+        }
+        return json.dumps(fields, sort_keys=True).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> NodeRecord:
+        fields = json.loads(data)
+        return NodeRecord(
+            tuple(str(label) for label in fields["labels"]),
+            fields["draining"] is True,
+            fields["removing"] is True,
+        )
+
+
+class SystemState:
+    """The records as this node has applied them, and changes of them. Loop thread only."""
+
+    def __init__(
+        self, machine: StateMachine, readers: Readers, router: Router, clock: Clock
+    ) -> None:
+        """`machine`, `readers` and `router` are the system group's."""
+        self._machine = machine
+        self._readers = readers
+        self._router = router
+        self._clock = clock
+        self._revision = -1
+        self._versions: dict[bytes, int] = {}
+        self.map: PartitionMap | None = None
+        self.nodes: dict[str, NodeRecord] = {}
+
+    def refresh(self) -> bool:
+        """Look at what was applied since; True if there was anything."""
+        if self._machine.revision == self._revision:
+            return False
+        with self._readers() as reader:
+            revision = reader.revision
+            page = reader.scan(
+                _NAMESPACE, _SESSION, b"", None, _RECORDS_MAX, _RECORD_BYTES_MAX, True
+            )
+        versions, nodes, found = {}, {}, None
+        for record in page.records:
+            assert record.value is not None
+            versions[record.key] = record.version
+            if record.key == _MAP:
+                found = partition_map.decode(record.value)
+            elif record.key.startswith(_NODE):
+                nodes[record.key[len(_NODE) :].decode()] = NodeRecord.decode(record.value)
+        self._versions, self.nodes, self.map = versions, nodes, found
+        self._revision = revision
+        return True
+
+    def node(self, node: str) -> NodeRecord:
+        return self.nodes.get(node, NodeRecord())
+
+    async def put_map(self, changed: PartitionMap, deadline: float) -> None:
+        """Replace the map that was read last. Raises Conflict: somebody else has changed it."""
+        await self._put(_MAP, partition_map.encode(changed), deadline)
+
+    async def put_node(self, node: str, record: NodeRecord, deadline: float) -> None:
+        """Replace what was read last about a node. Raises Conflict."""
+        await self._put(_NODE + node.encode(), record.encode(), deadline)
+
+    async def forget_node(self, node: str, deadline: float) -> None:
+        """Remove what is known about a node that left the cluster."""
+        command = Delete(_NAMESPACE, _SESSION, _NODE + node.encode(), self._clock.now_ms())
+        await self._router.propose(command, deadline)
+
+    async def _put(self, key: bytes, value: bytes, deadline: float) -> None:
+        command = Put(
+            _NAMESPACE,
+            _SESSION,
+            key,
+            value,
+            "application/json",
+            self._clock.now_ms(),
+            if_version=self._versions.get(key, 0),
+        )
+        result = await self._router.propose(command, deadline)
+        if isinstance(result, Rejected):
+            raise rejection(result)
