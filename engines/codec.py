@@ -7,13 +7,15 @@ meaning that another build reads differently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
 
 Packable = None | bool | int | str | bytes | Sequence["Packable"]
 Unpacked = None | bool | int | str | bytes | tuple["Unpacked", ...]
+
+T = TypeVar("T")
 
 
 class Malformed(ValueError):
@@ -27,11 +29,11 @@ def pack(value: Packable) -> bytes:
     return packed
 
 
-def unpack(data: bytes | memoryview) -> Unpacked:
+def unpack(packed: bytes | memoryview) -> Unpacked:
     """Decode exactly one value. Raises Malformed, also for trailing bytes."""
     try:
         value: Unpacked = msgpack.unpackb(
-            data, use_list=False, object_pairs_hook=_refuse, ext_hook=_refuse
+            packed, use_list=False, object_pairs_hook=_refuse, ext_hook=_refuse
         )
     except ValueError as error:
         # Truncation, trailing bytes, bad UTF-8, and too deep nesting are all ValueErrors.
@@ -41,3 +43,41 @@ def unpack(data: bytes | memoryview) -> Unpacked:
 
 def _refuse(*_: object) -> NoReturn:
     raise Malformed("maps and extension types are not used")
+
+
+# Checks of one decoded value. Types are compared exactly: a bool is not taken for an int.
+
+
+def integer(value: object) -> int:
+    if type(value) is not int:
+        raise Malformed("not an integer")
+    return value
+
+
+def boolean(value: object) -> bool:
+    if type(value) is not bool:
+        raise Malformed("not a boolean")
+    return value
+
+
+def text(value: object) -> str:
+    if type(value) is not str:
+        raise Malformed("not a string")
+    return value
+
+
+def data(value: object) -> bytes:
+    if type(value) is not bytes:
+        raise Malformed("not bytes")
+    return value
+
+
+def array(value: object) -> tuple[object, ...]:
+    if type(value) is not tuple:
+        raise Malformed("not an array")
+    return value
+
+
+def optional(check: Callable[[object], T]) -> Callable[[object], T | None]:
+    """`check`, or None."""
+    return lambda value: None if value is None else check(value)

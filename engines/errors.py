@@ -4,6 +4,7 @@ EngineError
 ├── InvalidArgument      names the field; nothing stored
 ├── Compacted            the revision asked for is no longer kept
 ├── ReadersBusy          too many snapshots are open at once; retry
+├── UnknownRead          a read or an answer that this build cannot decode; nothing was read
 ├── UnknownCommand       fail-stop: this build cannot read the log
 ├── UnknownFormat        fail-stop: this build cannot read the store
 ├── CorruptRecord        fail-stop: a record's checksum does not verify
@@ -43,6 +44,10 @@ class ReadersBusy(EngineError):
         self.readers_max = readers_max
 
 
+class UnknownRead(EngineError):
+    """A read request or an answer of an unknown version or kind, or malformed."""
+
+
 class UnknownCommand(EngineError):
     """A command that this build cannot read: of an unknown version or kind, or malformed.
 
@@ -65,6 +70,7 @@ class CorruptRecord(EngineError):
         super().__init__(f"corrupt record in {database} at key {key[:64].hex()}: {reason}")
         self.database = database
         self.key = key
+        self.reason = reason
 
 
 class StoreFull(EngineError):

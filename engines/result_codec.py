@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engines.codec import Malformed, Packable, pack, unpack
+from engines.codec import (
+    Malformed,
+    Packable,
+    array,
+    boolean,
+    integer,
+    optional,
+    pack,
+    text,
+    unpack,
+)
 from engines.edits import EditResult, answer_parts, build_answer
 from engines.errors import UnknownCommand
 from engines.interfaces import (
@@ -69,10 +79,10 @@ def _parts(result: AnyResult) -> Packable:
         case Rejected(code, message, conflicting):
             return (_REJECTED, code.value, message, conflicting)
         case GetResult(record):
-            return (_GET, None if record is None else _record_parts(record))
+            return (_GET, None if record is None else record_parts(record))
 
 
-def _record_parts(record: Record) -> Packable:
+def record_parts(record: Record) -> Packable:
     return (
         record.namespace, record.session, record.key, record.value, record.size,
         record.content_type, record.version, record.revision, record.created_revision,
@@ -88,40 +98,39 @@ def _result(parts: object) -> AnyResult:
 
 
 def _put(version: object, revision: object) -> PutResult:
-    return PutResult(_int(version), _int(revision))
+    return PutResult(integer(version), integer(revision))
 
 
 def _delete(deleted: object, version: object, revision: object) -> DeleteResult:
-    return DeleteResult(_bool(deleted), _int_or_none(version), _int(revision))
+    return DeleteResult(boolean(deleted), _optional_integer(version), integer(revision))
 
 
 def _txn(succeeded: object, revision: object, results: object) -> TxnResult:
-    if type(results) is not tuple:
-        raise Malformed("the results of a transaction are not an array")
     inner: list[PutResult | DeleteResult | GetResult] = []
-    for item in results:
+    for item in array(results):
         one = _result(item)
         if not isinstance(one, PutResult | DeleteResult | GetResult):
             raise Malformed("not the result of an operation")
         inner.append(one)
-    return TxnResult(_bool(succeeded), _int(revision), tuple(inner))
+    return TxnResult(boolean(succeeded), integer(revision), tuple(inner))
 
 
 def _edit(succeeded: object, revision: object, answers: object) -> EditResult:
-    if type(answers) is not tuple:
-        raise Malformed("the answers of an edit are not an array")
-    return EditResult(_bool(succeeded), _int(revision), tuple(map(build_answer, answers)))
+    return EditResult(
+        boolean(succeeded), integer(revision), tuple(map(build_answer, array(answers)))
+    )
 
 
 def _rejected(code: object, message: object, version: object) -> Rejected:
-    return Rejected(RejectCode(_str(code)), _str(message), _int_or_none(version))
+    return Rejected(RejectCode(text(code)), text(message), _optional_integer(version))
 
 
 def _get(record: object) -> GetResult:
-    return GetResult(None if record is None else _record(record))
+    return GetResult(None if record is None else build_record(record))
 
 
-def _record(parts: object) -> Record:
+def build_record(parts: object) -> Record:
+    """The record that `record_parts` took apart. Raises Malformed."""
     if type(parts) is not tuple or tuple(map(type, parts)) not in _RECORD_TYPES:
         raise Malformed("a record has fields of the wrong number or type")
     fields: tuple[Any, ...] = parts
@@ -135,35 +144,14 @@ _RECORD_TYPES = frozenset(
 )
 
 
-def _int(value: object) -> int:
-    if type(value) is not int:
-        raise Malformed("not an integer")
-    return value
-
-
-def _int_or_none(value: object) -> int | None:
-    return None if value is None else _int(value)
-
-
-def _bool(value: object) -> bool:
-    if type(value) is not bool:
-        raise Malformed("not a boolean")
-    return value
-
-
-def _str(value: object) -> str:
-    if type(value) is not str:
-        raise Malformed("not a string")
-    return value
-
-
+_optional_integer = optional(integer)
 _BUILDERS: dict[int, Callable[..., AnyResult]] = {
     _PUT: _put,
     _DELETE: _delete,
     _TXN: _txn,
     _EDIT: _edit,
-    _EXPIRE: lambda expired: ExpireResult(_int(expired)),
-    _CONFIGURE: lambda changed: ConfigureResult(_bool(changed)),
+    _EXPIRE: lambda expired: ExpireResult(integer(expired)),
+    _CONFIGURE: lambda changed: ConfigureResult(boolean(changed)),
     _REJECTED: _rejected,
     _GET: _get,
 }

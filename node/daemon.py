@@ -32,8 +32,10 @@ from node.forward import NOT_HERE
 from node.group_calls import GroupCalls
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.local_reads import ReaderThreads
 from node.node_info import LocalNodeInfo
 from node.partitions import Partitions
+from node.remote_reads import RemoteReads
 from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
@@ -113,7 +115,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     data_dir.mark_running(clock.boot_id())
     node.halt = partitions.halt
     info = LocalNodeInfo(config, data_dir, system.group, system.machine, system.forwarder, clock)
-    service = Service(system.router, system.readers, config.limits, clock, shared.executor)
+    service = Service(system.router, config.limits, clock, shared.threads)
     await transport.start()
     stack.push_async_callback(transport.stop)
     await partitions.start()
@@ -149,6 +151,7 @@ def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
     stack.callback(writer.stop)
     transport = _transport(config, data_dir, clock)
     executor = ThreadPoolExecutor(HttpLimits().read_threads_max, thread_name_prefix="reader")
+    threads = ReaderThreads(executor, clock)
     return Shared(
         config,
         clock,
@@ -158,6 +161,8 @@ def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
         GroupCalls(transport, NOT_HERE),
         Drivers(config.raft.heartbeat_ms / 4000),
         executor,
+        threads,
+        RemoteReads(transport, threads, clock, node.fail),
         node.fail,
         lambda: node.failure,
     )

@@ -9,15 +9,16 @@ from aiohttp import web
 
 from engines.command import Delete, Put, validate_key
 from engines.interfaces import Record
+from engines.read_requests import PAGE_ITEMS_MAX, NamePage, Shown
 from node import cursors, http_views
 from node.clock import Clock
 from node.cursors import Listing
 from node.http_bodies import BYTES_TYPE
 from node.http_errors import bad_request, error_body, status_of
 from node.http_limits import (
+    INLINE_BYTES_MAX,
     JSON_BODY_BYTES_MAX,
     PAGE_ITEMS_DEFAULT,
-    PAGE_ITEMS_MAX,
     TIMEOUT_MS_MAX,
 )
 from node.http_operations import decode_batch, decode_txn, expires_ms
@@ -40,7 +41,6 @@ from node.watch import Selector
 
 T = TypeVar("T")
 
-INLINE_BYTES_MAX = 256 << 10  # larger bodies are decoded and encoded on a reader thread
 CLUSTER_TIMEOUT_MS = 1_000  # a member that is paused holds `/v1/cluster` up this long
 
 _PUT = frozenset({"ttl_seconds", "if_version", "request_id", "timeout_ms"})
@@ -193,26 +193,24 @@ class Handlers:
         namespace = namespace_name(call.names[0], self._service.limits)
         query = Query(call.query, _NAMES)
         scope = (namespace.encode(),)
-        limit = _limit(query)
-        names, revision = await self._service.sessions(
+        shown = await self._service.sessions(
             namespace,
             _text_cursor(query, Listing.SESSIONS, scope),
-            limit + 1,
+            _limit(query),
             query.read_options(),
             call.start + query.timeout_seconds(),
         )
-        return _names_page(names, limit, "session", Listing.SESSIONS, scope, revision)
+        return _names_page(shown, "session", Listing.SESSIONS, scope)
 
     async def list_namespaces(self, call: Call) -> Answer:
         query = Query(call.query, _NAMES)
-        limit = _limit(query)
-        names, revision = await self._service.namespaces(
+        shown = await self._service.namespaces(
             _text_cursor(query, Listing.NAMESPACES, ()),
-            limit + 1,
+            _limit(query),
             query.read_options(),
             call.start + query.timeout_seconds(),
         )
-        return _names_page(names, limit, "namespace", Listing.NAMESPACES, (), revision)
+        return _names_page(shown, "namespace", Listing.NAMESPACES, ())
 
     async def history(self, call: Call) -> Answer:
         namespace, session, key = self._key(call)
@@ -377,16 +375,8 @@ def _text_cursor(query: Query, listing: Listing, scope: tuple[bytes, ...]) -> st
 
 
 def _names_page(
-    names: list[str],
-    limit: int,
-    field: str,
-    listing: Listing,
-    scope: tuple[bytes, ...],
-    revision: int,
+    shown: Shown[NamePage], field: str, listing: Listing, scope: tuple[bytes, ...]
 ) -> Answer:
-    """A page of names, of which one more than `limit` was asked for."""
-    shown = names[:limit]
-    following = None
-    if len(names) > limit:
-        following = cursors.encode(listing, scope, shown[-1].encode())
-    return Answer(dump(http_views.page([{field: name} for name in shown], following, revision)))
+    (names, more), revision = shown
+    following = cursors.encode(listing, scope, names[-1].encode()) if more else None
+    return Answer(dump(http_views.page([{field: name} for name in names], following, revision)))

@@ -20,7 +20,8 @@ from engines.interfaces import ExpireResult, Limits
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import HivememError
-from node.service import Readers, Router
+from node.local_reads import Readers
+from node.service import Router
 
 logger = logging.getLogger(__name__)
 

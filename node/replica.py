@@ -42,8 +42,10 @@ from node.forward import Forwarder
 from node.group_calls import GroupCalls
 from node.http_limits import HttpLimits
 from node.leader_duties import LeaderDuties
+from node.local_reads import LocalReads, ReaderThreads
 from node.member_duties import MemberDuties
 from node.members import MemberService
+from node.remote_reads import RemoteReads
 from node.router import Router
 from node.watch import WatchHub
 
@@ -65,6 +67,8 @@ class Shared:
     calls: GroupCalls
     drivers: Drivers
     executor: Executor
+    threads: ReaderThreads
+    remote_reads: RemoteReads
     fail: Callable[[BaseException], None]  # what must stop the node
     failure: Callable[[], BaseException | None]  # why it stops
 
@@ -112,8 +116,10 @@ class Replica:
         )
         http = {member.id: member.http for member in config.cluster.members}
         self.router = Router(
-            config.node.id, self.group, self.machine, self.forwarder, shared.clock, http
-        )
+            config.node.id, self.group, self.machine, self.forwarder, shared.clock, http,
+            LocalReads(self.readers, shared.threads),
+        )  # fmt: skip
+        shared.remote_reads.serve(self.id, self.router)
         limits = HttpLimits()
         self.hub = WatchHub(
             self.readers,
@@ -155,6 +161,7 @@ class Replica:
         self.group.halt()
         self._shared.transport.unregister(self.id)
         self._shared.calls.forget(self.id)
+        self._shared.remote_reads.withdraw(self.id)
         self._files.close()
 
     def _raft_group(

@@ -16,13 +16,14 @@ from cluster.interfaces import Consensus
 from engines.interfaces import Limits
 from node.auth import Tokens
 from node.clock import Clock
+from node.local_reads import Readers
 from node.resp_connection import Connection
 from node.resp_limits import RespLimits
 from node.resp_reads import ReadBatches
 from node.resp_server import DoorFigures, ServerCommands
 from node.resp_steps import ControlSpec
 from node.resp_writes import Writes
-from node.service import Readers, Router, Service
+from node.service import Router, Service
 from node.views import NodeInfo
 
 TICK_SECONDS = 0.1  # how late an expired command may be answered
@@ -70,7 +71,6 @@ class RespServer:
             parts.info,
             parts.service,
             parts.router,
-            parts.readers,
             parts.limits,
             parts.clock,
             self._figures,

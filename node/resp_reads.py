@@ -15,10 +15,11 @@ from engines.kv import KvReader
 from node.clock import Clock
 from node.errors import HivememError
 from node.http_errors import FATAL, as_hivemem
+from node.local_reads import Readers
 from node.reads import LINEARIZABLE
 from node.resp_actions import Look
 from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
-from node.service import Readers, Router
+from node.service import Router
 
 Found = list[Held | None]
 Wanted = Sequence[tuple[str, bytes, bool]]  # session, key, with its value

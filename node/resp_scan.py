@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
 from random import Random  # noqa: TID251 - the caller seeds it
 from typing import NamedTuple
 
-from engines.kv import KvReader
+from engines.read_requests import ListedPage, WalkNamespace
 from node.resp_names import join
 
-PAGE_BYTES_MAX = 1 << 20  # of names looked at in one step
 STEP_RECORDS_MAX = 1_000  # looked at in one step, whatever COUNT says
 
 
@@ -50,56 +48,26 @@ class Cursors:
         return place
 
 
-class Step(NamedTuple):
+class Names(NamedTuple):
     """`place` None: the walk is over."""
 
     names: list[bytes]
     place: Place | None
 
 
-def step(reader: KvReader, namespace: str, place: Place | None, count: int, now_ms: int) -> Step:
-    """The names of up to `count` records behind `place` (None: the first ones)."""
-    count = min(count, STEP_RECORDS_MAX)
-    names: list[bytes] = []
-    for seen, (session, key, expires_ms) in enumerate(_records(reader, namespace, place, count)):
-        if seen == count:
-            return Step(names, place)
-        place = Place(namespace, session, key)
-        name = join(session, key)
-        if name is not None and not 0 < expires_ms <= now_ms:
-            names.append(name)
-    return Step(names, None)
+def walk(namespace: str, place: Place | None, count: int) -> WalkNamespace:
+    """What to read for `count` records behind `place` (None: the first ones)."""
+    return WalkNamespace(namespace, None if place is None else (place.session, place.key), count)
 
 
-def _records(
-    reader: KvReader, namespace: str, place: Place | None, count: int
-) -> Iterator[tuple[str, bytes, int]]:
-    """(session, key, deadline or 0) of the records behind `place`."""
-    session = place.session if place is not None else None
-    after: bytes | None = place.key if place is not None else None
-    while True:
-        if session is not None:
-            page = reader.scan(namespace, session, b"", after, count + 1, PAGE_BYTES_MAX, False)
-            for record in page.records:
-                yield session, record.key, record.expires_ms or 0
-            if page.more:
-                after = page.records[-1].key
-                continue
-        following = reader.sessions(namespace, session, 1)
-        if not following:
-            return
-        session, after = following[0], None
-
-
-def count_all(reader: KvReader, namespace: str, now_ms: int) -> int:
-    """How many records have a name here."""
-    total, place = 0, None
-    while True:
-        found = step(reader, namespace, place, STEP_RECORDS_MAX, now_ms)
-        total += len(found.names)
-        if found.place is None:
-            return total
-        place = found.place
+def names_of(page: ListedPage, namespace: str, now_ms: int) -> Names:
+    """The names of a page, without those that have expired or have no name here."""
+    names = [
+        name
+        for session, key, expires_ms in page.records
+        if (name := join(session, key)) is not None and not 0 < expires_ms <= now_ms
+    ]
+    return Names(names, Place(namespace, *page.records[-1][:2]) if page.more else None)
 
 
 def pattern(glob: bytes) -> re.Pattern[bytes]:

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random  # noqa: TID251 - the caller seeds it
-from typing import Final, TypeVar
+from typing import Final
 
 from cluster.slots import SLOTS
-from engines.kv import KvReader
+from engines.read_requests import WALK_ITEMS_MAX
 from node.clock import Clock
 from node.node_info import version
 from node.reads import LINEARIZABLE, Consistency, ReadOptions
@@ -22,14 +22,13 @@ from node.resp_controls import CONNECTION_COMMANDS, REDIS_VERSION, Spec, text
 from node.resp_limits import RespLimits
 from node.resp_names import slot_of
 from node.resp_reply import Reply
-from node.resp_scan import Cursors, count_all, pattern, step
+from node.resp_scan import STEP_RECORDS_MAX, Cursors, Names, Place, names_of, pattern, walk
 from node.resp_steps import Alone, Step
-from node.service import Readers, Router, Service
+from node.service import Router, Service
 from node.views import ClusterView, MemberView, NodeInfo
 
 ASK_SECONDS: Final = 1.0  # for other nodes, when the cluster is described
 SCAN_COUNT: Final = 10  # Redis's default
-T = TypeVar("T")
 _STALE: Final = ReadOptions(Consistency.STALE)
 
 
@@ -51,7 +50,6 @@ class ServerCommands:
         info: NodeInfo,
         service: Service,
         router: Router,
-        readers: Readers,
         limits: RespLimits,
         clock: Clock,
         figures: DoorFigures,
@@ -60,7 +58,6 @@ class ServerCommands:
         self._info = info
         self._service = service
         self._router = router
-        self._readers = readers
         self._limits = limits
         self._clock = clock
         self._figures = figures
@@ -104,9 +101,9 @@ class ServerCommands:
         where = connection.namespace
 
         async def run() -> Reply:
-            await self._barrier(connection)
-            now_ms = self._clock.now_ms()
-            found = await self._offload(lambda reader: step(reader, where, place, count, now_ms))
+            found = await self._names(
+                connection, where, place, min(count, STEP_RECORDS_MAX), self._deadline()
+            )
             names = [each for each in found.names if glob is None or glob.fullmatch(each)]
             cursor = 0 if found.place is None else self._cursors.put(found.place)
             return [str(cursor), names if strings else []]
@@ -117,22 +114,31 @@ class ServerCommands:
         where = connection.namespace
 
         async def run() -> Reply:
-            await self._barrier(connection)
-            now_ms = self._clock.now_ms()
-            return await self._offload(lambda reader: count_all(reader, where, now_ms))
+            deadline = self._deadline()
+            total = 0
+            place: Place | None = None
+            while True:
+                found = await self._names(connection, where, place, WALK_ITEMS_MAX, deadline)
+                total += len(found.names)
+                place = found.place
+                if place is None:
+                    return total
 
         return Alone(run)
 
-    async def _barrier(self, connection: Connection) -> None:
-        read = _STALE if connection.stale else LINEARIZABLE
-        await self._router.barrier(read, self._deadline())
-
-    async def _offload(self, work: Callable[[KvReader], T]) -> T:
-        def run() -> T:
-            with self._readers() as reader:
-                return work(reader)
-
-        return await self._service.offload(run, self._deadline())
+    async def _names(
+        self,
+        connection: Connection,
+        namespace: str,
+        place: Place | None,
+        count: int,
+        deadline: float,
+    ) -> Names:
+        options = _STALE if connection.stale else LINEARIZABLE
+        request = walk(namespace, place, count)
+        page, _ = await self._router.read(request, options, deadline)
+        now_ms = self._clock.now_ms()
+        return await self._service.offload(lambda: names_of(page, namespace, now_ms), deadline)
 
     def _deadline(self) -> float:
         return self._clock.monotonic() + self._limits.command_timeout_ms / 1000

@@ -28,10 +28,12 @@ from cluster.errors import (
 from cluster.interfaces import Consensus
 from engines.command import Command, Configure, Expire, encode
 from engines.interfaces import Result
+from engines.read_requests import ReadRequest, Shown
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, OutOfSpace, Unavailable
 from node.forward import Forwarder
+from node.local_reads import LocalReads
 from node.reads import Consistency, ReadOptions
 
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class Router:
         forwarder: Forwarder | None,
         clock: Clock,
         leader_http: dict[str, str],
+        reads: LocalReads,
     ) -> None:
         """`leader_http`: node id → HTTP address, for members of which the log says none."""
         self._self_id = self_id
@@ -59,6 +62,7 @@ class Router:
         self._forwarder = forwarder
         self._clock = clock
         self._leader_http = leader_http
+        self._reads = reads
         self._loop = asyncio.get_running_loop()
         self._leader_waiters: set[asyncio.Future[None]] = set()
         self._asked: dict[asyncio.Timeout, str] = {}  # repeatable calls under way → asked node
@@ -145,6 +149,16 @@ class Router:
             timer.cancel()
 
     # --- Reads ---------------------------------------------------------------------
+
+    async def read(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]:
+        """What this node's state answers, once it may.
+
+        Raises as `barrier`, and what the request raises; DeadlineExceeded.
+        """
+        await self.barrier(options, deadline)
+        return await self._reads.run(request, deadline)
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
         """Return when this node's state may answer the read.

@@ -9,10 +9,7 @@ Deadlines are `Clock.monotonic()` seconds and cover the whole call.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -39,17 +36,27 @@ from engines.interfaces import (
     Result,
     TxnResult,
 )
-from engines.kv import KvReader
+from engines.read_requests import (
+    PAGE_BYTES_MAX,
+    GetMany,
+    GetRecord,
+    GetRecordAt,
+    ListHistory,
+    ListNamespaces,
+    ListSessions,
+    NamePage,
+    ReadRequest,
+    ScanSession,
+    Shown,
+    Wanted,
+)
 from node.clock import Clock
-from node.errors import Conflict, DeadlineExceeded, HivememError, InternalError, NotFound
+from node.errors import Conflict, HivememError, InternalError, NotFound
 from node.http_errors import as_hivemem, bad_argument, rejection
-from node.http_limits import PAGE_BYTES_MAX
+from node.local_reads import ReaderThreads
 from node.reads import LINEARIZABLE, ReadOptions
 
 T = TypeVar("T")
-
-Readers = Callable[[], AbstractContextManager[KvReader]]
-"""Opens a reader on the newest applied state, from any thread."""
 
 
 class Router(Protocol):
@@ -62,6 +69,11 @@ class Router(Protocol):
         self, commands: Sequence[Command], deadline: float
     ) -> list[Result | HivememError]:
         """Replicate independent commands; each has its own result or error, in order."""
+
+    async def read(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]:
+        """What a state that may answer answers. Raises also what the request raises."""
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
         """Return when this node's state may answer the read."""
@@ -84,13 +96,13 @@ class Service:
     """The use cases of one node. Loop thread only."""
 
     def __init__(
-        self, router: Router, readers: Readers, limits: Limits, clock: Clock, executor: Executor
+        self, router: Router, limits: Limits, clock: Clock, threads: ReaderThreads
     ) -> None:
         self._router = router
-        self._readers = readers
         self._clock = clock
-        self._executor = executor
         self.limits = limits
+        self.offload = threads.offload
+        self.on_thread = threads.on_thread
 
     def now_ms(self) -> int:
         """What a command is stamped with."""
@@ -149,28 +161,13 @@ class Service:
                 raise bad_argument(error, f"operations[{number}].") from None
 
     async def _batch_reads(self, reads: Sequence[Get], deadline: float) -> list[BatchOutcome]:
+        request = GetMany(tuple(Wanted(each.namespace, each.session, each.key) for each in reads))
         try:
-            await self._router.barrier(LINEARIZABLE, deadline)
-            return await self.offload(lambda: self._read_all(reads), deadline)
+            found, _ = await self._router.read(request, LINEARIZABLE, deadline)
         except (HivememError, ReadersBusy) as error:
             # The writes of the batch have their outcomes; the reads must not hide them.
             return [as_hivemem(error, writes=False)] * len(reads)
-
-    def _read_all(self, reads: Sequence[Get]) -> list[BatchOutcome]:
-        outcomes: list[BatchOutcome] = []
-        room = PAGE_BYTES_MAX
-        with self._readers() as reader:
-            for item in reads:
-                head = reader.get(item.namespace, item.session, item.key, values=False)
-                if head is None:
-                    outcomes.append(_not_found())
-                elif head.size > room and room < PAGE_BYTES_MAX:
-                    outcomes.append(_batch_full())
-                else:
-                    room -= head.size
-                    record = reader.get(item.namespace, item.session, item.key)
-                    outcomes.append(record if record is not None else _not_found())
-        return outcomes
+        return [_batch_outcome(record) for record in found]
 
     # --- Reads ---------------------------------------------------------------------
 
@@ -185,12 +182,8 @@ class Service:
         values: bool = True,
     ) -> Record:
         """Raises: NotFound, Unavailable, DeadlineExceeded."""
-        await self._router.barrier(read, deadline)
-        with self._readers() as reader:
-            record = reader.get(namespace, session, key, values=values)
-        if record is None:
-            raise _not_found()
-        return record
+        request = GetRecord(namespace, session, key, values)
+        return _present(await self._router.read(request, read, deadline))
 
     async def get_at(
         self,
@@ -202,12 +195,8 @@ class Service:
         deadline: float,
     ) -> Record:
         """The record as it was at `revision`. Raises also: CompactedError, BadRequest."""
-        await self._router.barrier(read, deadline)
-        with self._readers() as reader:
-            record = reader.get_at(namespace, session, key, revision)
-        if record is None:
-            raise _not_found()
-        return record
+        request = GetRecordAt(namespace, session, key, revision)
+        return _present(await self._router.read(request, read, deadline))
 
     async def keys(
         self,
@@ -220,40 +209,22 @@ class Service:
         deadline: float,
         *,
         values: bool,
-    ) -> tuple[RecordPage, int]:
+    ) -> Shown[RecordPage]:
         """One page of a session's records in key order, and the revision it shows."""
-        await self._router.barrier(read, deadline)
-
-        def scan() -> tuple[RecordPage, int]:
-            with self._readers() as reader:
-                page = reader.scan(namespace, session, prefix, after, limit, PAGE_BYTES_MAX, values)
-                return page, reader.revision
-
-        return await self.offload(scan, deadline)
+        request = ScanSession(namespace, session, prefix, after, limit, values)
+        return await self._router.read(request, read, deadline)
 
     async def sessions(
         self, namespace: str, after: str | None, limit: int, read: ReadOptions, deadline: float
-    ) -> tuple[list[str], int]:
-        """Up to `limit` session names in order, and the revision they belong to."""
-        await self._router.barrier(read, deadline)
-
-        def scan() -> tuple[list[str], int]:
-            with self._readers() as reader:
-                return reader.sessions(namespace, after, limit), reader.revision
-
-        return await self.offload(scan, deadline)
+    ) -> Shown[NamePage]:
+        """One page of session names in order, and the revision it shows."""
+        return await self._router.read(ListSessions(namespace, after, limit), read, deadline)
 
     async def namespaces(
         self, after: str | None, limit: int, read: ReadOptions, deadline: float
-    ) -> tuple[list[str], int]:
-        """Up to `limit` namespaces in order, and the revision they belong to."""
-        await self._router.barrier(read, deadline)
-
-        def scan() -> tuple[list[str], int]:
-            with self._readers() as reader:
-                return reader.namespaces(after, limit), reader.revision
-
-        return await self.offload(scan, deadline)
+    ) -> Shown[NamePage]:
+        """One page of namespaces in order, and the revision it shows."""
+        return await self._router.read(ListNamespaces(after, limit), read, deadline)
 
     async def history(
         self,
@@ -266,33 +237,10 @@ class Service:
         deadline: float,
         *,
         values: bool,
-    ) -> tuple[HistoryPage, int]:
+    ) -> Shown[HistoryPage]:
         """One page of a key's retained changes, newest first, and the revision it shows."""
-        await self._router.barrier(read, deadline)
-
-        def scan() -> tuple[HistoryPage, int]:
-            with self._readers() as reader:
-                page = reader.history(
-                    namespace, session, key, before, limit, PAGE_BYTES_MAX, values
-                )
-                return page, reader.revision
-
-        return await self.offload(scan, deadline)
-
-    async def offload(self, work: Callable[[], T], deadline: float) -> T:
-        """Run `work` on a reader thread: what would hold up the loop for milliseconds.
-
-        Raises: DeadlineExceeded; the work then still ends by itself, since pages are bounded.
-        """
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                return await self.on_thread(work)
-        except TimeoutError:
-            raise DeadlineExceeded("the read did not finish within its deadline") from None
-
-    async def on_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` on a reader thread, however long it takes: what follows a write."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        request = ListHistory(namespace, session, key, before, limit, values)
+        return await self._router.read(request, read, deadline)
 
 
 def _expect(result: Result, kind: type[T]) -> T:
@@ -309,6 +257,18 @@ def _outcome(outcome: Result | HivememError, command: Put | Delete) -> BatchOutc
     if isinstance(outcome, PutResult | DeleteResult | HivememError):
         return outcome
     return as_hivemem(TypeError(f"{type(outcome)} for {type(command)}"), writes=True)
+
+
+def _present(shown: Shown[Record | None]) -> Record:
+    if shown.found is None:
+        raise _not_found()
+    return shown.found
+
+
+def _batch_outcome(record: Record | None) -> BatchOutcome:
+    if record is None:
+        return _not_found()
+    return record if record.value is not None else _batch_full()
 
 
 def _not_found() -> NotFound:

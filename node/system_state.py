@@ -16,7 +16,8 @@ from engines.interfaces import Rejected
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.http_errors import rejection
-from node.service import Readers, Router
+from node.local_reads import Readers
+from node.service import Router
 
 _NAMESPACE, _SESSION = "system", "placement"
 _MAP = b"map"

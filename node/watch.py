@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeVar
 
 from engines.interfaces import INTEGER_MAX, SUB_MAX, Change, ChangeId
 from node.errors import Unavailable
-from node.service import Readers
+from node.local_reads import Readers
 
 T = TypeVar("T")
 

@@ -27,10 +27,11 @@ from node.errors import HivememError
 from node.forward import Forwarder
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.local_reads import LocalReads, Readers, ReaderThreads
 from node.members import MemberService
 from node.reads import ReadOptions
 from node.router import Router
-from node.service import Readers, Service
+from node.service import Service
 from node.views import (
     ClusterView,
     DiskView,
@@ -245,9 +246,11 @@ async def open_door(
         ThreadPoolExecutor(2) as executor,
     ):
         group = InMemoryGroup("n1", machine)
-        router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER})
+        threads = ReaderThreads(executor, clock)
+        reads = LocalReads(readers, threads)
+        router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER}, reads)
         router.reads = []
-        service = Service(router, readers, state_limits, clock, executor)
+        service = Service(router, state_limits, clock, threads)
         hub = WatchHub(
             readers,
             executor,

@@ -23,6 +23,7 @@ from engines.state_machine import StateMachine
 from engines.store import Store
 from node.auth import Tokens
 from node.clock import SystemClock
+from node.local_reads import LocalReads, ReaderThreads
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
 from node.router import Router
@@ -137,8 +138,10 @@ async def open_door(
         ThreadPoolExecutor(2) as executor,
     ):
         group = ScriptedGroup("n1", machine)
-        router = Router("n1", group, machine, None, clock, {})
-        service = Service(router, readers, state_limits, clock, executor)
+        threads = ReaderThreads(executor, clock)
+        reads = LocalReads(readers, threads)
+        router = Router("n1", group, machine, None, clock, {}, reads)
+        service = Service(router, state_limits, clock, threads)
         info = Info(machine, group)
         fatal: list[BaseException] = []
         server = RespServer(

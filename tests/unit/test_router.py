@@ -19,6 +19,7 @@ from cluster.interfaces import GroupStatus, Role
 from cluster.membership import Configuration, Member
 from engines.command import Put
 from engines.interfaces import PutResult
+from engines.read_requests import GetRecord, Shown
 from node.clock import SystemClock
 from node.errors import DeadlineExceeded, OutOfSpace, Unavailable
 from node.reads import Consistency, ReadOptions
@@ -91,6 +92,11 @@ class ScriptedForwarder:
         return await self.propose(leader, b"", timeout_seconds)
 
 
+class ScriptedReads:
+    async def run(self, request, deadline):
+        return Shown(request, 3)
+
+
 class Machine:
     applied_index = 0
     revision = 3
@@ -99,7 +105,7 @@ class Machine:
 def make(leader: str | None = "me"):
     group, forwarder = ScriptedGroup(leader), ScriptedForwarder()
     http = {"me": "http://me", "other": "http://other"}
-    return Router("me", group, Machine(), forwarder, CLOCK, http), group, forwarder
+    return Router("me", group, Machine(), forwarder, CLOCK, http, ScriptedReads()), group, forwarder
 
 
 def soon(seconds: float = 0.15) -> float:
@@ -294,6 +300,15 @@ async def test_a_linearizable_read_waits_for_its_index():
     group.reads = [6]  # never applied here
     with pytest.raises(DeadlineExceeded):
         await router.barrier(ReadOptions(), soon())
+
+
+async def test_a_read_runs_once_its_barrier_is_passed():
+    router, group, _ = make()
+    request = GetRecord("n", "s", b"k")
+    group.reads = [5]
+    assert await router.read(request, ReadOptions(), soon(1)) == Shown(request, 3)
+    with pytest.raises(Unavailable):
+        await router.read(request, ReadOptions(), soon())
 
 
 async def test_a_linearizable_read_without_quorum_fails():

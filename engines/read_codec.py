@@ -1,0 +1,337 @@
+"""Bytes of reads and of their answers, for other nodes.
+
+Both begin with one byte of codec version; then a MessagePack array whose first element is
+the kind. Types are checked exactly, a request's bounds are its own, and an answer must
+fit the request that it answers: whatever does not is UnknownRead, and nothing is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NamedTuple, TypeVar
+
+from engines.codec import (
+    Malformed,
+    Packable,
+    array,
+    boolean,
+    data,
+    integer,
+    optional,
+    pack,
+    text,
+    unpack,
+)
+from engines.errors import Compacted, CorruptRecord, InvalidArgument, UnknownRead
+from engines.interfaces import (
+    Change,
+    ChangeId,
+    ChangeKind,
+    Held,
+    HistoryPage,
+    Record,
+    RecordPage,
+)
+from engines.read_requests import (
+    GetHeld,
+    GetMany,
+    GetRecord,
+    GetRecordAt,
+    Listed,
+    ListedPage,
+    ListHistory,
+    ListNamespaces,
+    ListSessions,
+    NamePage,
+    ReadRequest,
+    ScanSession,
+    Shown,
+    WalkNamespace,
+    Wanted,
+    WantedHeld,
+)
+from engines.result_codec import build_record, record_parts
+
+T = TypeVar("T")
+
+VERSION = 1
+_VERSION_BYTE = bytes([VERSION])
+# Kinds of answers that are errors; the others are the numbers of their requests.
+_COMPACTED, _CORRUPT, _INVALID = 101, 102, 103
+_ARGUMENT_CODES = frozenset(
+    ("INVALID_ARGUMENT", "KEY_TOO_LARGE", "VALUE_TOO_LARGE", "BODY_TOO_LARGE")
+)
+
+Check = Callable[[object], object]
+_Page = ScanSession | ListHistory | ListSessions | ListNamespaces | WalkNamespace
+Refusal = Compacted | CorruptRecord | InvalidArgument
+
+
+def encode_read(request: ReadRequest[Any]) -> bytes:
+    """The request's bytes."""
+    kind = _NUMBERS[type(request)]
+    values = [getattr(request, name) for name in _KINDS[kind].names]
+    return _VERSION_BYTE + pack([kind, *values])
+
+
+def decode_read(packed: bytes | memoryview) -> ReadRequest[Any]:
+    """The request that `encode_read` wrote. Raises UnknownRead."""
+    parts = _array_of(packed, "request")
+    try:
+        number = integer(parts[0])
+        kind = _KINDS.get(number)
+        if kind is None:
+            raise UnknownRead(f"read kind {number} is not known to this build")
+        values = _each(kind.checks, parts[1:])
+        request: ReadRequest[Any] = kind.request(*values)
+    except (Malformed, InvalidArgument) as error:
+        raise UnknownRead(f"malformed read: {error}") from error
+    return request
+
+
+def encode_answer(request: ReadRequest[T], answer: Shown[T] | Refusal) -> bytes:
+    """The bytes of what `request` was answered with."""
+    return _VERSION_BYTE + pack(_answer_parts(request, answer))
+
+
+def decode_answer(request: ReadRequest[T], packed: bytes | memoryview) -> Shown[T]:
+    """The answer to `request` that `encode_answer` wrote.
+
+    Raises: Compacted, CorruptRecord, InvalidArgument if that is the answer; UnknownRead.
+    """
+    parts = _array_of(packed, "answer")
+    try:
+        number = integer(parts[0])
+        if number in _REFUSALS:
+            refusal = _REFUSALS[number](*parts[1:])
+        else:
+            if number != _NUMBERS[type(request)]:
+                raise Malformed(f"kind {number} does not answer a {type(request).__name__}")
+            revision, found = parts[1:]
+            return Shown(_KINDS[number].found(request, found), _natural(revision))
+    except (Malformed, TypeError, ValueError) as error:
+        raise UnknownRead(f"malformed answer to a read: {error}") from error
+    raise refusal
+
+
+def _array_of(packed: bytes | memoryview, what: str) -> tuple[object, ...]:
+    version = packed[0] if len(packed) else None
+    if version != VERSION:
+        raise UnknownRead(f"read codec version {version}; this build knows {VERSION}")
+    try:
+        parts = array(unpack(memoryview(packed)[1:]))
+        if not parts:
+            raise Malformed("an empty array")
+    except Malformed as error:
+        raise UnknownRead(f"malformed {what} of a read: {error}") from error
+    return parts
+
+
+def _answer_parts(request: ReadRequest[Any], answer: Shown[Any] | Refusal) -> Packable:
+    match answer:
+        case Compacted(compacted_revision=revision):
+            return (_COMPACTED, revision)
+        case CorruptRecord(database=database, key=key, reason=reason):
+            return (_CORRUPT, database, key, reason)
+        case InvalidArgument(field=field, code=code):
+            return (_INVALID, field, str(answer).removeprefix(f"{field}: "), code)
+        case Shown(found, revision):
+            number = _NUMBERS[type(request)]
+            return (number, revision, _KINDS[number].parts(found))
+
+
+# --- Parts of requests -------------------------------------------------------------------
+
+
+def _each(checks: tuple[Check, ...], parts: tuple[object, ...]) -> list[object]:
+    if len(parts) != len(checks):
+        raise Malformed("wrong number of fields")
+    return [check(part) for check, part in zip(checks, parts, strict=True)]
+
+
+def _row(build: Callable[..., T], *checks: Check) -> Callable[[object], T]:
+    return lambda parts: build(*_each(checks, array(parts)))
+
+
+def _rows(row: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
+    return lambda parts: tuple(map(row, array(parts)))
+
+
+def _natural(value: object) -> int:
+    number = integer(value)
+    if number < 0:
+        raise Malformed("a negative number")
+    return number
+
+
+def _code(value: object) -> str:
+    code = text(value)
+    if code not in _ARGUMENT_CODES:
+        raise Malformed("not a code of refused input")
+    return code
+
+
+# --- What is found -----------------------------------------------------------------------
+
+
+def _record_or_none_parts(record: Record | None) -> Packable:
+    return None if record is None else record_parts(record)
+
+
+def _many_parts(records: tuple[Record | None, ...]) -> Packable:
+    return [_record_or_none_parts(record) for record in records]
+
+
+def _record_of(namespace: str, session: str, parts: object) -> Record:
+    """Only what the request may see: the boundary between tenants, looked at twice."""
+    record = build_record(parts)
+    if record.namespace != namespace or record.session != session:
+        raise Malformed("a record of another session")
+    return record
+
+
+def _one(request: GetRecord | GetRecordAt, parts: object) -> Record | None:
+    if parts is None:
+        return None
+    record = _record_of(request.namespace, request.session, parts)
+    wants_value = not isinstance(request, GetRecord) or request.values
+    if record.key != request.key or (record.value is not None) != wants_value:
+        raise Malformed("another record than the one asked for")
+    return record
+
+
+def _many(request: GetMany, parts: object) -> tuple[Record | None, ...]:
+    records: list[Record | None] = []
+    for wanted, item in zip(request.wanted, array(parts), strict=True):
+        record = None if item is None else _record_of(wanted.namespace, wanted.session, item)
+        if record is not None and record.key != wanted.key:
+            raise Malformed("another record than the one asked for")
+        records.append(record)
+    return tuple(records)
+
+
+def _held(request: GetHeld, parts: object) -> tuple[Held | None, ...]:
+    found = _helds(parts)
+    if not 1 <= len(found) <= len(request.wanted):
+        raise Malformed("not as many records as were asked for")
+    for wanted, held in zip(request.wanted, found, strict=False):
+        if held is not None and (held.value is not None) != wanted.values:
+            raise Malformed("a value that was not asked for, or none")
+    return found
+
+
+def _record_page(request: ScanSession, parts: object) -> RecordPage:
+    rows, more = array(parts)
+    records = tuple(
+        _record_of(request.namespace, request.session, row) for row in _some(rows, more, request)
+    )
+    return RecordPage(records, boolean(more))
+
+
+def _record_page_parts(page: RecordPage) -> Packable:
+    return ([record_parts(record) for record in page.records], page.more)
+
+
+def _history_page(request: ListHistory, parts: object) -> HistoryPage:
+    rows, more, compacted = array(parts)
+    names = (request.namespace, request.session, request.key)
+    changes = [_change(row) for row in _some(rows, more, request)]
+    found = tuple(Change(change_id, kind, *names, *rest) for change_id, kind, *rest in changes)
+    return HistoryPage(found, boolean(more), boolean(compacted))
+
+
+def _history_page_parts(page: HistoryPage) -> Packable:
+    changes = [
+        (
+            change.id, change.kind.value, change.value, change.size, change.content_type,
+            change.version, change.time_ms, change.expires_ms,
+        )
+        for change in page.changes
+    ]  # fmt: skip
+    return (changes, page.more, page.compacted)
+
+
+def _name_page(request: ListSessions | ListNamespaces, parts: object) -> NamePage:
+    rows, more = array(parts)
+    return NamePage(tuple(map(text, _some(rows, more, request))), boolean(more))
+
+
+def _listed_page(request: WalkNamespace, parts: object) -> ListedPage:
+    rows, more = array(parts)
+    return ListedPage(tuple(map(_listed, _some(rows, more, request))), boolean(more))
+
+
+def _some(rows: object, more: object, request: _Page) -> tuple[object, ...]:
+    """The items of a page: bounded, and where it goes on is known."""
+    items = array(rows)
+    if len(items) > request.limit or (more and not items):
+        raise Malformed(f"a page of {len(items)} items where at most {request.limit} fit")
+    return items
+
+
+def _same(found: Any) -> Any:
+    """Tuples of what the codec knows pack as they are."""
+    return found
+
+
+# --- The kinds ---------------------------------------------------------------------------
+
+
+class _Kind(NamedTuple):
+    """How one request and what it finds are taken apart and put together."""
+
+    request: Callable[..., ReadRequest[Any]]
+    names: tuple[str, ...]
+    checks: tuple[Check, ...]
+    parts: Callable[[Any], Packable]
+    found: Callable[[Any, object], Any]
+
+
+def _kind(
+    request: type[Any],
+    *checks: Check,
+    found: Callable[[Any, object], Any],
+    parts: Callable[[Any], Packable] = _same,
+) -> _Kind:
+    names = tuple(field.name for field in fields(request))
+    assert len(names) == len(checks), request
+    return _Kind(request, names, checks, parts, found)
+
+
+_held_or_none = optional(_row(Held, optional(data), _natural, _natural, _natural))
+_helds = _rows(_held_or_none)
+_listed = _row(Listed, text, data, _natural)
+_change_id = _row(ChangeId, _natural, _natural)
+_change = _row(
+    lambda *columns: columns, _change_id, lambda kind: ChangeKind(integer(kind)), optional(data),
+    _natural, text, _natural, _natural, optional(_natural),
+)  # fmt: skip
+_wanted = _rows(_row(Wanted, text, text, data))
+_wanted_held = _rows(_row(WantedHeld, text, text, data, boolean))
+_place = _row(lambda *columns: columns, text, data)
+
+# Numbers travel between builds: never reuse one.
+_KINDS: dict[int, _Kind] = {
+    1: _kind(GetRecord, text, text, data, boolean, parts=_record_or_none_parts, found=_one),
+    2: _kind(GetRecordAt, text, text, data, integer, parts=_record_or_none_parts, found=_one),
+    3: _kind(GetMany, _wanted, integer, parts=_many_parts, found=_many),
+    4: _kind(GetHeld, _wanted_held, integer, found=_held),
+    5: _kind(
+        ScanSession, text, text, data, optional(data), integer, boolean, integer,
+        parts=_record_page_parts, found=_record_page,
+    ),
+    6: _kind(
+        ListHistory, text, text, data, optional(_change_id), integer, boolean, integer,
+        parts=_history_page_parts, found=_history_page,
+    ),
+    7: _kind(ListSessions, text, optional(text), integer, found=_name_page),
+    8: _kind(ListNamespaces, optional(text), integer, found=_name_page),
+    9: _kind(WalkNamespace, text, optional(_place), integer, integer, found=_listed_page),
+}  # fmt: skip
+_NUMBERS: dict[object, int] = {kind.request: number for number, kind in _KINDS.items()}
+_REFUSALS: dict[int, Callable[..., Refusal]] = {
+    _COMPACTED: lambda revision: Compacted(_natural(revision)),
+    _CORRUPT: lambda database, key, reason: CorruptRecord(text(database), data(key), text(reason)),
+    _INVALID: lambda field, message, code: InvalidArgument(text(field), text(message), _code(code)),
+}

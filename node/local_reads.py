@@ -1,0 +1,61 @@
+"""Reads of the state on this node: on the loop where they are quick, else on a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TypeVar
+
+from engines.kv import KvReader
+from engines.read_requests import ReadRequest, Shown
+from node.clock import Clock
+from node.errors import DeadlineExceeded
+
+T = TypeVar("T")
+
+Readers = Callable[[], AbstractContextManager[KvReader]]
+"""Opens a reader on the newest applied state, from any thread."""
+
+
+class ReaderThreads:
+    """The threads for what would hold up the loop for milliseconds. Loop thread only."""
+
+    def __init__(self, executor: Executor, clock: Clock) -> None:
+        self._executor = executor
+        self._clock = clock
+
+    async def offload(self, work: Callable[[], T], deadline: float) -> T:
+        """Run `work` on a reader thread.
+
+        Raises: DeadlineExceeded; the work then still ends by itself, since pages are bounded.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                return await self.on_thread(work)
+        except TimeoutError:
+            raise DeadlineExceeded("the read did not finish within its deadline") from None
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` on a reader thread, however long it takes: what follows a write."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+class LocalReads:
+    """Runs requests on one state. Loop thread only."""
+
+    def __init__(self, readers: Readers, threads: ReaderThreads) -> None:
+        self._readers = readers
+        self._threads = threads
+
+    async def run(self, request: ReadRequest[T], deadline: float) -> Shown[T]:
+        """What the state holds now. Raises: EngineError, DeadlineExceeded."""
+        if request.offload:
+            return await self._threads.offload(partial(self._run, request), deadline)
+        return self._run(request)
+
+    def _run(self, request: ReadRequest[T]) -> Shown[T]:
+        with self._readers() as reader:
+            return request.run(reader)
