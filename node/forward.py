@@ -96,6 +96,14 @@ def _payload(answer: bytes) -> bytes:
     return answer[1:]
 
 
+async def propose_at(caller: Caller, node: str, command: bytes, timeout_seconds: float) -> Result:
+    """Have `node` replicate one encoded command as the leader.
+
+    Raises NotLeader, Overloaded, OutcomeUnknown, PeerUnreachable.
+    """
+    return decode_result(_payload(await caller.call(node, PROPOSE, command, timeout_seconds)))
+
+
 class Forwarder:
     """Both ends of these requests on one node. Loop thread only."""
 
@@ -118,12 +126,8 @@ class Forwarder:
         self._transport.on_call(STATUS, serve)
 
     async def propose(self, leader: str, command: bytes, timeout_seconds: float) -> Result:
-        """Have the leader replicate one encoded command.
-
-        Raises NotLeader, Overloaded, OutcomeUnknown, PeerUnreachable.
-        """
-        answer = await self._transport.call(leader, PROPOSE, command, timeout_seconds)
-        return decode_result(_payload(answer))
+        """See `propose_at`."""
+        return await propose_at(self._transport, leader, command, timeout_seconds)
 
     async def read_index(self, leader: str, *, confirmed: bool, timeout_seconds: float) -> int:
         """The leader's read index; unconfirmed: what it has applied, whoever leads now."""
