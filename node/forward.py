@@ -61,7 +61,7 @@ _REFUSALS: dict[str, type[ChangeRefused]] = {
 }
 
 
-def _encode_error(error: ClusterError) -> bytes:
+def encode_error(error: ClusterError) -> bytes:
     leader = error.leader if isinstance(error, NotLeader) else None
     body = {
         "error": type(error).__name__,
@@ -74,7 +74,7 @@ def _encode_error(error: ClusterError) -> bytes:
     return _ERROR + json.dumps(body).encode()
 
 
-NOT_HERE = _encode_error(NotLeader(None))  # of a node that does not host the group at all
+NOT_HERE = encode_error(NotLeader(None))  # of a node that does not host the group at all
 
 
 def _raise_error(body: bytes) -> NoReturn:
@@ -89,7 +89,7 @@ def _raise_error(body: bytes) -> NoReturn:
     raise RemoteCallFailed(message, definite=fields["definite"])
 
 
-def _payload(answer: bytes) -> bytes:
+def payload_of(answer: bytes) -> bytes:
     """What follows the status byte. Raises the error that the other node answered."""
     if answer[:1] != _OK:
         _raise_error(answer[1:])
@@ -101,7 +101,7 @@ async def propose_at(caller: Caller, node: str, command: bytes, timeout_seconds:
 
     Raises NotLeader, Overloaded, OutcomeUnknown, PeerUnreachable.
     """
-    return decode_result(_payload(await caller.call(node, PROPOSE, command, timeout_seconds)))
+    return decode_result(payload_of(await caller.call(node, PROPOSE, command, timeout_seconds)))
 
 
 class Forwarder:
@@ -133,7 +133,7 @@ class Forwarder:
         """The leader's read index; unconfirmed: what it has applied, whoever leads now."""
         payload = b"" if confirmed else _UNCONFIRMED
         answer = await self._transport.call(leader, READ_INDEX, payload, timeout_seconds)
-        return int(_INDEX.unpack(_payload(answer))[0])
+        return int(_INDEX.unpack(payload_of(answer))[0])
 
     def on_membership(
         self,
@@ -150,7 +150,7 @@ class Forwarder:
             try:
                 configuration = await change(_change(request), request["seconds"])
             except ClusterError as error:
-                return _encode_error(error)
+                return encode_error(error)
             return _OK + _encode_configuration(configuration)
 
         async def serve_transfer(peer: str, payload: bytes) -> bytes:
@@ -158,7 +158,7 @@ class Forwarder:
             try:
                 leader = await transfer(request["target"], request["seconds"])
             except ClusterError as error:
-                return _encode_error(error)
+                return encode_error(error)
             return _OK + json.dumps({"leader": leader}).encode()
 
         self._transport.on_call(CHANGE_MEMBERSHIP, serve_change)
@@ -177,7 +177,7 @@ class Forwarder:
         answer = await self._transport.call(
             leader, CHANGE_MEMBERSHIP, payload.encode(), timeout_seconds
         )
-        return _configuration(_payload(answer))
+        return _configuration(payload_of(answer))
 
     async def transfer_leadership(
         self, leader: str, target: str | None, timeout_seconds: float
@@ -185,7 +185,7 @@ class Forwarder:
         """Have the leader hand over; returns who leads then. Raises as `change_membership`."""
         payload = json.dumps({"target": target, "seconds": timeout_seconds}).encode()
         answer = await self._transport.call(leader, TRANSFER_LEADERSHIP, payload, timeout_seconds)
-        return str(json.loads(_payload(answer))["leader"])
+        return str(json.loads(payload_of(answer))["leader"])
 
     async def committed_members(self, peer: str, timeout_seconds: float) -> Configuration:
         """The newest configuration that a peer knows to be committed.
@@ -193,7 +193,7 @@ class Forwarder:
         Raises PeerUnreachable, NotLeader: it does not hold the group.
         """
         answer = await self._transport.call(peer, COMMITTED_MEMBERS, b"", timeout_seconds)
-        return _configuration(_payload(answer))
+        return _configuration(payload_of(answer))
 
     async def status(self, peer: str, timeout_seconds: float) -> bytes:
         return await self._transport.call(peer, STATUS, b"", timeout_seconds)
@@ -210,7 +210,7 @@ class Forwarder:
             if future.cancelled():
                 return
             if error is not None:
-                future.set_result(_encode_error(error))
+                future.set_result(encode_error(error))
             else:
                 future.set_result(_OK + encode_result(result))  # type: ignore[arg-type]
 
@@ -224,14 +224,14 @@ class Forwarder:
             if role.name == "leader":
                 future.set_result(_OK + _INDEX.pack(self._group.status().applied_index))
             else:
-                future.set_result(_encode_error(NotLeader(role.leader)))
+                future.set_result(encode_error(NotLeader(role.leader)))
             return future
 
         def done(index: int | None, error: ClusterError | None) -> None:
             if future.cancelled():
                 return
             if index is None:
-                future.set_result(_encode_error(error or NoQuorum("no read index")))
+                future.set_result(encode_error(error or NoQuorum("no read index")))
             else:
                 future.set_result(_OK + _INDEX.pack(index))
 

@@ -189,7 +189,7 @@ class MemberService:
         if isinstance(change, Remove) and change.id == self._self_id and self._has_heirs():
             raise NotLeader(await self._heir(seconds / 2))  # it makes the change
         remaining = deadline - self._clock.monotonic()
-        result = await _decided(lambda done: self._group.change_membership(change, done), remaining)
+        result = await decided(lambda done: self._group.change_membership(change, done), remaining)
         assert isinstance(result, Configuration)
         return result
 
@@ -223,7 +223,7 @@ class MemberService:
             member = self._check_known(target, "target")
             if not member.voter:
                 raise ChangeRefused(f"node {target} is a learner, which cannot lead", "target")
-        leader = await _decided(lambda done: self._group.transfer_leadership(target, done), seconds)
+        leader = await decided(lambda done: self._group.transfer_leadership(target, done), seconds)
         return str(leader)
 
     async def _heir(self, seconds: float) -> str:
@@ -271,7 +271,7 @@ def _as_hivemem(error: ClusterError) -> HivememError:
 Done = Callable[[object, ClusterError | None], None]
 
 
-async def _decided(start: Callable[[Done], None], seconds: float) -> object:
+async def decided(start: Callable[[Done], None], seconds: float) -> object:
     """What `start` calls its `done` with, within `seconds`. Raises ClusterError."""
     future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
@@ -299,7 +299,7 @@ async def hand_over(group: Consensus, seconds: float) -> None:
     if group.role().name != "leader" or len(group.configuration().voters) < 2:
         return
     try:
-        leader = await _decided(lambda done: group.transfer_leadership(None, done), seconds)
+        leader = await decided(lambda done: group.transfer_leadership(None, done), seconds)
     except ClusterError as error:
         logger.info("stopping as the leader: %s", error)
     else:

@@ -59,6 +59,19 @@ class Partitions:
         """The groups that hold records, whether here or elsewhere."""
         return range(1, self.count + 1) if self.count else range(1)
 
+    def holders(self, group: int) -> tuple[str, ...]:
+        """Whom to ask about a partition: the nodes that should hold it, then all the others,
+        since it may be on its way."""
+        found = self.state.map
+        first = found.partitions[group - 1].replicas if found is not None else ()
+        members = self.system.group.configuration().members
+        return (*first, *(member.id for member in members if member.id not in first))
+
+    def http_of(self, node: str) -> str | None:
+        """HTTP address of a node of the cluster."""
+        member = self.system.group.configuration().member(node)
+        return member.http or None if member is not None else None
+
     def replica(self, group: int) -> Replica | None:
         """The replica of a group on this node."""
         return self.system if group == SYSTEM_GROUP else self._held.get(group)

@@ -31,7 +31,7 @@ class Elsewhere:
     """What is known of a group that is not here. Loop thread only."""
 
     def __init__(self, nodes: Callable[[], Sequence[str]], caller: Caller) -> None:
-        """`nodes`: those that hold it as the map says now, without this one."""
+        """`nodes`: those that may hold it, likely ones first, without this one."""
         self.on_leader_change: Callable[[], None] = lambda: None
         self._nodes = nodes
         self._caller = caller

@@ -47,6 +47,7 @@ from node.member_duties import MemberDuties
 from node.members import MemberService
 from node.remote_reads import RemoteReads
 from node.router import Router
+from node.steps import Steps
 from node.watch import WatchHub
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class Replica:
             LocalReads(self.readers, shared.threads),
         )  # fmt: skip
         shared.remote_reads.serve(self.id, self.router)
+        self.steps = Steps(config.node.id, self.group, shared.calls.of(self.id))
         limits = HttpLimits()
         self.hub = WatchHub(
             self.readers,

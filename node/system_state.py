@@ -7,7 +7,7 @@ that group's records, so no user's key can be taken for them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster import partition_map
 from cluster.partition_map import PartitionMap
@@ -26,8 +26,7 @@ _RECORDS_MAX = 1000  # the map and one for each node, of which there are at most
 _RECORD_BYTES_MAX = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
+class NodeRecord(NamedTuple):
     """What is decided about a node, or said by it."""
 
     labels: tuple[str, ...] = ()  # failure domains: name=value

@@ -1,0 +1,240 @@
+"""What the leader of the system group does about the partitions, without being asked.
+
+It makes the first map, changes it when nodes come, drain or leave, asks the groups for the
+steps that lead from where they live to where they should, and spreads their leaders. What is
+decided stands in `cluster/placement.py`, `moves.py` and `leadership.py`; here is looked and
+asked. Nothing is remembered between two looks, so any successor goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cluster.errors import ClusterError
+from cluster.leadership import leader_transfers
+from cluster.membership import Configuration
+from cluster.moves import Health, MoveLimits, Progress, Step, next_steps, progress
+from cluster.partition_map import PartitionMap
+from cluster.placement import NodeFacts, place, rebalance
+from node.clock import Clock
+from node.config_checks import labels_of
+from node.config_schema import NodeConfig
+from node.errors import HivememError
+from node.group_calls import GroupCalls
+from node.members import MemberService
+from node.overview import Overview, Sight
+from node.partitions import Partitions
+from node.steps import ask_for_step
+
+logger = logging.getLogger(__name__)
+
+BUSY_SECONDS = 0.3  # between two looks while something is on its way
+IDLE_SECONDS = 2.0  # between two looks otherwise; how soon a dead leader's share is spread
+GATHER_SECONDS_MAX = 1.0  # for the nodes to say what they hold
+STEP_SECONDS_MAX = 5.0
+PROPOSE_SECONDS_MAX = 2.0
+LAG_ENTRIES_MAX = 1000  # a learner this close to its leader's log may be promoted
+TRANSFERS_MAX = 4  # leaders handed over after one look
+
+
+class Situation(NamedTuple):
+    """What one look has found."""
+
+    map: PartitionMap
+    sight: Sight
+    nodes: tuple[NodeFacts, ...]
+    configurations: Mapping[int, Configuration]
+    leaders: Mapping[int, str]
+
+    @property
+    def progress(self) -> Progress:
+        return progress(self.map, self.configurations)
+
+
+class PlacementDuties:
+    """Runs on every node and acts only while this one leads the system group."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        partitions: Partitions,
+        overview: Overview,
+        members: MemberService,
+        calls: GroupCalls,
+        clock: Clock,
+    ) -> None:
+        """`members`: of the system group."""
+        self._config = config
+        self._self_id = config.node.id
+        self._labels = labels_of(config.node.labels)
+        self._partitions = partitions
+        self._overview = overview
+        self._members = members
+        self._calls = calls
+        self._clock = clock
+        self._limits = MoveLimits()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while self._partitions.count:
+            busy = await self._act_safely()
+            await asyncio.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
+
+    async def _act_safely(self) -> bool:
+        """One look; True if there is more to do soon."""
+        try:
+            await self._say_labels()
+            return await self.act() if self._leads else self._partitions.state.map is None
+        except HivememError as error:
+            # Somebody else changed the map, or no quorum answers: look again.
+            logger.info("partitions: %s", error)
+            return True
+
+    @property
+    def _leads(self) -> bool:
+        return self._partitions.system.group.role().leader == self._self_id
+
+    async def _say_labels(self) -> None:
+        state = self._partitions.state
+        state.refresh()
+        record = state.node(self._self_id)
+        if record.labels != self._labels and self._partitions.system.group.role().leader:
+            changed = record._replace(labels=self._labels)
+            await state.put_node(self._self_id, changed, self._deadline())
+
+    # --- As the leader of the system group ----------------------------------------------
+
+    async def act(self) -> bool:
+        """Look once, and do what is to be done. True if there is more to do soon."""
+        state = self._partitions.state
+        state.refresh()
+        if state.map is None:
+            await self._begin()
+            return True
+        found = await self.look()
+        if found is None:
+            return True
+        if not self._settled_first(found):
+            return True
+        changed = rebalance(found.nodes, found.map)
+        if changed is not None:
+            logger.info("partition map %d replaces map %d", changed.epoch, found.map.epoch)
+            await state.put_map(changed, self._deadline())
+            return True
+        steps = self._next_steps(found)
+        if not steps and not found.progress.learners:
+            steps = leader_transfers(found.map, found.configurations, found.leaders, found.nodes)[
+                :TRANSFERS_MAX
+            ]
+        await asyncio.gather(*(self._take(step) for step in steps))
+        left = await self._dismiss(found)
+        return bool(steps) or left or found.progress.partitions_done < len(found.map.partitions)
+
+    async def look(self) -> Situation | None:
+        """Ask all nodes where everything is. None: there is no map yet."""
+        state, members = self._partitions.state, self._partitions.system.group.configuration()
+        if state.map is None:
+            return None
+        sight = await self._overview.gather(members.ids, GATHER_SECONDS_MAX)
+        nodes = tuple(
+            NodeFacts(
+                node,
+                state.node(node).labels,
+                draining=state.node(node).draining,
+                alive=node in sight.answered,
+                load={
+                    group: facts.replicas[node].keys
+                    for group, facts in sight.partitions.items()
+                    if group and node in facts.replicas
+                },
+            )
+            for node in sorted(members.ids)
+        )
+        data = {group: facts for group, facts in sight.partitions.items() if group}
+        configurations = {g: c for g, facts in data.items() if (c := facts.configuration)}
+        leaders = {g: leader for g, facts in data.items() if (leader := facts.leader)}
+        return Situation(state.map, sight, nodes, configurations, leaders)
+
+    async def _begin(self) -> None:
+        """Make the first map, of all members."""
+        cluster = self._config.cluster
+        state = self._partitions.state
+        members = self._partitions.system.group.configuration().members
+        nodes = [NodeFacts(member.id, state.node(member.id).labels) for member in members]
+        made = place(nodes, cluster.partitions, cluster.replication_factor)
+        logger.info("%d partitions are placed on %d nodes", cluster.partitions, len(nodes))
+        await state.put_map(made, self._deadline())
+
+    def _settled_first(self, found: Situation) -> bool:
+        """The first map stays until each group has a leader and its members in the log: see
+        `Partitions._bootstrap`."""
+        return found.map.epoch > 1 or all(
+            partition.id in found.configurations and partition.id in found.leaders
+            for partition in found.map.partitions
+        )
+
+    def _next_steps(self, found: Situation) -> list[Step]:
+        members = self._partitions.system.group.configuration().members
+        partitions = found.sight.partitions
+        health = Health(
+            answering=found.sight.answered,
+            members={member.id: member for member in members},
+            leaders=found.leaders,
+            caught_up={group: _caught_up(found, group) for group in found.configurations},
+        )
+        steps = next_steps(found.map, found.configurations, health, self._limits)
+        # A node is admitted once its replica is there: what it is sent before that is lost.
+        return [
+            step
+            for step in steps
+            if not hasattr(step.action, "member")
+            or step.action.member.id in partitions[step.partition].replicas
+        ]
+
+    async def _take(self, step: Step) -> None:
+        replica = self._partitions.replica(step.partition)
+        logger.info("partition %d: %s", step.partition, step.action)
+        try:
+            if step.leader == self._self_id and replica is not None:
+                await replica.steps.take(step.action, step.index, STEP_SECONDS_MAX)
+            else:
+                caller = self._calls.of(step.partition)
+                await ask_for_step(caller, step.leader, step.action, step.index, STEP_SECONDS_MAX)
+        except ClusterError as error:
+            # The next look decides anew on what there is then.
+            logger.info("partition %d: %s: %s", step.partition, step.action, error)
+
+    async def _dismiss(self, found: Situation) -> bool:
+        """Let nodes go that are to be removed and hold nothing more. True: some still do."""
+        state = self._partitions.state
+        leaving = [node for node, record in state.nodes.items() if record.removing]
+        members = self._partitions.system.group.configuration().ids
+        left = False
+        for node in leaving:
+            if node not in members:
+                await state.forget_node(node, self._deadline())
+            elif any(node in each.ids for each in found.configurations.values()):
+                left = True
+            else:
+                await self._members.remove(node, self._deadline())
+        return left
+
+    def _deadline(self) -> float:
+        return self._clock.monotonic() + PROPOSE_SECONDS_MAX
+
+
+def _caught_up(found: Situation, group: int) -> frozenset[str]:
+    """Learners of a group that could vote, as far as can be seen from outside."""
+    facts, configuration = found.sight.partitions[group], found.configurations[group]
+    newest = facts.newest
+    assert newest is not None
+    return frozenset(
+        node
+        for node in configuration.ids - configuration.voters
+        if (replica := facts.replicas.get(node)) is not None
+        and replica.last_index >= configuration.index
+        and newest.last_index - replica.applied_index <= LAG_ENTRIES_MAX
+    )
