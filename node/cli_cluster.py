@@ -19,7 +19,7 @@ from typing import Any
 from node import console, discovery
 from node.clock import SystemClock
 from node.config import add_config_arguments
-from node.config_schema import HTTP_PORT
+from node.config_schema import HTTP_PORT, REPLICATION_FACTOR_DEFAULT
 from node.environment import environment
 from node.errors import LaunchError
 from node.local_cluster import (
@@ -42,6 +42,18 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     up = subparsers.add_parser("up", help="start a cluster on this machine")
     up.add_argument(
         "--nodes", type=int, metavar="N", help=f"nodes of a new cluster (default {NODES_DEFAULT})"
+    )
+    up.add_argument(
+        "--partitions",
+        type=int,
+        metavar="P",
+        help="partitions of a new cluster (default 0: every node holds everything)",
+    )
+    up.add_argument(
+        "--replication-factor",
+        type=int,
+        metavar="R",
+        help=f"nodes that hold a partition (default {REPLICATION_FACTOR_DEFAULT})",
     )
     up.add_argument("--detach", action="store_true", help="leave it running and return")
     up.add_argument("--fresh", action="store_true", help="delete the data of a former cluster")
@@ -80,7 +92,14 @@ def run_up(options: argparse.Namespace) -> int:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: interrupted.set())
     console.say(f"hivemem: starting the cluster in {root}")
-    request = Request(root, options.nodes, options.port, options.fresh)
+    request = Request(
+        root,
+        options.nodes,
+        options.port,
+        options.partitions,
+        options.replication_factor,
+        options.fresh,
+    )
     try:
         cluster = bring_up(request, SystemClock(), environ, interrupted)
     except Interrupted:

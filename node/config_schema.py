@@ -21,6 +21,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 PARTITIONS_MAX = 256  # of one cluster; each costs every replica heartbeats, files and memory
+REPLICATION_FACTOR_DEFAULT = 3
 REPLICATION_FACTOR_MAX = 7  # replicas of one partition
 MEMBERS_MAX = 9  # first voters of one cluster; each write waits for a majority of them
 COMMAND_OVERHEAD_BYTES = 64 * 1024  # bytes; names, framing and checksums around a value
@@ -173,7 +174,7 @@ class ClusterSection:
         ),
     )
     replication_factor: int = field(
-        default=3,
+        default=REPLICATION_FACTOR_DEFAULT,
         metadata=_note(
             "replicas",
             "Nodes that hold a partition; a majority of them has to answer. Even numbers add cost "

@@ -34,7 +34,10 @@ from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
 from node.local_reads import ReaderThreads
 from node.node_info import LocalNodeInfo
+from node.overview import Overview
+from node.partition_router import PartitionRouter
 from node.partitions import Partitions
+from node.placement_duties import PlacementDuties
 from node.remote_reads import RemoteReads
 from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
@@ -115,7 +118,10 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     data_dir.mark_running(clock.boot_id())
     node.halt = partitions.halt
     info = LocalNodeInfo(config, data_dir, system.group, system.machine, system.forwarder, clock)
-    service = Service(system.router, config.limits, clock, shared.threads)
+    router = PartitionRouter(partitions, shared) if partitions.count else system.router
+    service = Service(router, config.limits, clock, shared.threads)
+    overview = Overview(config.node.id, transport, partitions.here)
+    placement = PlacementDuties(config, partitions, overview, system.members, shared.calls, clock)
     await transport.start()
     stack.push_async_callback(transport.stop)
     await partitions.start()
@@ -126,7 +132,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         partitions,
         partitions.release_memory,
     )
-    for work in (upkeep, partitions):
+    for work in (upkeep, partitions, placement):
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     parts = HttpParts(
@@ -136,8 +142,8 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:
         redis = RespParts(
-            system.group, system.router, service, system.readers, info, config.limits, clock,
-            tokens, RespLimits(), node.fail,
+            system.group, system.router, router, service, system.readers, info, config.limits,
+            clock, tokens, RespLimits(), node.fail,
         )  # fmt: skip
         await open_door(RespServer(redis), "redis", config.redis, stack, lambda: node.broken)
     stack.push_async_callback(_leave_first_if_broken, node, transport)

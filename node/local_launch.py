@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.clock import Clock
+from node.config_schema import REPLICATION_FACTOR_DEFAULT
 from node.errors import LaunchError
 from node.local_cluster import LocalCluster
 from node.local_plan import (
@@ -35,6 +36,8 @@ class Request:
     root: Path
     count: int | None = None
     base: int | None = None
+    partitions: int | None = None
+    replication_factor: int | None = None
     fresh: bool = False
     spare: bool = False
 
@@ -52,13 +55,18 @@ def bring_up(
         plan = read_plan(request.root)
         if plan is None or request.fresh:
             count = NODES_DEFAULT if request.count is None else request.count
-            old, plan = plan, new_plan(request.root, count, clock)
+            old, plan = plan, _planned(request, count, clock)
             if old is not None:
                 if not old.running():
                     with_ports(
                         plan, request.base, clock, spare=request.spare
                     )  # what cannot start deletes nothing
                 delete_plan(old)
+        elif request.partitions not in (None, plan.partitions):
+            raise LaunchError(
+                f"the cluster in {request.root} has {plan.partitions} partitions, not "
+                f"{request.partitions}: their number is fixed once it was started"
+            )
         elif request.count not in (None, len(plan.nodes)):
             raise LaunchError(
                 f"the cluster in {request.root} has {len(plan.nodes)} nodes, not {request.count}; "
@@ -67,6 +75,16 @@ def bring_up(
         if plan.running():
             return _join_running(plan, request, clock, environ, interrupted)
         return _start_all(plan, request, clock, environ, interrupted)
+
+
+def _planned(request: Request, count: int, clock: Clock) -> Plan:
+    return new_plan(
+        request.root,
+        count,
+        clock,
+        request.partitions or 0,
+        request.replication_factor or REPLICATION_FACTOR_DEFAULT,
+    )
 
 
 def _join_running(

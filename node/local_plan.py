@@ -28,7 +28,13 @@ from pathlib import Path
 from node import private_file
 from node.clock import Clock
 from node.config_checks import split_address
-from node.config_schema import HTTP_PORT, MEMBERS_MAX
+from node.config_schema import (
+    HTTP_PORT,
+    MEMBERS_MAX,
+    PARTITIONS_MAX,
+    REPLICATION_FACTOR_DEFAULT,
+    REPLICATION_FACTOR_MAX,
+)
 from node.datadir import explain, owner_pid, write_durably
 from node.errors import LaunchError
 from node.local_ports import (
@@ -88,6 +94,8 @@ class Plan:
     root: Path
     cluster_id: str
     nodes: tuple[LocalNode, ...]
+    partitions: int = 0  # 0: not partitioned
+    replication_factor: int = REPLICATION_FACTOR_DEFAULT  # of partitions
 
     @property
     def quorum(self) -> int:
@@ -114,12 +122,24 @@ class Plan:
         return {name: pid for name, pid in pids.items() if pid is not None}
 
 
-def new_plan(root: Path, count: int, clock: Clock) -> Plan:
+def new_plan(
+    root: Path,
+    count: int,
+    clock: Clock,
+    partitions: int = 0,
+    replication_factor: int = REPLICATION_FACTOR_DEFAULT,
+) -> Plan:
     """A new cluster of `count` nodes, without ports yet. Raises LaunchError."""
     if not 1 <= count <= MEMBERS_MAX:
         raise LaunchError(f"a cluster has 1 to {MEMBERS_MAX} nodes, not {count}")
+    if not 0 <= partitions <= PARTITIONS_MAX:
+        raise LaunchError(f"a cluster has 0 to {PARTITIONS_MAX} partitions, not {partitions}")
+    if not 1 <= replication_factor <= REPLICATION_FACTOR_MAX:
+        raise LaunchError(
+            f"a partition has 1 to {REPLICATION_FACTOR_MAX} replicas, not {replication_factor}"
+        )
     nodes = tuple(LocalNode(f"node{i}", clock.new_id(), 0, 0, 0) for i in range(1, count + 1))
-    return Plan(root, clock.new_id(), nodes)
+    return Plan(root, clock.new_id(), nodes, partitions, replication_factor)
 
 
 def read_plan(root: Path) -> Plan | None:
@@ -161,7 +181,14 @@ def _parse_plan(root: Path, fields: object) -> Plan:
             )
             for node in fields["nodes"]
         )
-        plan = Plan(root, str(fields["cluster_id"]), nodes)
+        plan = Plan(
+            root,
+            str(fields["cluster_id"]),
+            nodes,
+            # Absent: planned before there were partitions.
+            int(fields.get("partitions", 0)),
+            int(fields.get("replication_factor", REPLICATION_FACTOR_DEFAULT)),
+        )
         plan = _assigned(plan, completed([node.ports for node in nodes]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise LaunchError(f"{path} is damaged: {error!r}") from error
@@ -179,6 +206,7 @@ def write_plan(plan: Plan) -> None:
         fields = {
             "format": PLAN_FORMAT,
             "cluster_id": plan.cluster_id,
+            **_partition_fields(plan),
             # Clients on this machine find the nodes here too (node/discovery.py).
             "nodes": [_node_fields(node) for node in plan.nodes],
         }
@@ -191,6 +219,12 @@ def write_plan(plan: Plan) -> None:
             _write_changed(plan.config_path(node), _node_toml(plan, node))
     except OSError as error:
         raise LaunchError(explain(plan.root, error)) from error
+
+
+def _partition_fields(plan: Plan) -> dict[str, object]:
+    if not plan.partitions:
+        return {}
+    return {"partitions": plan.partitions, "replication_factor": plan.replication_factor}
 
 
 def _node_fields(node: LocalNode) -> dict[str, object]:
@@ -336,6 +370,7 @@ def _node_toml(plan: Plan, node: LocalNode) -> str:
         "cluster": {
             "id": plan.cluster_id,
             "secret_file": "../secret",
+            **_partition_fields(plan),
             "members": [
                 {"id": each.id, "name": each.name, "peer": each.peer, "http": each.http}
                 for each in known

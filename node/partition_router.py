@@ -1,8 +1,5 @@
 """Requests by what they are about: a session's go to the group that holds it, those of a
 whole namespace to all groups, whose pages become one.
-
-A group is asked here if this node has a vote in it; one that is still catching up would make
-its readers wait.
 """
 
 from __future__ import annotations
@@ -64,8 +61,8 @@ class PartitionRouter:
         return self.of_group(self._partitions.group_of(session))
 
     def of_group(self, group: int) -> GroupRouter:
-        replica = self._partitions.replica(group)
-        if replica is not None and self._self_id in replica.group.configuration().voters:
+        replica = self._partitions.serving(group)
+        if replica is not None:
             return replica.router
         found = self._remote.get(group)
         if found is None:

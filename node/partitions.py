@@ -76,6 +76,14 @@ class Partitions:
         """The replica of a group on this node."""
         return self.system if group == SYSTEM_GROUP else self._held.get(group)
 
+    def serving(self, group: int) -> Replica | None:
+        """The replica of a group on this node, if it has a vote: one that is still catching up
+        would make its readers wait."""
+        found = self.replica(group)
+        if found is None or self._self_id not in found.group.configuration().voters:
+            return None
+        return found
+
     def here(self) -> list[Replica]:
         """Every replica of this node, the system group's first."""
         return [self.system, *(self._held[group] for group in sorted(self._held))]

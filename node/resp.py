@@ -19,7 +19,7 @@ from node.clock import Clock
 from node.local_reads import Readers
 from node.resp_connection import Connection
 from node.resp_limits import RespLimits
-from node.resp_reads import ReadBatches
+from node.resp_reads import Barrier, ReadBatches
 from node.resp_server import DoorFigures, ServerCommands
 from node.resp_steps import ControlSpec
 from node.resp_writes import Writes
@@ -36,6 +36,7 @@ class RespParts:
     """`on_fatal` hears of damage, which has to stop the node."""
 
     group: Consensus
+    barrier: Barrier  # of that group
     router: Router
     service: Service
     readers: Readers
@@ -60,7 +61,7 @@ class RespServer:
         self._held = 0  # bytes of commands, of all connections
         self.reads = ReadBatches(
             parts.group,
-            parts.router,
+            parts.barrier,
             parts.readers,
             parts.clock,
             parts.on_fatal,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from cluster.errors import ClusterError, Overloaded
 from cluster.interfaces import Consensus
@@ -16,13 +17,19 @@ from node.clock import Clock
 from node.errors import HivememError
 from node.http_errors import FATAL, as_hivemem
 from node.local_reads import Readers
-from node.reads import LINEARIZABLE
+from node.reads import LINEARIZABLE, ReadOptions
 from node.resp_actions import Look
 from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
-from node.service import Router
 
 Found = list[Held | None]
 Wanted = Sequence[tuple[str, bytes, bool]]  # session, key, with its value
+
+
+class Barrier(Protocol):
+    """What is needed of a group's router."""
+
+    async def barrier(self, read: ReadOptions, deadline: float) -> None:
+        """Return when this node's state may answer the read."""
 
 
 class AnswerTooLarge(HivememError):
@@ -46,7 +53,7 @@ class ReadBatches:
     def __init__(
         self,
         group: Consensus,
-        router: Router,
+        router: Barrier,
         readers: Readers,
         clock: Clock,
         fail: Callable[[Exception], None],

@@ -75,9 +75,6 @@ class Router(Protocol):
     ) -> Shown[T]:
         """What a state that may answer answers. Raises also what the request raises."""
 
-    async def barrier(self, read: ReadOptions, deadline: float) -> None:
-        """Return when this node's state may answer the read."""
-
 
 @dataclass(frozen=True, slots=True)
 class Get:

@@ -146,7 +146,7 @@ async def open_door(
         fatal: list[BaseException] = []
         server = RespServer(
             RespParts(
-                group, router, service, readers, info, state_limits, clock, tokens,
+                group, router, router, service, readers, info, state_limits, clock, tokens,
                 limits or RespLimits(), fatal.append,
             )
         )  # fmt: skip
