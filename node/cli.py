@@ -41,6 +41,7 @@ MODULES = {
     "node.cli_transfer": ("import", "export"),
     "node.cli_measure": ("status", "bench"),
     "node.cli_member": ("member", "transfer-leadership", "recover"),
+    "node.cli_partitions": ("partitions",),
     "node.cli_mcp": ("mcp",),
 }
 

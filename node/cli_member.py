@@ -16,6 +16,7 @@ from node.cli_options import (
     UsageError,
     add_client_command,
 )
+from node.cli_partitions import remove_when_drained, show_partitions, wait_until_drained
 from node.clock import SystemClock
 from node.errors import HivememError, NotFound, Unavailable
 
@@ -32,7 +33,7 @@ _HEADINGS = ("node", "id", "role", "peer", "http")
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     group = subparsers.add_parser(
-        "member", help="list, add, promote, update or remove nodes", epilog=EXIT_CODES
+        "member", help="list, add, promote, update, drain or remove nodes", epilog=EXIT_CODES
     )
     actions = group.add_subparsers(dest="member_command", required=True, metavar="COMMAND")
     add_client_command(actions, "list", "show who belongs to the cluster", _list)
@@ -41,7 +42,11 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     remove = add_client_command(actions, "remove", "take a node out; it stops by itself", _remove)
     promote = add_client_command(actions, "promote", "give a learner its vote now", _promote)
     update = add_client_command(actions, "update", "change a node's name or addresses", _update)
-    for command in (remove, promote, update):
+    drain = add_client_command(actions, "drain", "move a node's partitions to others", _drain)
+    drain.add_argument("--undo", action="store_true", help="let it hold partitions again")
+    _add_wait(drain, "for its partitions to leave")
+    _add_wait(remove, "for its partitions to leave")
+    for command in (remove, promote, update, drain):
         command.add_argument("node", metavar=node, help="name or id")
     update.add_argument("--name", metavar="NAME")
     update.add_argument("--peer", metavar="HOST:PORT")
@@ -71,16 +76,20 @@ def _add_add(actions: argparse._SubParsersAction[Any]) -> None:
     add.add_argument("--id", metavar="UUID", help="of a node that runs with cluster.join")
     add.add_argument("--peer", metavar="HOST:PORT", help="where other nodes reach it")
     add.add_argument("--http", metavar="URL", help="where clients reach it")
-    add.add_argument(
+    _add_wait(add, "for it to catch up")
+    add.epilog = (
+        "without --id, --peer and --http: makes and starts a new node of the cluster that "
+        f"`hivemem up` keeps on this machine. {EXIT_CODES}"
+    )
+
+
+def _add_wait(command: argparse.ArgumentParser, reason: str) -> None:
+    command.add_argument(
         "--wait-seconds",
         type=float,
         default=WAIT_SECONDS_DEFAULT,
         metavar="S",
-        help=f"for it to catch up (default {WAIT_SECONDS_DEFAULT:.0f}; 0: do not wait)",
-    )
-    add.epilog = (
-        "without --id, --peer and --http: makes and starts a new node of the cluster that "
-        f"`hivemem up` keeps on this machine. {EXIT_CODES}"
+        help=f"{reason} (default {WAIT_SECONDS_DEFAULT:.0f}; 0: do not wait)",
     )
 
 
@@ -153,7 +162,7 @@ async def _remove(client: HivememClient, options: argparse.Namespace) -> int:
     environ = environment()
     cluster = await client.cluster()
     node = find(await client.members(), options.node)
-    left = await client.remove_member(node["id"])
+    left = await remove_when_drained(client, node, options.wait_seconds)
     root = discovery.data_dir(options.data_dir, environ)
     plan = local_members.local_plan(root, cluster["cluster_id"])
     own = next((each for each in plan.nodes if each.id == node["id"]), None) if plan else None
@@ -165,6 +174,17 @@ async def _remove(client: HivememClient, options: argparse.Namespace) -> int:
     if departed.pid is not None:
         console.say(f"hivemem: {own.name} has not ended yet (pid {departed.pid}); stop it")
     console.say(f"hivemem: {own.name} was removed; its data stays in {departed.folder}")
+    return EXIT_DONE
+
+
+async def _drain(client: HivememClient, options: argparse.Namespace) -> int:
+    node = find(await client.members(), options.node)
+    await client.drain_member(node["id"], draining=not options.undo)
+    if options.undo:
+        console.say(f"hivemem: {node['name']} may hold partitions again")
+    elif not await wait_until_drained(client, node, options.wait_seconds):
+        return EXIT_DONE if not options.wait_seconds else EXIT_UNAVAILABLE
+    show_partitions(await client.partitions(), options.output)
     return EXIT_DONE
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 from node import client_wire as wire
 from node.client_retry import Call, Reply
-from node.client_types import JSON, Members
+from node.client_types import JSON, Members, Partitions
 from node.errors import NotFound
 
 _MEMBERS = "/v1/cluster/members"
@@ -69,6 +69,18 @@ class MemberCalls(ABC):
                 raise
             return await self.members(timeout_ms=timeout_ms)  # an earlier attempt removed it
         return wire.parsed(reply.body, wire.members, mutates=True)
+
+    async def partitions(self, *, timeout_ms: int | None = None) -> Partitions:
+        """Where the partitions are, and how far moves are, as the nodes say now."""
+        call = Call("GET", "/v1/partitions", timed=False)
+        return wire.parsed((await self._reply(call, timeout_ms)).body, wire.partitions)
+
+    async def drain_member(
+        self, node: str, *, draining: bool = True, timeout_ms: int | None = None
+    ) -> None:
+        """Have the node's replicas move elsewhere, or allow it replicas again."""
+        document = wire.dumps({"draining": draining})
+        await self._reply(_call("POST", f"{_path(node)}/drain", document), timeout_ms)
 
     async def transfer_leadership(
         self, target: str | None = None, *, timeout_ms: int | None = None

@@ -253,6 +253,68 @@ class Members(TypedDict):
     members: list[Member]
 
 
+class PartitionReplica(TypedDict):
+    """A partition on one node; None: the node did not say."""
+
+    node: str  # id
+    name: str
+    role: str  # leader | follower | candidate | learner
+    wanted: bool  # False: on its way out
+    answering: bool
+    applied_index: int | None
+    log_index: int | None
+
+
+class Partition(TypedDict):
+    """One partition; None: not known now. Slots are inclusive; `target`: ids of nodes."""
+
+    id: int
+    first_slot: int
+    last_slot: int
+    leader: str | None
+    term: int | None
+    revision: int | None
+    keys: int | None
+    value_bytes: int | None
+    replicas: list[PartitionReplica]
+    target: list[str]
+
+
+class PartitionNode(TypedDict):
+    """A node as far as partitions are concerned."""
+
+    id: str
+    name: str
+    labels: list[str]
+    draining: bool
+    removing: bool
+    answering: bool
+    replicas: int
+    leaders: int
+
+
+class MoveProgress(TypedDict):
+    """How far the partitions are on their way to where they should be."""
+
+    partitions_done: int
+    partitions_total: int
+    replicas_done: int
+    replicas_total: int
+    learners: int  # catching up
+    surplus: int  # still to be removed
+
+
+class Partitions(TypedDict):
+    """Answer of `/v1/partitions`. `epoch` 0: every node holds everything."""
+
+    epoch: int
+    replication_factor: int | None
+    warnings: list[str]
+    progress: MoveProgress | None
+    nodes: list[PartitionNode]
+    partitions: list[Partition]
+
+
 class NodeStatus(TypedDict):
     """Answer of `/v1/status`, as the node says it of itself."""
 

@@ -37,6 +37,9 @@ from node.client_types import (
     NamePage,
     NodeStatus,
     Page,
+    Partition,
+    PartitionNode,
+    Partitions,
     PutResult,
     TxnResult,
     Value,
@@ -311,6 +314,15 @@ def members(fields: Fields) -> Members:
     for each in _objects(fields, "members"):
         _require(each, "id", "name", "role", "peer", "http")
     return cast(Members, fields)
+
+
+def partitions(fields: Fields) -> Partitions:
+    _require(fields, "epoch", "replication_factor", "warnings", "progress")
+    for each in _objects(fields, "nodes"):
+        _require(each, *PartitionNode.__annotations__)
+    for each in _objects(fields, "partitions"):
+        _require(each, *Partition.__annotations__)
+    return cast(Partitions, fields)
 
 
 def leader(fields: Fields) -> str:

@@ -36,6 +36,7 @@ from node.local_reads import ReaderThreads
 from node.node_info import LocalNodeInfo
 from node.overview import Overview
 from node.partition_router import PartitionRouter
+from node.partition_service import PartitionService
 from node.partitions import Partitions
 from node.placement_duties import PlacementDuties
 from node.remote_reads import RemoteReads
@@ -117,7 +118,10 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     stack.callback(shared.executor.shutdown)
     data_dir.mark_running(clock.boot_id())
     node.halt = partitions.halt
-    info = LocalNodeInfo(config, data_dir, system.group, system.machine, system.forwarder, clock)
+    info = LocalNodeInfo(
+        config, data_dir, system.group, system.machine, system.forwarder, clock,
+        partitions.data if partitions.count else None,
+    )  # fmt: skip
     router = PartitionRouter(partitions, shared) if partitions.count else system.router
     service = Service(router, config.limits, clock, shared.threads)
     overview = Overview(config.node.id, transport, partitions.here)
@@ -135,8 +139,9 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     for work in (upkeep, partitions, placement):
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
+    admin = PartitionService(partitions, placement, system.members, clock)
     parts = HttpParts(
-        service, system.members, system.hub, info, clock, config.node.name, tokens, HttpLimits(),
+        service, admin, admin, system.hub, info, clock, config.node.name, tokens, HttpLimits(),
         node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)

@@ -203,6 +203,10 @@ class DataDir:
         free = disk.f_bavail * disk.f_frsize
         return DiskUsage(totals["log"], totals["live"], totals["snapshots"], free)
 
+    def log_bytes(self, group: int) -> int:
+        """Bytes allocated for the log of one group."""
+        return _allocated(self.log_path(group))
+
     def close(self) -> None:
         """Release the folder. Idempotent."""
         if self._lock >= 0:

@@ -21,6 +21,7 @@ from node.http_handlers import Handlers
 from node.http_limits import HttpLimits
 from node.http_members import MemberHandlers, Members
 from node.http_params import split_target
+from node.http_partitions import PartitionAdmin, PartitionHandlers
 from node.http_watch import WatchStreams
 from node.http_wire import (
     BACKLOG_CONNECTIONS,
@@ -45,7 +46,7 @@ _UNROUTED = "unrouted"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. `handler` names a method of `Handlers` or `MemberHandlers`."""
+    """One method of one path. `handler` names a method of one of the handler classes."""
 
     method: str
     path: str
@@ -77,6 +78,8 @@ ROUTES = (
     Route("PATCH", MEMBER, "update_member"),
     Route("DELETE", MEMBER, "remove_member"),
     Route("POST", f"{MEMBER}/promote", "promote_member"),
+    Route("POST", f"{MEMBER}/drain", "drain_member"),
+    Route("GET", "/v1/partitions", "partitions"),
     Route("POST", "/v1/cluster/transfer-leadership", "transfer_leadership"),
     # An overloaded node is alive, and has to be able to say that it is overloaded.
     Route("GET", "/livez", "live", open=True, counted=False),
@@ -103,7 +106,7 @@ def resolve(path: str) -> tuple[str, list[str]]:
             return _HISTORY, names
     if path.startswith(f"{MEMBERS}/"):
         name, slash, rest = path[len(MEMBERS) + 1 :].partition("/")
-        if rest == "promote" or not slash:
+        if rest in ("promote", "drain") or not slash:
             return MEMBER + slash + rest, [name]
     raise NotFound("no such route; docs/http-api.md lists them", code="ROUTE_NOT_FOUND")
 
@@ -123,6 +126,7 @@ class HttpParts:
 
     service: Service
     members: Members
+    partitions: PartitionAdmin
     hub: WatchHub
     info: NodeInfo
     clock: Clock
@@ -189,10 +193,14 @@ class HttpServer:
             parts.clock,
             parts.node_name,
         )
-        member_handlers = MemberHandlers(parts.members, self._bodies)
+        owners = (
+            handlers,
+            MemberHandlers(parts.members, self._bodies),
+            PartitionHandlers(parts.partitions, self._bodies),
+        )
         targets: dict[str, dict[str, Target]] = {}
         for route in ROUTES:
-            owner = handlers if hasattr(handlers, route.handler) else member_handlers
+            owner = next(each for each in owners if hasattr(each, route.handler))
             targets.setdefault(route.path, {})[route.method] = Target(
                 route,
                 getattr(owner, route.handler),

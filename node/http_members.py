@@ -53,24 +53,24 @@ class MemberHandlers:
     async def add_member(self, call: Call) -> Answer:
         fields = await self._fields(call, _ADD)
         member = Member(_checked(fields, "id"), False, *(_checked(fields, name) for name in _TEXTS))
-        return _answer(await self._members.add(member, _deadline(call, fields)))
+        return _answer(await self._members.add(member, deadline_of(call, fields)))
 
     async def update_member(self, call: Call) -> Answer:
-        node = _node(call)
+        node = node_of(call)
         fields = await self._fields(call, _UPDATE)
         given = {name: _checked(fields, name) for name in _TEXTS if name in fields}
         if not given:
             raise bad_request("body", f"must give one of {', '.join(_TEXTS)}")
         update = Update(node, **given)
-        return _answer(await self._members.update(update, _deadline(call, fields)))
+        return _answer(await self._members.update(update, deadline_of(call, fields)))
 
     async def promote_member(self, call: Call) -> Answer:
-        node = _node(call)
+        node = node_of(call)
         fields = await self._fields(call, _TIMEOUT)
-        return _answer(await self._members.promote(node, _deadline(call, fields)))
+        return _answer(await self._members.promote(node, deadline_of(call, fields)))
 
     async def remove_member(self, call: Call) -> Answer:
-        node = _node(call)
+        node = node_of(call)
         deadline = call.start + Query(call.query, _TIMEOUT).timeout_seconds()
         return _answer(await self._members.remove(node, deadline))
 
@@ -79,7 +79,7 @@ class MemberHandlers:
         target = None
         if "target" in fields:
             target = _checked(fields, "target", "id")
-        leader = await self._members.transfer(target, _deadline(call, fields))
+        leader = await self._members.transfer(target, deadline_of(call, fields))
         return Answer(dump({"leader": leader}), wrote=True)
 
     async def _fields(self, call: Call, known: frozenset[str]) -> Fields:
@@ -94,11 +94,11 @@ def _answer(view: MembersView) -> Answer:
     return Answer(dump(http_views.members(view)), wrote=True)
 
 
-def _deadline(call: Call, fields: Fields) -> float:
+def deadline_of(call: Call, fields: Fields) -> float:
     return call.start + fields.timeout_ms() / 1000
 
 
-def _node(call: Call) -> str:
+def node_of(call: Call) -> str:
     """The node id in the path. Raises: BadRequest."""
     node = decode(call.names[0], "id").decode("utf-8")
     problem = member_problem("id", node)

@@ -28,6 +28,7 @@ from engines.interfaces import (
 from node.errors import HivememError
 from node.http_errors import error_fields, status_of
 from node.members import MembersView
+from node.partition_service import PartitionsView
 from node.service import BatchOutcome
 from node.views import ClusterView, StatusView
 
@@ -203,6 +204,10 @@ def status(view: StatusView) -> Json:
 
 
 def cluster(view: ClusterView) -> Json:
+    return asdict(view)
+
+
+def partitions(view: PartitionsView) -> Json:
     return asdict(view)
 
 

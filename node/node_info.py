@@ -8,12 +8,14 @@ import importlib.metadata
 import ipaddress
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from cluster.errors import ClusterError
+from cluster.group import RaftGroup
 from cluster.interfaces import Consensus, GroupStatus
 from cluster.membership import Configuration, Member
 from engines.state_machine import StateMachine
@@ -39,6 +41,20 @@ LAG_ENTRIES_MAX = 10_000  # a node further behind its commit index is not ready
 # A node that lacks a snapshot does not know how far behind it is: its own commit index does
 # not move. What it knows is when it last had everything.
 LEARNER_STALENESS_SECONDS_MAX = 5.0
+
+
+class DataReplica(Protocol):
+    """A replica of a partition on this node."""
+
+    id: int
+    group: RaftGroup
+    machine: StateMachine
+
+
+def _serves(group: Consensus) -> bool:
+    status = group.status()
+    lag = status.commit_index - status.applied_index
+    return status.leader is not None and lag <= LAG_ENTRIES_MAX
 
 
 def version() -> str:
@@ -88,13 +104,17 @@ class LocalNodeInfo:
         machine: StateMachine,
         forwarder: Forwarder,
         clock: Clock,
+        data: Callable[[], Sequence[DataReplica]] | None = None,
     ) -> None:
+        """`group` and `machine` are the system group's; `data`: replicas of partitions that
+        are here. None: there are no partitions, and the system group holds the data."""
         self._config = config
         self._data_dir = data_dir
         self._group = group
         self._machine = machine
         self._forwarder = forwarder
         self._clock = clock
+        self._data = data
         self._started = clock.monotonic()
         self._started_ms = clock.now_ms()
         self._usage: DiskUsage | None = None
@@ -122,7 +142,7 @@ class LocalNodeInfo:
             applied_index=status.applied_index,
             snapshot_index=status.snapshot_index,
             configuration_index=configuration.index,
-            revision=self._machine.revision,
+            revision=self._machine.revision if self._data is None else None,
             pid=os.getpid(),
             uptime_seconds=round(self._clock.monotonic() - self._started, 3),
             started_at_ms=self._started_ms,
@@ -139,7 +159,7 @@ class LocalNodeInfo:
                 status.room,
             ),
             memory=MemoryView(rss_bytes()),
-            keys=self._machine.stats().keys,
+            keys=self._keys(),
             limits=self._limits(),
             security=self._security(),
             durability={
@@ -149,6 +169,11 @@ class LocalNodeInfo:
                 "log_compaction": True,
             },
         )
+
+    def _keys(self) -> int:
+        if self._data is None:
+            return self._machine.stats().keys
+        return sum(replica.machine.stats().keys for replica in self._data())
 
     async def cluster_status(self, timeout: float) -> ClusterView:
         """In the order of their names, which is the one that people expect."""
@@ -170,6 +195,17 @@ class LocalNodeInfo:
             self._applied(status),
             self._membership(status.configuration),
             ReadinessCheck("disk", status.room, self._room(status.room), "DISK_FULL"),
+            *self._partitions(),
+        )
+
+    def _partitions(self) -> Iterator[ReadinessCheck]:
+        """Can the partitions that are here be served from here?"""
+        if self._data is None:
+            return
+        late = sorted(replica.id for replica in self._data() if not _serves(replica.group))
+        told = f"of the partitions here these have no leader or lag: {late}"
+        yield ReadinessCheck(
+            "partitions", not late, told if late else "the partitions here are served", "STALE"
         )
 
     def _membership(self, configuration: Configuration) -> ReadinessCheck:
@@ -218,8 +254,14 @@ class LocalNodeInfo:
         )
 
     def group_figures(self) -> tuple[GroupFigures, ...]:
-        usage = self._disk_usage()
-        return (GroupFigures(self._group.status(), self._machine.stats(), usage.log_bytes),)
+        held = [(self._group, self._machine)]
+        held += [(replica.group, replica.machine) for replica in (self._data or list)()]
+        found = []
+        for group, machine in held:
+            status = group.status()
+            log_bytes = self._data_dir.log_bytes(status.group)
+            found.append(GroupFigures(status, machine.stats(), log_bytes))
+        return tuple(found)
 
     def _own_view(self) -> MemberView:
         status, own, usage = self._group.status(), self._config.member(), self._disk_usage()

@@ -88,6 +88,10 @@ class Partitions:
         """Every replica of this node, the system group's first."""
         return [self.system, *(self._held[group] for group in sorted(self._held))]
 
+    def data(self) -> list[Replica]:
+        """The replicas of partitions on this node."""
+        return [self._held[group] for group in sorted(self._held)]
+
     def halt(self) -> None:
         """Take part in nothing any more: the node has failed."""
         for replica in self.here():

@@ -43,15 +43,15 @@ TRANSFERS_MAX = 4  # leaders handed over after one look
 class Situation(NamedTuple):
     """What one look has found."""
 
-    map: PartitionMap
+    map: PartitionMap | None  # None: there is none yet, or no partitions
     sight: Sight
     nodes: tuple[NodeFacts, ...]
     configurations: Mapping[int, Configuration]
     leaders: Mapping[int, str]
 
     @property
-    def progress(self) -> Progress:
-        return progress(self.map, self.configurations)
+    def progress(self) -> Progress | None:
+        return progress(self.map, self.configurations) if self.map else None
 
 
 class PlacementDuties:
@@ -114,30 +114,30 @@ class PlacementDuties:
         if state.map is None:
             await self._begin()
             return True
-        found = await self.look()
-        if found is None:
+        return await self._go_on(await self.look(), state.map)
+
+    async def _go_on(self, found: Situation, current: PartitionMap) -> bool:
+        """Change the map if that is due, else come closer to it. True: more to do soon."""
+        if not _may_change(found, current):
             return True
-        if not self._settled_first(found):
-            return True
-        changed = rebalance(found.nodes, found.map)
+        changed = rebalance(found.nodes, current)
         if changed is not None:
-            logger.info("partition map %d replaces map %d", changed.epoch, found.map.epoch)
-            await state.put_map(changed, self._deadline())
+            logger.info("partition map %d replaces map %d", changed.epoch, current.epoch)
+            await self._partitions.state.put_map(changed, self._deadline())
             return True
-        steps = self._next_steps(found)
-        if not steps and not found.progress.learners:
-            steps = leader_transfers(found.map, found.configurations, found.leaders, found.nodes)[
-                :TRANSFERS_MAX
-            ]
+        reached = progress(current, found.configurations)
+        steps = self._next_steps(found, current)
+        if not steps and not reached.learners:
+            wanted = leader_transfers(current, found.configurations, found.leaders, found.nodes)
+            steps = wanted[:TRANSFERS_MAX]
         await asyncio.gather(*(self._take(step) for step in steps))
         left = await self._dismiss(found)
-        return bool(steps) or left or found.progress.partitions_done < len(found.map.partitions)
+        return bool(steps) or left or reached.partitions_done < reached.partitions_total
 
-    async def look(self) -> Situation | None:
-        """Ask all nodes where everything is. None: there is no map yet."""
+    async def look(self) -> Situation:
+        """Ask all nodes where everything is."""
         state, members = self._partitions.state, self._partitions.system.group.configuration()
-        if state.map is None:
-            return None
+        state.refresh()
         sight = await self._overview.gather(members.ids, GATHER_SECONDS_MAX)
         nodes = tuple(
             NodeFacts(
@@ -168,15 +168,7 @@ class PlacementDuties:
         logger.info("%d partitions are placed on %d nodes", cluster.partitions, len(nodes))
         await state.put_map(made, self._deadline())
 
-    def _settled_first(self, found: Situation) -> bool:
-        """The first map stays until each group has a leader and its members in the log: see
-        `Partitions._bootstrap`."""
-        return found.map.epoch > 1 or all(
-            partition.id in found.configurations and partition.id in found.leaders
-            for partition in found.map.partitions
-        )
-
-    def _next_steps(self, found: Situation) -> list[Step]:
+    def _next_steps(self, found: Situation, current: PartitionMap) -> list[Step]:
         members = self._partitions.system.group.configuration().members
         partitions = found.sight.partitions
         health = Health(
@@ -185,7 +177,7 @@ class PlacementDuties:
             leaders=found.leaders,
             caught_up={group: _caught_up(found, group) for group in found.configurations},
         )
-        steps = next_steps(found.map, found.configurations, health, self._limits)
+        steps = next_steps(current, found.configurations, health, self._limits)
         # A node is admitted once its replica is there: what it is sent before that is lost.
         return [
             step
@@ -224,6 +216,15 @@ class PlacementDuties:
 
     def _deadline(self) -> float:
         return self._clock.monotonic() + PROPOSE_SECONDS_MAX
+
+
+def _may_change(found: Situation, current: PartitionMap) -> bool:
+    """The first map stays until each group has a leader and its members in the log: see
+    `Partitions._bootstrap`."""
+    return current.epoch > 1 or all(
+        partition.id in found.configurations and partition.id in found.leaders
+        for partition in current.partitions
+    )
 
 
 def _caught_up(found: Situation, group: int) -> frozenset[str]:

@@ -56,7 +56,7 @@ class StatusView:
     applied_index: int
     snapshot_index: int  # 0: none
     configuration_index: int  # 0: the members are those of the settings file
-    revision: int
+    revision: int | None  # None: each partition has its own
     pid: int
     uptime_seconds: float
     started_at_ms: int

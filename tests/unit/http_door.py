@@ -266,7 +266,10 @@ async def open_door(
         transport = network.transport(IDS[1])
         forwarder = Forwarder(transport, member_group)
         members = MemberService(IDS[1], member_group, transport, forwarder, clock)
-        parts = HttpParts(service, members, hub, info, clock, "one", tokens, limits, fatal.append)
+        partitions = ScriptedPartitions()
+        parts = HttpParts(
+            service, members, partitions, hub, info, clock, "one", tokens, limits, fatal.append
+        )
         server = HttpServer(parts)
         _, port = await server.start("127.0.0.1", 0)
         try:
