@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from node.client_types import Partition, Partitions
 
 POLL_SECONDS = 0.3
+REMOVE_MS = 3_000  # ms; of one try, after which is said what is left
 PROGRESS_SECONDS = 2.0  # between two lines about partitions on their way
 _HEADINGS = ("partition", "slots", "leader", "keys", "replicas", "moving")
 _NODE_HEADINGS = ("node", "replicas", "leads", "labels", "state")
@@ -141,7 +142,7 @@ async def remove_when_drained(client: HivememClient, node: Member, seconds: floa
     deadline = clock.monotonic() + seconds
     while True:
         try:
-            return await client.remove_member(node["id"])
+            return await client.remove_member(node["id"], timeout_ms=REMOVE_MS)
         except HivememError as error:
             if error.code != "DRAINING" or clock.monotonic() >= deadline:
                 raise

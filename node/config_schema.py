@@ -255,7 +255,10 @@ class StorageSection:
     )
     log_cache_bytes: int = field(
         default=16 * MIB,
-        metadata=_note("bytes", "Newest log entries kept in memory for followers and apply."),
+        metadata=_note(
+            "bytes",
+            "Newest log entries kept in memory; all groups together, at least 1 MiB each.",
+        ),
     )
     free_bytes_min: int = field(
         default=128 * MIB,

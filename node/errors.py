@@ -85,7 +85,8 @@ class MethodNotAllowed(HivememError):
 
 
 class Conflict(HivememError):
-    """VERSION_CONFLICT, REQUEST_ID_REUSED, LIMIT_EXCEEDED, MEMBERSHIP_CHANGE_REFUSED."""
+    """VERSION_CONFLICT, REQUEST_ID_REUSED, LIMIT_EXCEEDED, MEMBERSHIP_CHANGE_REFUSED,
+    NOT_PARTITIONED."""
 
     status = 409
     code = "VERSION_CONFLICT"
@@ -99,7 +100,7 @@ class CompactedError(HivememError):
 
 
 class Unavailable(HivememError):
-    """QUORUM_NOT_REACHED, OVERLOADED, STALE, OUTCOME_UNKNOWN, STOPPING."""
+    """QUORUM_NOT_REACHED, OVERLOADED, STALE, OUTCOME_UNKNOWN, STOPPING, DRAINING."""
 
     status = 503
     code = "QUORUM_NOT_REACHED"

@@ -214,7 +214,7 @@ class Partitions:
         self._leaderless.pop(group, None)
         self.on_change()
         await replica.stop()
-        replica.close()
+        replica.close(keep=False)
         self._shared.data_dir.remove_group(group)
 
     # --- A replica that was away while it was removed ----------------------------------

@@ -53,6 +53,7 @@ from node.watch import WatchHub
 logger = logging.getLogger(__name__)
 
 SYSTEM_GROUP = 0  # who belongs to the cluster, and where its partitions are
+LOG_CACHE_BYTES_MIN = 1 << 20  # of one group: its newest entry and some more
 READERS_MAX = 126  # LMDB reader slots of one state: loop, read threads and room for tools
 
 
@@ -96,8 +97,9 @@ class Replica:
         self._fail = fail
         self._driver = GroupDriver(shared.drivers)
         self._work = AsyncExitStack()
+        self._keep = True  # False: the files are to be deleted
         with ExitStack() as stack:
-            self.store = stack.enter_context(opened_state(shared, group))
+            self.store = stack.enter_context(opened_state(shared, group, lambda: self._keep))
             # Every state begins with the same limits, whatever is configured here and now: the
             # same log must give the same state. The leader brings the configured ones into it.
             self.machine = StateMachine(self.store, Limits())
@@ -157,8 +159,9 @@ class Replica:
         """End what this node does for the group by itself. It still takes part."""
         await self._work.aclose()
 
-    def close(self) -> None:
-        """Take part no more, and close the files. Idempotent."""
+    def close(self, *, keep: bool = True) -> None:
+        """Take part no more, and close the files, to `keep` or to delete them. Idempotent."""
+        self._keep = keep
         self._driver.stop()
         self.group.halt()
         self._shared.transport.unregister(self.id)
@@ -205,8 +208,10 @@ class Replica:
 
 
 @contextmanager
-def opened_state(shared: Shared, group: int) -> Iterator[Store]:
-    """The applied state. Only a clean way out syncs it."""
+def opened_state(
+    shared: Shared, group: int, keep: Callable[[], bool] = lambda: True
+) -> Iterator[Store]:
+    """The applied state. Only a clean way out syncs it, and only what is to be kept."""
     store = _open_store(shared, group)
     try:
         yield store
@@ -216,7 +221,7 @@ def opened_state(shared: Shared, group: int) -> Iterator[Store]:
             shared.data_dir.distrust_live()  # Met while starting; the next start rebuilds it.
         raise
     failure = shared.failure()
-    if failure is None:
+    if failure is None and keep():
         store.sync()
     store.close()
     if isinstance(failure, CorruptRecord):
@@ -264,7 +269,9 @@ def opened_log(shared: Shared, group: int) -> Iterator[SegmentedLog]:
     storage = shared.config.storage
     options = LogOptions(
         segment_bytes=storage.segment_bytes,
-        cache_bytes=storage.log_cache_bytes,
+        cache_bytes=max(
+            LOG_CACHE_BYTES_MIN, storage.log_cache_bytes // (1 + shared.config.cluster.partitions)
+        ),
         # Unpredictable, so that nobody can store a value that passes for log records.
         salt=shared.clock.random().getrandbits(32),
     )

@@ -67,13 +67,21 @@ class RunningNode(NamedTuple):
 
 
 class LocalCluster:
-    """A cluster of real daemons. `settings`: variables such as HIVEMEM_RAFT_HEARTBEAT_MS."""
+    """A cluster of real daemons. `settings`: variables such as HIVEMEM_RAFT_HEARTBEAT_MS.
+
+    `partitions` 0: every node holds everything.
+    """
 
     def __init__(
-        self, folder: Path, count: int = 3, settings: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        count: int = 3,
+        settings: Mapping[str, str] | None = None,
+        partitions: int = 0,
     ) -> None:
         self._folder = folder / "cluster"
         self._count = count
+        self._partitions = partitions
         self._environ = {**environment(), **(settings or {})}
         self._daemons: local_cluster.LocalCluster | None = None
         self._guard: subprocess.Popen[str] | None = None
@@ -117,7 +125,9 @@ class LocalCluster:
             self._guard.wait()
 
     async def _bring_up(self) -> local_cluster.LocalCluster:
-        request = local_launch.Request(self._folder, self._count, spare=True)
+        request = local_launch.Request(
+            self._folder, self._count, partitions=self._partitions, spare=True
+        )
         return await asyncio.to_thread(
             local_launch.bring_up, request, SystemClock(), self._environ, threading.Event()
         )
@@ -339,9 +349,12 @@ async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float, other
 
 @contextlib.asynccontextmanager
 async def running_cluster(
-    folder: Path, count: int = 3, settings: Mapping[str, str] | None = None
+    folder: Path,
+    count: int = 3,
+    settings: Mapping[str, str] | None = None,
+    partitions: int = 0,
 ) -> AsyncIterator[LocalCluster]:
     """A cluster with a leader."""
-    async with LocalCluster(folder, count, settings) as cluster:
+    async with LocalCluster(folder, count, settings, partitions) as cluster:
         await cluster.wait_leader()
         yield cluster

@@ -29,6 +29,7 @@ from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
 from node.local_reads import LocalReads, Readers, ReaderThreads
 from node.members import MemberService
+from node.partition_service import PartitionsView
 from node.reads import ReadOptions
 from node.router import Router
 from node.service import Service
@@ -105,6 +106,20 @@ class ScriptedRouter(Router):
 
 
 @dataclass
+class ScriptedPartitions:
+    """The part of node/partition_service.py that the door asks. `view`: what it shows."""
+
+    def __init__(self) -> None:
+        self.view_of = PartitionsView(0, None, (), None, (), ())
+        self.drained: list[tuple[str, bool]] = []
+
+    async def view(self) -> PartitionsView:
+        return self.view_of
+
+    async def drain(self, node: str, draining: bool, deadline: float) -> None:
+        self.drained.append((node, draining))
+
+
 class ScriptedInfo:
     machine: StateMachine
     group: InMemoryGroup
@@ -153,6 +168,7 @@ class OpenDoor:
     server: HttpServer
     service: Service
     fatal: list[BaseException] = field(default_factory=list)
+    partitions: ScriptedPartitions = field(default_factory=ScriptedPartitions)
 
     async def request(
         self,
@@ -274,8 +290,9 @@ async def open_door(
         _, port = await server.start("127.0.0.1", 0)
         try:
             yield OpenDoor(
-                port, member_group, network, machine, router, info, hub, server, service, fatal
-            )
+                port, member_group, network, machine, router, info, hub, server, service, fatal,
+                partitions,
+            )  # fmt: skip
         finally:
             await server.stop()
 
