@@ -38,10 +38,10 @@ from engines.read_requests import (
 )
 from tests.unit.engine_state import State
 
-NAMESPACES = st.sampled_from(["n", "n.o", "m"])
-SESSIONS = st.sampled_from(["s", "s1", "t", "é", "{t}"])
-KEYS = st.sampled_from([b"\x00", b"a", b"ab", b"b", b"\xff", b"k" * 600])
-BYTES_MAX = st.sampled_from([1, 20, 100, 1 << 20])
+NAMESPACES = st.sampled_from(["n", "n.o"])
+SESSIONS = st.sampled_from(["s", "s1", "é"])
+KEYS = st.sampled_from([b"a", b"ab", b"\xff", b"k" * 600])
+BYTES_MAX = st.sampled_from([1, 6, 20, 1 << 20])
 LIMITS = st.integers(1, 6)
 FEW = Limits(history_versions_max=2, watch_window_changes_max=4)
 EXAMPLES = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -187,8 +187,11 @@ def test_a_walk_through_merged_pages_shows_everything_once() -> None:
         seen: list[Any] = []
         after = None
         while True:
-            request = WalkNamespace("n", after, 7, 40)
-            page: ListedPage = merged(request, [part.read(request.run).found for part in parts])
+            request = WalkNamespace("n", after, 15, 40)
+            pages: list[ListedPage] = [part.read(request.run).found for part in parts]
+            for page in pages:
+                assert sum(len(session) + len(key) for session, key, _ in page.records[:-1]) < 40
+            page = merged(request, pages)
             seen += page.records
             if not page.more:
                 break
