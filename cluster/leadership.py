@@ -21,6 +21,8 @@ from cluster.moves import Step, TransferLeadership
 from cluster.partition_map import PartitionMap
 from cluster.placement import NodeFacts
 
+_HUB = ""  # no node's id
+
 
 def leader_transfers(
     partition_map: PartitionMap,
@@ -49,6 +51,8 @@ def leader_transfers(
     spread = _Spread(led, choices, fit)
     spread.leave_unfit()
     while spread.even_out():
+        pass
+    while spread.undo():
         pass
     return [
         Step(
@@ -82,8 +86,13 @@ class _Spread:
 
     def even_out(self) -> bool:
         """One partition less for a node that leads at least two more than another."""
-        for source in sorted(self._fit, key=self._order, reverse=True):
-            path = self._path(source)
+        order = sorted(self._fit, key=self._order)
+        takers: dict[str, set[str]] = {node: set() for node in order}
+        for partition, choices in self._choices.items():
+            if self.leaders[partition] in takers:
+                takers[self.leaders[partition]] |= choices
+        for source in reversed(order):
+            path = self._path(source, order, takers)
             if path is not None:
                 # From its end: each node hands on one of those that it had before.
                 for giver, taker in reversed(list(pairwise(path))):
@@ -91,13 +100,18 @@ class _Spread:
                 return True
         return False
 
-    def _path(self, source: str) -> list[str] | None:
+    def _path(
+        self, source: str, order: list[str], takers: Mapping[str, set[str]]
+    ) -> list[str] | None:
+        """Breadth first, to the nodes that lead least."""
+        if self.count[order[0]] > self.count[source] - 2:
+            return None
         came_from = {source: source}
         queue = deque([source])
         while queue:
             node = queue.popleft()
-            for target in sorted(self._fit, key=self._order):
-                if target in came_from or not self._exchange(node, target):
+            for target in order:
+                if target in came_from or target not in takers[node]:
                     continue
                 came_from[target] = node
                 if self.count[target] <= self.count[source] - 2:
@@ -108,14 +122,67 @@ class _Spread:
                 queue.append(target)
         return None
 
+    def undo(self) -> bool:
+        """Fewer transfers with leaders as even as before.
+
+        Finds a negative cycle in the graph of nodes (Bellman and Ford). An edge costs the
+        transfers that it adds; by way of the hub, one node ends with more and one with less,
+        and it costs what that does to the squares of the counts.
+        """
+        edges = self._edges()
+        nodes = [_HUB, *self._fit]
+        cost = dict.fromkeys(nodes, 0)
+        came_from: dict[str, str] = {}
+        changed: str | None = None
+        for _ in nodes:
+            changed = None
+            for (giver, taker), price in edges.items():
+                if cost[giver] + price < cost[taker]:
+                    cost[taker] = cost[giver] + price
+                    came_from[taker] = giver
+                    changed = taker
+            if changed is None:
+                return False
+        assert changed is not None
+        for _ in nodes:  # after so many steps back it is on the cycle
+            changed = came_from[changed]
+        hands: list[tuple[str, str]] = []
+        taker = changed
+        while not hands or taker != changed:
+            hands.append((came_from[taker], taker))
+            taker = came_from[taker]
+        exchanges = [
+            (self._exchange(giver, taker), taker)
+            for giver, taker in hands
+            if _HUB not in (giver, taker)
+        ]
+        for partition, taker in exchanges:
+            self._hand(partition, taker)
+        return True
+
+    def _edges(self) -> dict[tuple[str, str], int]:
+        """(giver, taker) → price of handing over the best partition."""
+        edges: dict[tuple[str, str], int] = {}
+        for partition, choices in self._choices.items():
+            giver, before = self.leaders[partition], self._before[partition]
+            if giver in self._fit:
+                for taker in sorted(choices - {giver}):  # the order of a set is chance
+                    price = (taker != before) - (giver != before)
+                    edges[giver, taker] = min(price, edges.get((giver, taker), price))
+        dear = len(self.leaders) + 1  # than all transfers together
+        for node in self._fit:
+            edges[node, _HUB] = dear * (2 * self.count[node] + 1)
+            edges[_HUB, node] = -dear * (2 * self.count[node] - 1)
+        return edges
+
     def _exchange(self, giver: str, taker: str) -> int:
         """The partition to hand from one to the other, best one that moves anyway; 0: none."""
         found = [
-            (taker != self._before[partition], giver == self._before[partition], partition)
+            ((taker != self._before[partition]) - (giver != self._before[partition]), partition)
             for partition, choices in self._choices.items()
             if self.leaders[partition] == giver and taker in choices
         ]
-        return min(found)[2] if found else 0
+        return min(found)[1] if found else 0
 
     def _order(self, node: str) -> tuple[int, str]:
         return self.count[node], node

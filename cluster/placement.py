@@ -229,17 +229,12 @@ class _Plan:
         shortest path that costs no failure domain."""
         alive = [node for node, facts in self.nodes.items() if facts.alive]
         for source in sorted(alive, key=lambda node: (-self.count[node], -self.weight[node], node)):
-            barred: set[tuple[str, str]] = set()
-            while (path := self._path(source, alive, barred)) is not None:
-                failed = self._follow(path)
-                if failed is None:
-                    return True
-                barred.add(failed)
+            path = self._path(source, alive)
+            if path is not None and self._follow(path):
+                return True
         return False
 
-    def _path(
-        self, source: str, alive: list[str], barred: set[tuple[str, str]]
-    ) -> list[str] | None:
+    def _path(self, source: str, alive: list[str]) -> list[str] | None:
         """Breadth first, emptiest nodes first."""
         order = sorted(alive, key=lambda node: (self.count[node], self.weight[node], node))
         if self.count[order[0]] > self.count[source] - 2:
@@ -249,7 +244,7 @@ class _Plan:
         while queue:
             node = queue.popleft()
             for target in order:
-                if target in came_from or (node, target) in barred:
+                if target in came_from:
                     continue
                 if next(self._exchanges(node, target), None) is None:
                     continue
@@ -259,9 +254,9 @@ class _Plan:
                 queue.append(target)
         return None
 
-    def _follow(self, path: list[str]) -> tuple[str, str] | None:
-        """Make the moves of a path; if one is not possible after those before it, take all
-        back and return it."""
+    def _follow(self, path: list[str]) -> bool:
+        """Make the moves of a path. Where domains overlap freely, one move can make another
+        impossible: then all are taken back."""
         made: list[tuple[int, str, str]] = []
         for source, target in pairwise(path):
             used = {partition for partition, _, _ in made}
@@ -277,10 +272,10 @@ class _Plan:
             if best is None:
                 for partition, came, went in reversed(made):
                     self._move(partition, went, came)
-                return source, target
+                return False
             self._move(best[3], source, target)
             made.append((best[3], source, target))
-        return None
+        return True
 
     def _exchanges(self, source: str, target: str) -> Iterator[int]:
         """Partitions that may go from one node to the other without sharing more domains."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations, product
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from cluster.errors import InvalidPartitionMap
 from cluster.partition_map import PartitionMap
 from cluster.placement import NODES_MAX, NodeFacts, place, rebalance
 
+ROOT = Path(__file__).parents[2]
 NAMES = "abcdefghijkl"
 CALLS_MAX = 3  # what must be; what could be better; nothing
 
@@ -290,6 +294,51 @@ def test_a_lost_domain_is_filled_up_by_the_others_and_spread_again_when_it_is_ba
     again = settled(nodes, alone)
     assert cost(nodes, tuple(each.replicas for each in again.partitions))[0] == 0
     assert gap(again, nodes) <= 1
+
+
+def test_where_no_single_move_helps_two_do() -> None:
+    nodes = [
+        NodeFacts(name, (f"rack={rack}",)) for name, rack in zip("abcdef", "200120", strict=True)
+    ]
+    placed = partition_map.first(2, ["be", "ac", "ce"])
+    after = settled(nodes, placed)
+    best = min(cost(nodes, other) for other in every_placement(nodes, 3, 2))
+    assert cost(nodes, tuple(each.replicas for each in after.partitions)) == best
+
+
+def test_a_dead_replica_stays_where_a_living_one_can_go_for_it() -> None:
+    nodes = [NodeFacts(name, (f"rack={rack}",)) for name, rack in zip("abcd", "1123", strict=True)]
+    placed = partition_map.first(3, ["abc"])
+    for dead, gone in (("a", "b"), ("b", "a")):
+        after = rebalance(changed(nodes, dead, alive=False), placed)
+        assert after is not None
+        assert departures(placed, after) == [(1, gone)]
+
+
+def test_the_order_of_sets_does_not_matter() -> None:
+    """Node ids hash differently in each process; all must come to the same map."""
+    code = """if True:
+        from cluster.leadership import leader_transfers
+        from cluster.membership import Configuration, Member
+        from cluster.placement import NodeFacts, place, rebalance
+        nodes = [NodeFacts(f"n{i}", (f"rack={i % 4}",)) for i in range(11)]
+        first = place(nodes, 40, 3)
+        found = {p.id: Configuration(1, tuple(map(Member, p.replicas))) for p in first.partitions}
+        leaders = {p.id: p.replicas[0] for p in first.partitions}
+        print(first, leader_transfers(first, found, leaders, nodes))
+        print(rebalance(nodes[2:], first), rebalance([*nodes, NodeFacts("z")], first))
+    """
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in "1234"
+    }
+    assert len(outputs) == 1
 
 
 def test_load_decides_between_equals_and_moves_nothing_alone() -> None:
