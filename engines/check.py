@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 
 from engines.counters import Counters, load_counters
@@ -60,6 +61,7 @@ def problems(txn: Transaction, databases: Databases) -> list[str]:
         examination.leaves,
         examination.graves,
         examination.changes,
+        examination.leaving,
         examination.expiry,
         examination.requests,
         examination.totals,
@@ -90,6 +92,7 @@ class _Totals:
     changes: int = 0
     window_changes: int = 0
     window_bytes: int = 0
+    leaving: int = 0
     request_ids: int = 0
     request_bytes: int = 0
 
@@ -189,6 +192,8 @@ class _Examination:
                 yield f"grave {name.hex()} is of a live key"
             if (grave.revision, grave.sub) <= self._counters.floor:
                 yield f"grave {name.hex()} has outlived the window"
+            if self._leaving(change_id) != name:
+                yield f"grave {name.hex()}: its deletion is not in leaving"
 
     def changes(self) -> Iterator[str]:
         for change_id, view in self._entries(self._databases.changes):
@@ -196,18 +201,39 @@ class _Examination:
             change_value(change_id, view, head)
             place = CHANGE_ID.unpack(change_id)
             self._counted.changes += 1
-            leaf = self._leaf(head.owner, head.key)
-            if leaf is None:
-                name = grave_key(head.owner, head.key)
-                record = self._txn.get(name, db=self._databases.graves)
-                leaf = None if record is None else unpack_leaf("graves", name, record)
+            leaf = self._leaf(head.owner, head.key) or self._grave(head.owner, head.key)
             if leaf is None:
                 yield f"change {place} is of a key that is neither live nor in a grave"
             if place > self._counters.floor:
                 self._counted.window_changes += 1
                 self._counted.window_bytes += len(view)
-            elif leaf and place not in {x[:2] for x in RETAINED.iter_unpack(leaf.retained)}:
-                yield f"change {place} has left the window and is not retained"
+            retained = leaf and place in {x[:2] for x in RETAINED.iter_unpack(leaf.retained)}
+            if leaf and not retained:
+                if place <= self._counters.floor:
+                    yield f"change {place} has left the window and is not retained"
+                elif self._leaving(change_id) != b"":
+                    yield f"change {place} is not retained and not in leaving"
+
+    def leaving(self) -> Iterator[str]:
+        """Each entry is of a grave's deletion, or of a change that is not retained."""
+        for change_id, record in self._entries(self._databases.leaving):
+            name = unseal("leaving", change_id, record)
+            self._counted.leaving += 1
+            place = CHANGE_ID.unpack(change_id)
+            view = self._txn.get(change_id, db=self._databases.changes)
+            if view is None or place <= self._counters.floor:
+                yield f"leaving {place}: there is no such change in the window"
+                continue
+            head = unpack_change(change_id, view)
+            leaf = self._leaf(head.owner, head.key) or self._grave(head.owner, head.key)
+            if leaf and not name and place in {x[:2] for x in RETAINED.iter_unpack(leaf.retained)}:
+                yield f"leaving {place}: the change is retained"
+            if (
+                leaf
+                and name
+                and (name != grave_key(head.owner, head.key) or leaf.kind == ChangeKind.PUT)
+            ):
+                yield f"leaving {place}: the change is not a grave's deletion"
 
     def expiry(self) -> Iterator[str]:
         entries = self._txn.stat(self._databases.expiry)["entries"]
@@ -235,12 +261,21 @@ class _Examination:
                 yield f"the counter {name} says {stored}, there are {counted}"
 
     def _leaf(self, owner: bytes, key: bytes) -> Leaf | None:
-        root = find_root(self._txn, self._databases.sessions, owner)
-        physical = root and find_leaf(self._txn, self._databases.leaves, root, key)
+        root = find_root(partial(self._txn.get, db=self._databases.sessions), owner)
+        physical = root and find_leaf(partial(self._txn.get, db=self._databases.leaves), root, key)
         if not physical:
             return None
         record = self._txn.get(physical, db=self._databases.leaves)
         return None if record is None else unpack_leaf("leaves", physical, record)
+
+    def _grave(self, owner: bytes, key: bytes) -> Leaf | None:
+        name = grave_key(owner, key)
+        record = self._txn.get(name, db=self._databases.graves)
+        return None if record is None else unpack_leaf("graves", name, record)
+
+    def _leaving(self, change_id: bytes) -> bytes | None:
+        record = self._txn.get(change_id, db=self._databases.leaving)
+        return None if record is None else unseal("leaving", change_id, record)
 
     def _entries(self, database: Database) -> Iterator[tuple[bytes, memoryview]]:
         with self._txn.cursor(db=database) as cursor:

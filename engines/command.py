@@ -96,6 +96,7 @@ _TARGET_OF = {number: target for target, number in _TARGETS.items()}
 _OP_OF = {number: op for op, number in _OPS.items()}
 _LIMIT_NAMES = tuple(sorted(field.name for field in fields(Limits)))
 _VERSION_BYTE = bytes([VERSION])
+_new_tuple = tuple.__new__
 
 
 def encode(command: Command) -> bytes:
@@ -110,6 +111,8 @@ def decode(data: bytes) -> Command:
         raise UnknownCommand(f"command codec version {version}; this build knows {VERSION}")
     try:
         parts = unpack(memoryview(data)[1:])
+        if type(parts) is tuple and tuple(map(type, parts)) in _PUT_TYPES and parts[0] == _PUT:
+            return _new_tuple(Put, parts[1:])
         if type(parts) is not tuple or not parts:
             raise Malformed("not an array that begins with a kind")
         command: Command = _build(_COMMANDS, "command", parts)
@@ -278,6 +281,7 @@ _COMMANDS = {
     _EXPIRE: _shape(_expire, _TUPLE, _INT),
     _CONFIGURE: _shape(_configure, _TUPLE),
 }
+_PUT_TYPES = _COMMANDS[_PUT].signatures
 _OPERATIONS = {
     _OP_PUT: _shape(TxnPut, _BYTES, _BYTES, _STR, _OPT_INT),
     _OP_DELETE: _shape(TxnDelete, _BYTES),

@@ -13,7 +13,7 @@ from struct import error as StructError
 
 from engines.errors import CorruptRecord
 from engines.interfaces import ChangeId
-from engines.layout import pack_u64, seal, unseal
+from engines.layout import CHANGE_ID, pack_change_id, pack_u64, seal, unseal
 from engines.store import Databases, Transaction
 
 COUNTERS_KEY = b"counters"
@@ -38,10 +38,20 @@ class Counters:
     request_first: int = 1  # oldest remembered request id
     request_next: int = 1  # number of the next one
     request_bytes: int = 0  # bytes of the remembered records
+    leaving: int = 0  # entries of `leaving`
 
     @property
     def floor(self) -> ChangeId:
         return ChangeId(self.floor_revision, self.floor_sub)
+
+    @property
+    def floor_id(self) -> bytes:
+        """The floor as a key of `changes`."""
+        return pack_change_id(self.floor_revision, self.floor_sub)
+
+    @floor_id.setter
+    def floor_id(self, change_id: bytes) -> None:
+        self.floor_revision, self.floor_sub = CHANGE_ID.unpack(change_id)
 
     @property
     def request_ids(self) -> int:

@@ -26,17 +26,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from typing import Protocol
 
 from engines.errors import CorruptRecord
 from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
-from engines.layout import seal, unseal
-from engines.store import Cursor, Database, Transaction
+from engines.layout import Buffer, seal, unseal
+from engines.store import Cursor
+
+Get = Callable[[bytes], Buffer | None]  # a record of one database, by its key
 
 ID_BYTES = 8
 SEGMENT_BYTES = 480
 _DIRECTORY = b"\x01"
 _DIRECTORY_BYTES = ID_BYTES + SEGMENT_BYTES + len(_DIRECTORY)  # of its entry
 assert _DIRECTORY_BYTES <= PHYSICAL_KEY_BYTES_MAX
+
+
+class Table(Protocol):
+    """`leaves`, to be changed."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def put(self, key: bytes, record: bytes) -> None: ...
+
+    def remove(self, key: bytes) -> bool: ...
+
+    def first_from(self, key: bytes) -> bytes | None: ...
 
 
 def session_key(namespace: str, session: str) -> bytes:
@@ -58,75 +73,71 @@ def grave_key(session: bytes, key: bytes) -> bytes:
     return blake2b(b"%b\x00%b" % (session, key), digest_size=32).digest()
 
 
-def find_root(txn: Transaction, sessions: Database, session: bytes) -> bytes | None:
-    """Id of the session's root directory; None if the session holds no live key."""
+def find_root(get: Get, session: bytes) -> bytes | None:
+    """Id of the session's root directory; None if the session holds no live key.
+
+    `get`: of `sessions`.
+    """
     if len(session) > PHYSICAL_KEY_BYTES_MAX:
         return None
-    record = txn.get(session, db=sessions)
+    record = get(session)
     return None if record is None else unseal("sessions", session, record)
 
 
-def find_leaf(txn: Transaction, leaves: Database, root: bytes, key: bytes) -> bytes | None:
-    """Physical key of the leaf for `key`; None if a directory on the way is missing."""
-    if len(key) <= SEGMENT_BYTES:
-        return root + key
-    return _locate(txn, leaves, root, key, None)
+def find_leaf(get: Get, root: bytes, key: bytes) -> bytes | None:
+    """Physical key of the leaf for `key`; None if a directory on the way is missing.
 
-
-def make_leaf(
-    txn: Transaction, leaves: Database, root: bytes, key: bytes, allocate: Callable[[], bytes]
-) -> bytes:
-    """Physical key of the leaf for `key`; makes the directories on the way."""
-    physical = _locate(txn, leaves, root, key, allocate)
-    assert physical is not None
-    return physical
-
-
-def _locate(
-    txn: Transaction,
-    leaves: Database,
-    root: bytes,
-    key: bytes,
-    allocate: Callable[[], bytes] | None,
-) -> bytes | None:
+    `get`: of `leaves`.
+    """
     parent, start = root, 0
     while len(key) - start > SEGMENT_BYTES:
         entry = parent + key[start : start + SEGMENT_BYTES] + _DIRECTORY
-        record = txn.get(entry, db=leaves)
-        if record is not None:
-            parent = unseal("leaves", entry, record)
-        elif allocate is not None:
-            parent = allocate()
-            txn.put(entry, seal(entry, parent), db=leaves)
-        else:
+        record = get(entry)
+        if record is None:
             return None
+        parent = unseal("leaves", entry, record)
         start += SEGMENT_BYTES
     return parent + key[start:]
 
 
-def remove_leaf(txn: Transaction, leaves: Database, root: bytes, key: bytes) -> bool:
+def make_leaf(leaves: Table, root: bytes, key: bytes, allocate: Callable[[], bytes]) -> bytes:
+    """Physical key of the leaf for `key`; makes the directories on the way."""
+    parent, start = root, 0
+    while len(key) - start > SEGMENT_BYTES:
+        entry = parent + key[start : start + SEGMENT_BYTES] + _DIRECTORY
+        record = leaves.get(entry)
+        if record is not None:
+            parent = unseal("leaves", entry, record)
+        else:
+            parent = allocate()
+            leaves.put(entry, seal(entry, parent))
+        start += SEGMENT_BYTES
+    return parent + key[start:]
+
+
+def remove_leaf(leaves: Table, root: bytes, key: bytes) -> bool:
     """Delete the leaf for `key` and every directory this empties; True if `root` is empty."""
     parent, start = root, 0
     entries: list[bytes] = []  # on the way down, outermost first
     while len(key) - start > SEGMENT_BYTES:
         entry = parent + key[start : start + SEGMENT_BYTES] + _DIRECTORY
-        record = txn.get(entry, db=leaves)
+        record = leaves.get(entry)
         if record is None:
             raise CorruptRecord("leaves", entry, "a directory of a live key is missing")
         entries.append(entry)
         parent = unseal("leaves", entry, record)
         start += SEGMENT_BYTES
     doomed = parent + key[start:]
-    with txn.cursor(db=leaves) as cursor:
-        while True:
-            if not txn.delete(doomed, db=leaves):
-                raise CorruptRecord("leaves", doomed, "a leaf of a live key is missing")
-            if cursor.set_range(parent) and cursor.key()[:ID_BYTES] == parent:
-                return False
-            if not entries:
-                return True
-            doomed = entries.pop()
-            parent = doomed[:ID_BYTES]
+    while True:
+        if not leaves.remove(doomed):
+            raise CorruptRecord("leaves", doomed, "a leaf of a live key is missing")
+        following = leaves.first_from(parent)
+        if following is not None and following[:ID_BYTES] == parent:
+            return False
+        if not entries:
+            return True
+        doomed = entries.pop()
+        parent = doomed[:ID_BYTES]
 
 
 def walk(cursor: Cursor, root: bytes, start: bytes) -> Iterator[tuple[bytes, bytes, memoryview]]:

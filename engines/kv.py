@@ -15,7 +15,6 @@ from typing import Any
 from engines.counters import Counters
 from engines.edits import Edit, EditResult
 from engines.interfaces import (
-    Change,
     ChangeId,
     ChangeKind,
     DeleteResult,
@@ -31,6 +30,7 @@ from engines.interfaces import (
 from engines.kv_edit import EditRun
 from engines.kv_reader import KvReader
 from engines.layout import Leaf
+from engines.made_changes import MadeChanges, Scope
 from engines.mutations import (
     Compare,
     CompareOp,
@@ -44,9 +44,9 @@ from engines.mutations import (
     TxnOp,
     TxnPut,
 )
-from engines.records import Records, Scope
+from engines.overlay import Overlay
+from engines.records import Records
 from engines.retention import sweep, sweep_budget
-from engines.store import Databases, Transaction
 
 __all__ = ["KvEngine", "KvReader"]
 
@@ -63,33 +63,21 @@ _COMPARISONS: dict[CompareOp, Callable[[Any, Any], bool]] = {
 class KvEngine:
     """Runs commands inside one apply's write transaction. Commands have been validated."""
 
-    def __init__(
-        self,
-        txn: Transaction,
-        databases: Databases,
-        counters: Counters,
-        changes: list[Change] | None,
-    ) -> None:
-        """`changes`: where to append every change made, with its value; None: nowhere."""
-        self._records = Records(txn, databases, counters, changes)
+    def __init__(self, overlay: Overlay, counters: Counters, made: MadeChanges | None) -> None:
+        """`made`: where to append every change made, with its value; None: nowhere."""
+        self._records = Records(overlay, counters, made)
         self._counters = counters
 
     def put(self, command: Put, limits: Limits) -> PutResult | Rejected:
-        scope = self._records.scope(command.namespace, command.session)
-        leaf = self._records.find(scope, command.key)
-        if command.if_version is not None and command.if_version != _version(leaf):
-            return _conflict(command.if_version, leaf)
-        revision, window_bytes = self._counters.revision + 1, self._counters.window_bytes
-        version = self._records.put(
-            scope,
-            command.key,
-            leaf,
-            ChangeId(revision, 0),
-            command.value,
-            command.content_type,
-            command.now_ms,
-            command.expires_ms,
-            limits,
+        namespace, session, key, value, content_type, now_ms, expires_ms, expected, _ = command
+        records, counters = self._records, self._counters
+        scope = records.scope(namespace, session)
+        leaf = records.find(scope, key)
+        if expected is not None and expected != _version(leaf):
+            return _conflict(expected, leaf)
+        revision, window_bytes = counters.revision + 1, counters.window_bytes
+        version = records.put(
+            scope, key, leaf, revision, 0, value, content_type, now_ms, expires_ms, limits
         )
         self._finish(revision, 1, window_bytes, limits)
         return PutResult(version, revision)
@@ -170,8 +158,12 @@ class KvEngine:
             return
         counters = self._counters
         counters.revision = revision
-        budget = sweep_budget(changes, counters.window_bytes - window_bytes)
-        sweep(self._records, limits, budget)
+        if (
+            counters.window_changes > limits.watch_window_changes_max
+            or counters.window_bytes > limits.watch_window_bytes_max
+        ):
+            budget = sweep_budget(changes, counters.window_bytes - window_bytes)
+            sweep(self._records, limits, budget)
 
     def _holds(self, scope: Scope, compare: Compare) -> bool:
         leaf = self._records.find(scope, compare.key)
@@ -213,7 +205,7 @@ class KvEngine:
         match op:
             case TxnPut(key, value, content_type, expires_ms):
                 version = self._records.put(
-                    scope, key, leaf, change, value, content_type, now_ms, expires_ms, limits
+                    scope, key, leaf, *change, value, content_type, now_ms, expires_ms, limits
                 )
                 return PutResult(version, change.revision)
             case TxnDelete(key):

@@ -28,7 +28,8 @@ from engines.edits import (
 )
 from engines.interfaces import ChangeId, ChangeKind, Limits
 from engines.layout import Leaf
-from engines.records import Records, Scope
+from engines.made_changes import Scope
+from engines.records import Records
 
 _INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}").fullmatch  # as Redis reads one
 _DECIMAL: Final = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?").fullmatch
@@ -75,13 +76,13 @@ class EditRun:
         for key, draft in self._drafts.items():
             if not draft.changed:
                 continue
-            change = ChangeId(revision, sub)
             if draft.live:
                 self._records.put(
                     self._scope,
                     key,
                     draft.leaf,
-                    change,
+                    revision,
+                    sub,
                     self._value(draft),
                     draft.content_type,
                     self._now_ms,
@@ -90,8 +91,8 @@ class EditRun:
                 )
             elif draft.leaf is not None:
                 self._records.bury(
-                    self._scope, key, draft.leaf, change, ChangeKind.DELETE, self._now_ms,
-                    self._limits,
+                    self._scope, key, draft.leaf, ChangeId(revision, sub), ChangeKind.DELETE,
+                    self._now_ms, self._limits,
                 )  # fmt: skip
             else:
                 continue

@@ -9,6 +9,8 @@ not found. All raise CorruptRecord when a checksum does not verify.
 
 from __future__ import annotations
 
+from functools import partial
+
 from engines.counters import Counters, load_counters
 from engines.errors import Compacted, CorruptRecord, InvalidArgument
 from engines.interfaces import (
@@ -149,7 +151,7 @@ class KvReader:
         and key bring it to `bytes_max` bytes.
         """
         owner = session_key(namespace, session)
-        root = find_root(self._txn, self._databases.sessions, owner)
+        root = find_root(partial(self._txn.get, db=self._databases.sessions), owner)
         records: list[Record] = []
         if root is None:
             return RecordPage((), False)
@@ -279,10 +281,10 @@ class KvReader:
 
     def _leaf(self, owner: bytes, key: bytes) -> Leaf | None:
         txn, databases = self._txn, self._databases
-        root = find_root(txn, databases.sessions, owner)
+        root = find_root(partial(txn.get, db=databases.sessions), owner)
         if root is None:
             return None
-        physical = find_leaf(txn, databases.leaves, root, key)
+        physical = find_leaf(partial(txn.get, db=databases.leaves), root, key)
         if physical is None:
             return None
         view = txn.get(physical, db=databases.leaves)

@@ -42,6 +42,7 @@ _CHANGE_HEAD = Struct(">BQQQQQHHHII")
 
 pack_change_id = CHANGE_ID.pack
 pack_u64 = U64.pack
+_new_tuple = tuple.__new__
 
 
 class Leaf(NamedTuple):
@@ -98,8 +99,13 @@ def unseal(database: str, key: bytes, record: Buffer) -> bytes:
 
 
 def pack_leaf(key: bytes, leaf: Leaf) -> bytes:
-    content_type = leaf[11].encode()
-    body = b"".join((_LEAF_HEAD.pack(*leaf[:11], len(content_type)), content_type, leaf[12]))
+    *head, content_type, retained = leaf
+    return pack_leaf_fields(key, content_type.encode(), retained, *head)
+
+
+def pack_leaf_fields(key: bytes, content_type: bytes, retained: bytes, *head: int) -> bytes:
+    """The same from `Leaf`'s fields up to `retained_bytes`."""
+    body = _LEAF_HEAD.pack(*head, len(content_type)) + content_type + retained
     return _CRC.pack(crc32(body, crc32(key))) + body
 
 
@@ -112,7 +118,8 @@ def unpack_leaf(database: str, key: bytes, record: Buffer) -> Leaf:
         content_type = body[_LEAF_HEAD.size : content_end].decode()
     except (StructError, UnicodeDecodeError) as error:
         raise CorruptRecord(database, key, f"not a leaf: {error}") from error
-    return Leaf._make((*head[:11], content_type, body[content_end:]))
+    # What NamedTuple's own constructors do, without the call of a Python function.
+    return _new_tuple(Leaf, (*head[:11], content_type, body[content_end:]))
 
 
 def retained_changes(leaf: Leaf) -> Iterator[tuple[int, int, int]]:
@@ -121,14 +128,22 @@ def retained_changes(leaf: Leaf) -> Iterator[tuple[int, int, int]]:
     return iterator
 
 
-def pack_change(change_id: bytes, owner: bytes, key: bytes, leaf: Leaf, value: bytes) -> bytes:
-    """The record of the change that led to `leaf`. `owner`: the session's key."""
-    content_type = leaf.content_type.encode()
-    head = _CHANGE_HEAD.pack(
-        leaf.kind, leaf.version, leaf.created_revision, leaf.created_ms, leaf.updated_ms,
-        leaf.expires_ms, len(owner), len(key), len(content_type), len(value), crc32(value),
-    )  # fmt: skip
-    body = b"".join((head, owner, key, content_type))
+def pack_change(
+    change_id: bytes,
+    owner: bytes,
+    key: bytes,
+    content_type: bytes,
+    value: bytes,
+    *head: int,
+) -> bytes:
+    """The record of a change. `owner`: the session's key; `head`: `ChangeHead`'s fields up
+    to `expires_ms`."""
+    body = b"".join((
+        _CHANGE_HEAD.pack(
+            *head, len(owner), len(key), len(content_type), len(value), crc32(value)
+        ),
+        owner, key, content_type,
+    ))  # fmt: skip
     return b"".join((_CRC.pack(crc32(body, crc32(change_id))), body, value))
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engines.edits import Edit
 from engines.interfaces import DueRecord, Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Store a value. `if_version` 0: only if the key is absent; n: only over version n."""
+class Put(NamedTuple):
+    """Store a value. `if_version` 0: only if the key is absent; n: only over version n.
+
+    A tuple, unlike its siblings: making a frozen dataclass of nine fields costs 1.5 us, and
+    this is the command that is made by the million.
+    """
 
     namespace: str
     session: str

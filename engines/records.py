@@ -5,18 +5,21 @@ expired, no leaf, but its history is remembered in `graves` until the deletion l
 the watch window. *Unknown*: neither. Every change is written to `changes` once; leaves
 and graves refer to it by id.
 
+`leaving` says what goes when the floor passes a change, so that the sweep needs no look
+at records: the change itself, which its key's history has dropped already, or a whole
+key, whose deletion it is.
+
 Invariants, which `check.py` verifies: the changes of a key that are kept are those its
-leaf or grave retains, plus those after the floor; a leaf has an entry in `expiry`
-exactly if it expires.
+leaf or grave retains, plus those after the floor; of the latter, those not retained are
+in `leaving`, and so is the deletion of each grave, and nothing else; a leaf has an entry
+in `expiry` exactly if it expires.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from engines.counters import Counters
 from engines.errors import CorruptRecord
-from engines.interfaces import Change, ChangeId, ChangeKind, Limits
+from engines.interfaces import ChangeId, ChangeKind, Limits
 from engines.keyspace import (
     find_leaf,
     find_root,
@@ -26,7 +29,6 @@ from engines.keyspace import (
     session_key,
 )
 from engines.layout import (
-    CHANGE_ID,
     EXPIRY_KEY,
     RETAINED,
     Leaf,
@@ -34,49 +36,34 @@ from engines.layout import (
     pack_change,
     pack_change_id,
     pack_leaf,
+    pack_leaf_fields,
     seal,
     unpack_change,
     unpack_leaf,
+    unseal,
 )
-from engines.store import Databases, Transaction
+from engines.made_changes import MadeChanges, Scope
+from engines.overlay import Overlay
 
 _NO_HISTORY = (0, 0, b"")
-
-
-@dataclass(slots=True)
-class Scope:
-    """A session as seen within one apply. `root` is None while it holds no live key."""
-
-    namespace: str
-    session: str
-    key: bytes  # its key in `sessions`
-    root: bytes | None
+_DROP = b""  # in `leaving`: the change goes; else the name of the grave that goes
 
 
 class Records:
     """The records of one apply's write transaction."""
 
-    def __init__(
-        self,
-        txn: Transaction,
-        databases: Databases,
-        counters: Counters,
-        changes: list[Change] | None,
-    ) -> None:
-        """`changes`: where to append every change made, with its value; None: nowhere."""
-        self.txn = txn
-        self.databases = databases
+    def __init__(self, overlay: Overlay, counters: Counters, made: MadeChanges | None) -> None:
+        """`made`: where to append every change made, with its value; None: nowhere."""
+        self.overlay = overlay
         self.counters = counters
-        self._changes = changes
+        self._made = None if made is None else made.parts
         self._scopes: dict[tuple[str, str], Scope] = {}
 
     def scope(self, namespace: str, session: str) -> Scope:
         scope = self._scopes.get((namespace, session))
         if scope is None:
             key = session_key(namespace, session)
-            scope = Scope(
-                namespace, session, key, find_root(self.txn, self.databases.sessions, key)
-            )
+            scope = Scope(namespace, session, key, find_root(self.overlay.sessions.get, key))
             self._scopes[namespace, session] = scope
         return scope
 
@@ -84,11 +71,11 @@ class Records:
         """The live leaf of `key`."""
         if scope.root is None:
             return None
-        leaves = self.databases.leaves
-        physical = find_leaf(self.txn, leaves, scope.root, key)
+        leaves = self.overlay.leaves
+        physical = find_leaf(leaves.get, scope.root, key)
         if physical is None:
             return None
-        record = self.txn.get(physical, db=leaves)
+        record = leaves.get(physical)
         return None if record is None else unpack_leaf("leaves", physical, record)
 
     def find_grave(self, scope: Scope, key: bytes) -> Leaf | None:
@@ -96,13 +83,13 @@ class Records:
         if self.counters.graves == 0:
             return None
         name = grave_key(scope.key, key)
-        record = self.txn.get(name, db=self.databases.graves)
+        record = self.overlay.graves.get(name)
         return None if record is None else unpack_leaf("graves", name, record)
 
     def value(self, leaf: Leaf) -> bytes:
         """The value of a live leaf."""
         change_id = pack_change_id(leaf.revision, leaf.sub)
-        record = self.txn.get(change_id, db=self.databases.changes)
+        record = self.overlay.changes.get(change_id)
         if record is None:
             raise CorruptRecord("changes", change_id, "the value of a live key is missing")
         return change_value(change_id, record, unpack_change(change_id, record))
@@ -112,42 +99,57 @@ class Records:
         scope: Scope,
         key: bytes,
         old: Leaf | None,
-        change: ChangeId,
+        revision: int,
+        sub: int,
         value: bytes,
         content_type: str,
         now_ms: int,
         expires_ms: int | None,
         limits: Limits,
     ) -> int:
-        """Store a value as the change `change`; returns the record's version.
+        """Store a value as the change (revision, sub); returns the record's version.
 
         `old`: the live leaf, as just found.
         """
-        counters = self.counters
+        counters, overlay = self.counters, self.overlay
         size = len(value)
         if old is None:
-            version, created_revision, created_ms = 1, change.revision, now_ms
+            version, created_revision, created_ms = 1, revision, now_ms
             retained_bytes, compacted, retained = self._exhume(scope, key)
             counters.keys += 1
             counters.value_bytes += size
         else:
-            version, created_revision, created_ms = (
-                old.version + 1, old.created_revision, old.created_ms,
-            )  # fmt: skip
-            retained_bytes, compacted, retained = old.retained_bytes, old.compacted, old.retained
-            counters.value_bytes += size - old.size
-            if old.expires_ms:
+            # By place: a name would cost a call for each.
+            _, _, _, compacted, version, created_revision, created_ms, _, expired_ms, old_size, \
+                retained_bytes, _, retained = old  # fmt: skip
+            version += 1
+            counters.value_bytes += size - old_size
+            if expired_ms:
                 self._drop_expiry(old)
+        expires = 0
         if expires_ms is not None:
-            entry = EXPIRY_KEY.pack(expires_ms, *change)
-            self.txn.put(entry, b"", db=self.databases.expiry)
-        leaf = Leaf(
-            change.revision, change.sub, ChangeKind.PUT, compacted, version, created_revision,
-            created_ms, now_ms, expires_ms or 0, size, retained_bytes + size, content_type,
-            retained + RETAINED.pack(*change, size),
+            expires = expires_ms
+            overlay.expiry.put(EXPIRY_KEY.pack(expires, revision, sub), b"")
+        type_bytes = content_type.encode()
+        self._record(
+            scope, key, revision, sub, ChangeKind.PUT, type_bytes, value, version,
+            created_revision, created_ms, now_ms, expires,
         )  # fmt: skip
-        self._record(scope, key, change, ChangeKind.PUT, leaf, value)
-        self._write_leaf(scope, key, self._trimmed(leaf, limits))
+        retained += RETAINED.pack(revision, sub, size)
+        retained_bytes += size
+        if (
+            len(retained) > limits.history_versions_max * RETAINED.size
+            or retained_bytes > limits.history_bytes_max
+        ):
+            retained, retained_bytes, cut = self._trimmed(retained, retained_bytes, limits)
+            compacted |= cut
+        root = scope.root or self._make_root(scope)
+        physical = make_leaf(overlay.leaves, root, key, counters.allocate)
+        record = pack_leaf_fields(
+            physical, type_bytes, retained, revision, sub, ChangeKind.PUT, compacted, version,
+            created_revision, created_ms, now_ms, expires, size, retained_bytes,
+        )  # fmt: skip
+        overlay.leaves.put(physical, record)
         return version
 
     def bury(
@@ -168,105 +170,138 @@ class Records:
         if old.expires_ms:
             self._drop_expiry(old)
         assert scope.root is not None
-        if remove_leaf(self.txn, self.databases.leaves, scope.root, key):
-            self.txn.delete(scope.key, db=self.databases.sessions)
+        if remove_leaf(self.overlay.leaves, scope.root, key):
+            self.overlay.sessions.delete(scope.key)
             scope.root = None
+        self._record(
+            scope, key, change.revision, change.sub, kind, b"", None, old.version,
+            old.created_revision, old.created_ms, now_ms, 0,
+        )  # fmt: skip
+        retained, retained_bytes, cut = self._trimmed(
+            old.retained + RETAINED.pack(*change, 0), old.retained_bytes, limits
+        )
         grave = old._replace(
             revision=change.revision,
             sub=change.sub,
             kind=kind,
+            compacted=old.compacted | cut,
             updated_ms=now_ms,
             expires_ms=0,
             size=0,
+            retained_bytes=retained_bytes,
             content_type="",
-            retained=old.retained + RETAINED.pack(*change, 0),
+            retained=retained,
         )
-        self._record(scope, key, change, kind, grave, None)
-        self.write_grave(scope, key, self._trimmed(grave, limits))
+        name = grave_key(scope.key, key)
+        self._leave(pack_change_id(*change), name)
+        self.overlay.graves.put(name, pack_leaf(name, grave))
 
-    def forget(self, scope: Scope, key: bytes, grave: Leaf) -> None:
+    def passed(self, change_id: bytes) -> None:
+        """The floor has passed a change: let go what it kept."""
+        if self.counters.leaving == 0:
+            return
+        sealed = self.overlay.leaving.pop(change_id)
+        if sealed is None:
+            return
+        self.counters.leaving -= 1
+        name = unseal("leaving", change_id, sealed)
+        if name == _DROP:
+            self._drop_change(change_id)
+        else:
+            self._forget(name)
+
+    def _forget(self, name: bytes) -> None:
         """Remove a grave and every change that it retains."""
-        self.txn.delete(grave_key(scope.key, key), db=self.databases.graves)
+        record = self.overlay.graves.pop(name)
+        if record is None:
+            raise CorruptRecord("graves", name, "what is remembered of a deleted key is missing")
         self.counters.graves -= 1
+        grave = unpack_leaf("graves", name, record)
         for revision, sub, _ in RETAINED.iter_unpack(grave.retained):
-            self.drop_change(pack_change_id(revision, sub))
+            self._drop_change(pack_change_id(revision, sub))
 
-    def drop_change(self, change_id: bytes) -> None:
-        if not self.txn.delete(change_id, db=self.databases.changes):
-            raise CorruptRecord("changes", change_id, "a change to be dropped is missing")
+    def _drop_change(self, change_id: bytes) -> None:
+        self.overlay.changes.drop(change_id)
         self.counters.changes -= 1
 
-    def write_grave(self, scope: Scope, key: bytes, grave: Leaf) -> None:
-        name = grave_key(scope.key, key)
-        self.txn.put(name, pack_leaf(name, grave), db=self.databases.graves)
+    def _leave(self, change_id: bytes, what: bytes) -> None:
+        """Have `what` go once the floor passes `change_id`."""
+        self.overlay.leaving.put(change_id, seal(change_id, what))
+        self.counters.leaving += 1
 
     def _exhume(self, scope: Scope, key: bytes) -> tuple[int, int, bytes]:
         """(retained_bytes, compacted, retained) that a key which is made anew inherits."""
         grave = self.find_grave(scope, key)
         if grave is None:
             return _NO_HISTORY
-        self.txn.delete(grave_key(scope.key, key), db=self.databases.graves)
+        self.overlay.graves.delete(grave_key(scope.key, key))
         self.counters.graves -= 1
+        deletion = pack_change_id(grave.revision, grave.sub)
+        if not self.overlay.leaving.delete(deletion):
+            raise CorruptRecord("leaving", deletion, "the deletion of a grave is missing")
+        self.counters.leaving -= 1
         return grave.retained_bytes, grave.compacted, grave.retained
 
     def _record(
         self,
         scope: Scope,
         key: bytes,
-        change: ChangeId,
+        revision: int,
+        sub: int,
         kind: ChangeKind,
-        leaf: Leaf,
+        content_type: bytes,
         value: bytes | None,
+        version: int,
+        created_revision: int,
+        created_ms: int,
+        time_ms: int,
+        expires_ms: int,
     ) -> None:
-        change_id = pack_change_id(*change)
-        record = pack_change(change_id, scope.key, key, leaf, value or b"")
-        # Ids only grow, so the tree's last page is filled to the brim and never searched for.
-        if not self.txn.put(change_id, record, append=True, db=self.databases.changes):
-            raise CorruptRecord("changes", change_id, "a newer change exists already")
+        """Append the change."""
+        change_id = pack_change_id(revision, sub)
+        record = pack_change(
+            change_id, scope.key, key, content_type, value or b"", kind, version,
+            created_revision, created_ms, time_ms, expires_ms,
+        )  # fmt: skip
+        self.overlay.changes.append(change_id, record)
         counters = self.counters
         counters.changes += 1
         counters.window_changes += 1
         counters.window_bytes += len(record)
-        if self._changes is not None:
-            made = Change(
-                change, kind, scope.namespace, scope.session, key, value, leaf.size,
-                leaf.content_type, leaf.version, leaf.updated_ms, leaf.expires_ms or None,
-            )  # fmt: skip
-            self._changes.append(made)
+        if self._made is not None:
+            self._made.append(
+                (revision, sub, kind, scope, key, value, content_type, version, time_ms, expires_ms)
+            )
 
-    def _write_leaf(self, scope: Scope, key: bytes, leaf: Leaf) -> None:
-        counters = self.counters
-        leaves = self.databases.leaves
-        root = scope.root
-        if root is None:
-            root = scope.root = counters.allocate()
-            self.txn.put(scope.key, seal(scope.key, root), db=self.databases.sessions)
-        physical = make_leaf(self.txn, leaves, root, key, counters.allocate)
-        self.txn.put(physical, pack_leaf(physical, leaf), db=leaves)
+    def _make_root(self, scope: Scope) -> bytes:
+        root = scope.root = self.counters.allocate()
+        self.overlay.sessions.put(scope.key, seal(scope.key, root))
+        return root
 
     def _drop_expiry(self, leaf: Leaf) -> None:
         entry = EXPIRY_KEY.pack(leaf.expires_ms, leaf.revision, leaf.sub)
-        if not self.txn.delete(entry, db=self.databases.expiry):
+        if not self.overlay.expiry.delete(entry):
             raise CorruptRecord("expiry", entry, "the deadline of a live key is missing")
 
-    def _trimmed(self, leaf: Leaf, limits: Limits) -> Leaf:
-        """`leaf` with its oldest changes dropped down to the limits, the newest kept.
+    def _trimmed(self, retained: bytes, size: int, limits: Limits) -> tuple[bytes, int, int]:
+        """Drop the oldest changes down to the limits, the newest kept.
 
-        A change that the floor has not passed yet stays in the window; the sweep drops it.
+        Returns (what is retained, its bytes, 1 if something was dropped). A change that the
+        floor has not passed yet stays in the window until it does.
         """
-        count = len(leaf.retained) // RETAINED.size
-        size = leaf.retained_bytes
-        if count <= limits.history_versions_max and size <= limits.history_bytes_max:
-            return leaf
-        floor = self.counters.floor
+        count = len(retained) // RETAINED.size
+        floor = (self.counters.floor_revision, self.counters.floor_sub)
         start = 0
         while count > 1 and (
             count > limits.history_versions_max or size > limits.history_bytes_max
         ):
-            revision, sub, oldest = RETAINED.unpack_from(leaf.retained, start)
+            revision, sub, oldest = RETAINED.unpack_from(retained, start)
+            change_id = pack_change_id(revision, sub)
             if (revision, sub) <= floor:
-                self.drop_change(CHANGE_ID.pack(revision, sub))
+                self._drop_change(change_id)
+            else:
+                self._leave(change_id, _DROP)
             start += RETAINED.size
             count -= 1
             size -= oldest
-        return leaf._replace(compacted=1, retained=leaf.retained[start:], retained_bytes=size)
+        return retained[start:], size, int(start > 0)

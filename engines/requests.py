@@ -26,7 +26,7 @@ from engines.counters import Counters
 from engines.errors import CorruptRecord
 from engines.interfaces import Limits, RejectCode, Rejected, Result
 from engines.layout import pack_u64, seal, unseal
-from engines.store import Databases, Transaction
+from engines.overlay import Overlay
 
 # Forgetting keeps pace with remembering as the sweep does (retention.py), so that one
 # large result does not have to push out thousands of small ones at once.
@@ -39,15 +39,15 @@ _REUSED = Rejected(RejectCode.REQUEST_ID_REUSED, "this request id was used for a
 class RequestTable:
     """The request ids of one apply's write transaction."""
 
-    def __init__(self, txn: Transaction, databases: Databases, counters: Counters) -> None:
-        self._txn = txn
-        self._databases = databases
+    def __init__(self, overlay: Overlay, counters: Counters) -> None:
+        self._requests = overlay.requests
+        self._order = overlay.request_order
         self._counters = counters
 
     def recall(self, namespace: str, request_id: str, command: Command) -> Result | None:
         """The outcome that this id had; REQUEST_ID_REUSED for another command; else None."""
         key = _key(namespace, request_id)
-        record = self._txn.get(key, db=self._databases.requests)
+        record = self._requests.get(key)
         if record is None:
             return None
         body = unseal("requests", key, record)
@@ -63,8 +63,8 @@ class RequestTable:
         key = _key(namespace, request_id)
         record = seal(key, request_digest(command) + encode_result(result))
         order = pack_u64(counters.request_next)
-        self._txn.put(key, record, db=self._databases.requests)
-        self._txn.put(order, seal(order, key), append=True, db=self._databases.request_order)
+        self._requests.put(key, record)
+        self._order.put(order, seal(order, key))
         counters.request_next += 1
         counters.request_bytes += len(record)
         budget = FORGET_STEPS + len(record) // FORGET_BYTES_PER_STEP
@@ -82,11 +82,11 @@ class RequestTable:
     def _forget_oldest(self) -> None:
         counters = self._counters
         order = pack_u64(counters.request_first)
-        sealed = self._txn.pop(order, db=self._databases.request_order)
+        sealed = self._order.pop(order)
         if sealed is None:
             raise CorruptRecord("request_order", order, "missing")
         key = unseal("request_order", order, sealed)
-        record = self._txn.pop(key, db=self._databases.requests)
+        record = self._requests.pop(key)
         if record is None:
             raise CorruptRecord("requests", key, "missing")
         counters.request_first += 1

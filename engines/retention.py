@@ -5,6 +5,8 @@ kept whole so that a watch may resume. The *floor* is the id of the newest chang
 has left the window. A sweep moves it on, one change at a time, after every command that
 changed something, and drops a change it passes unless its key still retains it as
 history. A deletion that leaves the window takes all that is left of its key with it.
+`leaving` tells which (see records.py), so a step needs no more of a change than its id
+and its length.
 
 Budget. A sweep that only kept up would take one step per change. It may take more,
 because one large value can push out many small changes: SWEEP_STEPS_PER_CHANGE steps
@@ -21,12 +23,8 @@ once per apply would be cheaper and would make replicas differ.
 
 from __future__ import annotations
 
-from engines.errors import CorruptRecord
 from engines.interfaces import Limits
-from engines.keyspace import split_session_key
-from engines.layout import CHANGE_ID, RETAINED, ChangeHead, Leaf, unpack_change
 from engines.records import Records
-from engines.store import Cursor
 
 SWEEP_STEPS_PER_CHANGE = 4
 SWEEP_BYTES_PER_STEP = 4096
@@ -41,48 +39,14 @@ def sweep(records: Records, limits: Limits, budget: int) -> None:
     """Move the floor until the window is within its limits or the budget is spent."""
     counters = records.counters
     changes_max, bytes_max = limits.watch_window_changes_max, limits.watch_window_bytes_max
-    if counters.window_changes <= changes_max and counters.window_bytes <= bytes_max:
-        return
-    with records.txn.cursor(db=records.databases.changes) as cursor:
-        while budget > 0 and counters.window_changes > 0:
-            if counters.window_changes <= changes_max and counters.window_bytes <= bytes_max:
-                return
-            _step(records, cursor)
-            budget -= 1
-
-
-def _step(records: Records, cursor: Cursor) -> None:
-    """Pass the oldest change of the window."""
-    counters = records.counters
-    # A NUL more than the floor's key: the smallest key that is greater.
-    if not cursor.set_range(CHANGE_ID.pack(*counters.floor) + b"\x00"):
-        raise CorruptRecord("changes", b"", "the window holds fewer changes than counted")
-    change_id = bytes(cursor.key())
-    record = cursor.value()
-    head = unpack_change(change_id, record)
-    counters.window_changes -= 1
-    counters.window_bytes -= len(record)
-    counters.floor_revision, counters.floor_sub = CHANGE_ID.unpack(change_id)
-    del record  # The view ends here: what follows writes.
-    _pass(records, change_id, head)
-
-
-def _pass(records: Records, change_id: bytes, head: ChangeHead) -> None:
-    scope = records.scope(*split_session_key(head.owner))
-    leaf = records.find(scope, head.key)
-    if leaf is None:
-        leaf = records.find_grave(scope, head.key)
-        if leaf is None:
-            raise CorruptRecord("changes", change_id, "its key is neither live nor in a grave")
-        if (leaf.revision, leaf.sub) == CHANGE_ID.unpack(change_id):
-            records.forget(scope, head.key, leaf)
-            return
-    if not _retains(leaf, change_id):
-        records.drop_change(change_id)
-
-
-def _retains(leaf: Leaf, change_id: bytes) -> bool:
-    found = leaf.retained.find(change_id)
-    while found >= 0 and found % RETAINED.size:
-        found = leaf.retained.find(change_id, found + 1)
-    return found >= 0
+    while (
+        (counters.window_changes > changes_max or counters.window_bytes > bytes_max)
+        and budget > 0
+        and counters.window_changes > 0
+    ):
+        change_id, size = records.overlay.changes.next_after(counters.floor_id)
+        counters.window_changes -= 1
+        counters.window_bytes -= size
+        counters.floor_id = change_id
+        records.passed(change_id)
+        budget -= 1

@@ -31,9 +31,11 @@ from engines.interfaces import (
 )
 from engines.kv import KvEngine, KvReader
 from engines.layout import seal, unseal
+from engines.made_changes import MadeChanges
+from engines.overlay import Overlay
 from engines.requests import RequestTable
 from engines.store import Databases, Store, Transaction
-from engines.validation import validate
+from engines.validation import Validator
 
 LIMITS_KEY = b"limits"
 
@@ -116,7 +118,7 @@ class StateMachine:
         StoreFailed, CorruptRecord. What `on_changes` raises passes through, after the
         commit.
         """
-        changes: list[Change] | None = None if self.on_changes is None else []
+        changes = None if self.on_changes is None else MadeChanges()
         store = self._store
         with store.write() as txn:
             application = _Application(txn, store.databases, self._limits, changes)
@@ -191,14 +193,16 @@ class _Application:
         txn: Transaction,
         databases: Databases,
         limits: Limits,
-        changes: list[Change] | None,
+        changes: MadeChanges | None,
     ) -> None:
         self.counters: Counters = load_counters(txn, databases)
         self.limits = limits
+        self._validator = Validator(limits)
         self._txn = txn
         self._databases = databases
-        self._kv = KvEngine(txn, databases, self.counters, changes)
-        self._requests = RequestTable(txn, databases, self.counters)
+        self._overlay = overlay = Overlay(txn, databases)
+        self._kv = KvEngine(overlay, self.counters, changes)
+        self._requests = RequestTable(overlay, self.counters)
         self._advanced = False
 
     def run(self, batch: Batch) -> list[object]:
@@ -216,13 +220,16 @@ class _Application:
 
     def finish(self) -> None:
         if self._advanced:
+            self._overlay.flush()
             save_counters(self._txn, self._databases, self.counters)
 
     def _execute(self, command: Command) -> Result:
         try:
-            validate(command, self.limits)
+            self._validator.validate(command)
         except InvalidArgument as error:
             return Rejected(RejectCode.LIMIT_EXCEEDED, str(error))
+        if type(command) is Put and command.request_id is None:
+            return self._kv.put(command, self.limits)
         if isinstance(command, Expire):
             return self._kv.expire(command, self.limits)
         if isinstance(command, Configure):
@@ -254,6 +261,7 @@ class _Application:
         if changed:
             _save_limits(self._txn, self._databases, limits)
             self.limits = limits
+            self._validator = Validator(limits)
         return ConfigureResult(changed)
 
 

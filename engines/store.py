@@ -48,7 +48,7 @@ from engines.errors import (
 from engines.layout import seal, unseal
 from engines.resident import find_mapping, release
 
-FORMAT = b"hivemem state 1"
+FORMAT = b"hivemem state 2"
 CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
 
 DATA = "data.mdb"  # LMDB's name for the file
@@ -72,6 +72,7 @@ class Databases(NamedTuple):
     leaves: Database
     graves: Database
     changes: Database
+    leaving: Database
     expiry: Database
     requests: Database
     request_order: Database

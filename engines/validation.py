@@ -41,7 +41,6 @@ from engines.mutations import (
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]+").fullmatch
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
-_PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*").fullmatch
 
 
 def validate(command: Command, limits: Limits) -> None:
@@ -70,6 +69,45 @@ def validate(command: Command, limits: Limits) -> None:
             problems = command.limits.problems()
             if problems:
                 raise InvalidArgument("limits", "; ".join(problems))
+
+
+class Validator:
+    """`validate` for many commands under the same limits: looks at each name once.
+
+    It remembers the names it saw, so it is to be as short-lived as one apply.
+    """
+
+    __slots__ = ("_limits", "_names")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._names: set[tuple[str, str]] = set()  # namespaces with sessions that are valid
+
+    def validate(self, command: Command) -> None:
+        """Raises InvalidArgument, naming the first field at fault."""
+        if type(command) is not Put:
+            validate(command, self._limits)
+            return
+        names = command[:2]
+        if names not in self._names:
+            validate(command, self._limits)
+            self._names.add(names)
+        elif not _is_plain(command, self._limits):
+            validate(command, self._limits)
+
+
+def _is_plain(put: Put, limits: Limits) -> bool:
+    """Whether everything but the names is certainly valid; False says nothing."""
+    _, _, key, value, content_type, now_ms, expires_ms, if_version, request_id = put
+    return (
+        0 < len(key) <= limits.key_bytes_max
+        and len(value) <= limits.value_bytes_max
+        and not content_type
+        and 0 <= now_ms <= INTEGER_MAX // 2
+        and expires_ms is None
+        and if_version is None
+        and request_id is None
+    )
 
 
 def validate_namespace(namespace: str, limits: Limits) -> None:
@@ -116,7 +154,7 @@ def _validate_value(value: bytes, content_type: str, limits: Limits, prefix: str
             "VALUE_TOO_LARGE",
         )
     # It is given back as an HTTP header: a line break in it would forge another header.
-    if not _PRINTABLE_ASCII(content_type):
+    if not (content_type.isascii() and content_type.isprintable()):
         raise InvalidArgument(f"{prefix}content_type", "must be printable ASCII")
     if len(content_type) > limits.content_type_bytes_max:
         raise InvalidArgument(
@@ -140,7 +178,7 @@ def _validate_condition(if_version: int | None, request_id: str | None, limits: 
         raise InvalidArgument("if_version", "must be a whole number of at least 0")
     if request_id is None:
         return
-    if not request_id or not _PRINTABLE_ASCII(request_id):
+    if not request_id or not (request_id.isascii() and request_id.isprintable()):
         raise InvalidArgument("request_id", "must be printable ASCII and not empty")
     if len(request_id) > limits.request_id_bytes_max:
         raise InvalidArgument(

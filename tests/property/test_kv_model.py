@@ -374,7 +374,7 @@ class KvMachine(RuleBasedStateMachine):
             case Put():
                 moved = self.now - command.now_ms
                 expires = command.expires_ms and command.expires_ms + moved
-                self.commit(replace(command, now_ms=self.now, expires_ms=expires))
+                self.commit(command._replace(now_ms=self.now, expires_ms=expires))
             case Delete():
                 self.commit(replace(command, now_ms=self.now))
             case Txn():

@@ -287,7 +287,7 @@ def test_a_retry_gets_the_first_result_and_has_no_second_effect(state: State) ->
 
 def test_a_retry_in_the_same_entry_is_recognised(state: State) -> None:
     put = Put("n", "s", b"k", b"v", "", NOW, request_id="r")
-    assert state.apply(put, replace(put, now_ms=NOW + 1)) == [PutResult(1, 1)] * 2
+    assert state.apply(put, put._replace(now_ms=NOW + 1)) == [PutResult(1, 1)] * 2
 
 
 def test_a_retry_after_its_own_success_does_not_conflict_with_itself(state: State) -> None:

@@ -1,0 +1,129 @@
+"""What one apply has written, before it is in the store: read through, written once.
+
+The commands of an apply read and write dictionaries in memory; at its end each database
+is written in key order, in one call. A write to LMDB costs a call, a release of the
+interpreter's lock (which the log's thread may then hold on to) and a search from the
+root; neighbours in one page are thus found together and a record that is written twice
+is written once.
+
+A *table* is one database within one apply. It is also where the stored and the new bytes
+of a record meet (`flush`, `remove`): what must be known of every change of a record, a
+digest say, belongs there.
+
+Invariant: reading through a table gives what reading the store would if each write had
+been made at once. So the store's bytes do not depend on how entries are batched.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+from engines.change_log import ChangeLog
+from engines.store import Database as StoreDatabase
+from engines.store import Databases, Transaction
+
+_BY_KEY = itemgetter(0)
+
+
+class Table:
+    """One database, as the apply leaves it so far."""
+
+    __slots__ = ("_append", "_database", "_txn", "_written")
+
+    def __init__(self, txn: Transaction, database: StoreDatabase, *, append: bool = False) -> None:
+        """`append`: every new key is greater than all before it, so that pages fill up."""
+        self._txn = txn
+        self._database = database
+        self._append = append
+        self._written: dict[bytes, bytes | None] = {}  # None: deleted
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record, as a copy."""
+        try:
+            return self._written[key]
+        except KeyError:
+            record = self._txn.get(key, db=self._database)
+            return None if record is None else bytes(record)
+
+    def put(self, key: bytes, record: bytes) -> None:
+        self._written[key] = record
+
+    def delete(self, key: bytes) -> bool:
+        """Whether there was one to delete."""
+        if self.get(key) is None:
+            return False
+        self._written[key] = None
+        return True
+
+    def pop(self, key: bytes) -> bytes | None:
+        """Delete the record and return it."""
+        record = self.get(key)
+        if record is not None:
+            self._written[key] = None
+        return record
+
+    def remove(self, key: bytes) -> bool:
+        """Delete in the store at once, and write all that waits before it: for who looks
+        at a database's neighbours next. Whether there was one."""
+        self.flush()
+        return self._txn.delete(key, db=self._database)
+
+    def first_from(self, key: bytes) -> bytes | None:
+        """The first key >= `key` in the store, which must hold all (see `remove`)."""
+        assert not self._written, "what waits is not in the store"
+        with self._txn.cursor(db=self._database) as cursor:
+            return bytes(cursor.key()) if cursor.set_range(key) else None
+
+    def flush(self) -> None:
+        """Write what waits, in key order."""
+        written = self._written
+        if not written:
+            return
+        self._written = {}
+        puts: list[tuple[bytes, bytes]] = []
+        for key, record in written.items():
+            if record is not None:
+                puts.append((key, record))
+            else:
+                # Not there if it was put and deleted within the apply.
+                self._txn.delete(key, db=self._database)
+        if puts:
+            puts.sort(key=_BY_KEY)
+            with self._txn.cursor(db=self._database) as cursor:
+                cursor.putmulti(puts, append=self._append)
+
+
+class Overlay:
+    """The tables of one apply."""
+
+    __slots__ = (
+        "changes",
+        "expiry",
+        "graves",
+        "leaves",
+        "leaving",
+        "request_order",
+        "requests",
+        "sessions",
+    )
+
+    def __init__(self, txn: Transaction, databases: Databases) -> None:
+        self.sessions = Table(txn, databases.sessions)
+        self.leaves = Table(txn, databases.leaves)
+        self.graves = Table(txn, databases.graves)
+        self.changes = ChangeLog(txn, databases.changes)
+        self.leaving = Table(txn, databases.leaving)
+        self.expiry = Table(txn, databases.expiry)
+        self.requests = Table(txn, databases.requests)
+        self.request_order = Table(txn, databases.request_order, append=True)
+
+    def flush(self) -> None:
+        """Write everything. Raises CorruptRecord."""
+        self.sessions.flush()
+        self.leaves.flush()
+        self.graves.flush()
+        self.changes.flush()
+        self.leaving.flush()
+        self.expiry.flush()
+        self.requests.flush()
+        self.request_order.flush()
