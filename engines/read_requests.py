@@ -22,6 +22,7 @@ PAGE_ITEMS_MAX = 1_000  # records, changes or names of one page
 PAGE_BYTES_MAX = 16 * MIB  # value bytes of one answer; its first item always fits
 WALK_ITEMS_MAX = 10_000  # of one page of a walk, which holds no values
 WALK_BYTES_MAX = 1 * MIB  # of names
+HELD_BYTES = 1 * MIB  # value bytes that are read in one turn of a loop, unless said otherwise
 MANY_ITEMS_MAX = 4_096  # records asked for by name in one request
 KEY_BYTES_MAX = 0xFFFF  # the largest that `Limits` can allow
 _CHANGE_ID_MAX = (1 << 64) - 1  # of a number in a cursor, which callers may make up
@@ -163,7 +164,7 @@ class GetHeld:
     """
 
     wanted: tuple[WantedHeld, ...]
-    bytes_max: int = PAGE_BYTES_MAX
+    bytes_max: int = HELD_BYTES
     offload: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
