@@ -40,6 +40,7 @@ class MoveCluster:
     known_under_way: list[Step] = field(default_factory=list)
     stale: dict[int, Configuration] = field(default_factory=dict)
     done: list[Step] = field(default_factory=list)
+    seen_alive: dict[Step, frozenset[str]] = field(default_factory=dict)  # when it was decided
 
     def __post_init__(self) -> None:
         for partition in self.map.partitions:
@@ -112,6 +113,7 @@ class MoveCluster:
         self.stale = fresh
         steps = next_steps(self.map, seen, self._health(), self.limits)
         self._check_throttle(steps, seen)
+        self.seen_alive.update(dict.fromkeys(steps, self.alive))
         self.on_their_way += steps
         self.known_under_way += steps
 
@@ -167,6 +169,10 @@ class MoveCluster:
             return
         if isinstance(action, Remove):
             assert action.id != group.leader, "the leader is removed before it handed over"
+            healthy = found.voters & self.seen_alive[step]
+            if action.id in healthy:
+                left = len(healthy) - 1
+                assert left >= self.map.replication_factor, f"{left} healthy voters are left"
         try:
             members = membership.changed(found, action)
         except ChangeRefused:

@@ -164,6 +164,7 @@ ADD_D = Add(Member("d", peer="d:1"))
         (looked("bcd", "e", dead="e"), Remove("e")),
         (looked("abc", "d", caught_up="d", dead="d"), None),
         (looked("abe", "c", dead="c"), ADD_D),
+        (looked("abe", "c"), None),
         # A wanted voter is dead: no healthy one goes before it is back.
         (looked("abcd", dead="d"), None),
         (looked("abcd", dead="a"), Remove("a")),
@@ -180,6 +181,7 @@ ADD_D = Add(Member("d", peer="d:1"))
         (looked("bcdef", wanted="bcd", dead="c"), Remove("e")),
         (looked("bcdf", wanted="bcd", dead="c"), None),
         (looked("abc", wanted="bc", dead="a"), Remove("a")),
+        (looked("abcdef", wanted="bcdef", dead="af"), Remove("a")),
         # Without a majority nothing can be changed.
         (looked("abc", wanted="bc", dead="ac"), None),
         # Nobody to ask.

@@ -62,7 +62,9 @@ def settled(nodes: list[NodeFacts], current: PartitionMap) -> PartitionMap:
 
 
 def changed(nodes: list[NodeFacts], name: str, **facts: bool) -> list[NodeFacts]:
-    return [replace(node, **facts) if node.id == name else node for node in nodes]  # type: ignore[arg-type]
+    found = {node.id: node for node in nodes}
+    found[name] = replace(found[name], **facts)  # type: ignore[arg-type]
+    return list(found.values())
 
 
 def check_complete(placed: PartitionMap, nodes: list[NodeFacts], factor: int) -> None:
@@ -198,10 +200,11 @@ def every_placement(
 def domains(draw: st.DrawFn) -> list[NodeFacts]:
     """Up to five nodes: in racks, in racks within zones, or in nothing."""
     nodes = []
+    zones = draw(st.booleans())  # for all or none: otherwise domains would form no tree
     for node in plain(draw(st.integers(1, 5))):
         rack = draw(st.sampled_from(["1", "2", "3", ""]))
         labels = (f"rack={rack}",) if rack else ()
-        if rack and draw(st.booleans()):
+        if rack and zones:
             labels = (f"zone={min(rack, '2')}", *labels)
         nodes.append(replace(node, labels=labels))
     return nodes
