@@ -120,12 +120,14 @@ class PlacementDuties:
         """Change the map if that is due, else come closer to it. True: more to do soon."""
         if not _may_change(found, current):
             return True
-        changed = rebalance(found.nodes, current)
+        reached = progress(current, found.configurations)
+        changed = None
+        if reached.partitions_done == reached.partitions_total or _must_change(found, current):
+            changed = rebalance(found.nodes, current)
         if changed is not None:
             logger.info("partition map %d replaces map %d", changed.epoch, current.epoch)
             await self._partitions.state.put_map(changed, self._deadline())
             return True
-        reached = progress(current, found.configurations)
         steps = self._next_steps(found, current)
         if not steps and not reached.learners:
             wanted = leader_transfers(current, found.configurations, found.leaders, found.nodes)
@@ -225,6 +227,13 @@ def _may_change(found: Situation, current: PartitionMap) -> bool:
         partition.id in found.configurations and partition.id in found.leaders
         for partition in current.partitions
     )
+
+
+def _must_change(found: Situation, current: PartitionMap) -> bool:
+    """Should a replica be where it cannot stay? Then the moves that are on their way may never
+    end, and need not: what they are for has changed."""
+    usable = {node.id for node in found.nodes if node.usable}
+    return any(not usable.issuperset(each.replicas) for each in current.partitions)
 
 
 def _caught_up(found: Situation, group: int) -> frozenset[str]:
