@@ -51,6 +51,7 @@ class Compactor:
         self._bytes_since = 0
         self._making = False
         self._entries_from = 0  # counting begins here after one that did not come off
+        self.failure: Exception | None = None  # why the last one did not; None: it did
 
     def started(self, applied_index: int) -> None:
         """Guess, from its share of the log, what was applied since the last snapshot."""
@@ -82,6 +83,7 @@ class Compactor:
 
         def done(meta: SnapshotMeta | None, error: Exception | None) -> None:
             self._making = False
+            self.failure = error
             if meta is None:
                 self._failed(error or AssertionError("a snapshot ended without a word"))
                 return

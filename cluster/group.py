@@ -324,6 +324,11 @@ class RaftGroup:
             return False
         return self._compactor.begin(self._core.configuration_at)
 
+    @property
+    def snapshot_failure(self) -> Exception | None:
+        """Why the last attempt to make a snapshot did not come off; None: it did."""
+        return self._compactor.failure
+
     def _give_way_if_unfit(self) -> None:
         core = self._core
         if not core.fit and not core.transferring and core.noop_committed and core.heir():

@@ -1,4 +1,4 @@
-"""One LMDB environment: the state of one Raft group. The only importer of lmdb.
+"""One LMDB environment: the state of one Raft group. `state_file` looks at copies at rest.
 
 **Durability.** The environment is opened without sync: the log is the truth and this is
 the log applied. A commit survives the death of the process, since the page cache does.

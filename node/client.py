@@ -25,6 +25,7 @@ from node import client_wire as wire
 from node.client_api import ClientApi
 from node.client_http import Connections
 from node.client_retry import Call, Reply, Retrier, SendFailed
+from node.client_snapshots import Stream
 from node.client_txn import Branch, Transaction
 from node.client_types import (
     BatchDelete,
@@ -248,6 +249,11 @@ class HivememClient(ClientApi):
     async def _once(self, endpoint: str, call: Call, timeout_ms: int | None) -> Reply:
         total_ms = self._timeout_ms if timeout_ms is None else _checked(timeout_ms)
         return await self._retrier.once(normalised(endpoint), call, total_ms)
+
+    async def _stream(self, endpoint: str, target: str) -> Stream:
+        return await self._connections.open(
+            normalised(endpoint), target, accept="application/octet-stream"
+        )
 
     # --- Finding the leader --------------------------------------------------------
 

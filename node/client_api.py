@@ -14,6 +14,7 @@ from node import client_wire as wire
 from node.client_batch import batch_document, run_batch
 from node.client_members import MemberCalls
 from node.client_retry import Call, Reply
+from node.client_snapshots import SnapshotCalls
 from node.client_txn import Transaction
 from node.client_types import (
     JSON,
@@ -40,7 +41,7 @@ T = TypeVar("T")
 PAGE_ITEMS = 1000  # items asked for at once when listing everything
 
 
-class ClientApi(MemberCalls):
+class ClientApi(MemberCalls, SnapshotCalls):
     """The API's calls. Each raises HivememError's subclasses.
 
     `timeout_ms` (1 to 60,000) bounds a whole call with its retries; None: the client's.

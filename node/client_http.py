@@ -41,7 +41,7 @@ class _Attempt:
 
 
 class HttpStream:
-    """An open answer whose body goes on."""
+    """An open answer whose body goes on: events, or a snapshot."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -112,13 +112,15 @@ class Connections:
         except ValueError as reason:  # such as a line break in a content type
             raise BadRequest(f"the request cannot be sent: {reason}") from reason
 
-    async def open(self, address: str, target: str) -> HttpStream:
-        """Open an event stream. Raises: SendFailed, HivememError (the node's answer)."""
+    async def open(
+        self, address: str, target: str, accept: str = "text/event-stream"
+    ) -> HttpStream:
+        """Open an answer that goes on. Raises: SendFailed, HivememError (the node's answer)."""
         session = self._streams = self._streams or self._session(self._streams_max)
         try:
             response = await session.get(
                 URL(address + target, encoded=True),
-                headers={"Accept": "text/event-stream"},
+                headers={"Accept": accept},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX),
             )

@@ -103,13 +103,20 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 class Progress:
     """How far a long command is. `done_bytes` of `total_bytes`; None: nobody knows."""
 
-    def __init__(self, label: str, total_bytes: int | None, clock: Clock) -> None:
+    def __init__(
+        self, label: str, total_bytes: int | None, clock: Clock, unit: str = "records"
+    ) -> None:
         self.items = 0
         self._label = label
+        self._unit = unit  # of the items; "": there are none
         self._total_bytes = total_bytes
         self._clock = clock
         self._shown_at = clock.monotonic()
         self._done_bytes = 0
+
+    def expect(self, total_bytes: int) -> None:
+        """It has turned out how many bytes there are in all."""
+        self._total_bytes = total_bytes
 
     def update(self, items: int, done_bytes: int) -> None:
         """`items` are done in all, and `done_bytes`."""
@@ -126,7 +133,8 @@ class Progress:
         share = ""
         if self._total_bytes:
             share = f", {min(100, 100 * self._done_bytes // self._total_bytes)} %"
-        say(f"{self._label}: {self.items} records, {size(self._done_bytes)}{share}")
+        items = f"{self.items} {self._unit}, " if self._unit else ""
+        say(f"{self._label}: {items}{size(self._done_bytes)}{share}")
 
 
 class _Bar(Progress):
@@ -140,7 +148,7 @@ class _Bar(Progress):
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.TaskProgressColumn(),
-            progress.TextColumn("{task.fields[items]} records"),
+            *([progress.TextColumn(f"{{task.fields[items]}} {self._unit}")] * bool(self._unit)),
             progress.DownloadColumn(binary_units=True),
             progress.TransferSpeedColumn(),
             progress.TimeRemainingColumn(),
@@ -158,17 +166,25 @@ class _Bar(Progress):
         return BAR_SECONDS
 
     def _show(self) -> None:
-        self._bars.update(self._task, completed=self._done_bytes, items=self.items)
+        self._bars.update(
+            self._task,
+            total=self._total_bytes,
+            completed=self._done_bytes,
+            items=self.items,
+        )
 
 
 @contextmanager
-def progress(label: str, total_bytes: int | None) -> Iterator[Progress]:
-    """A bar on a terminal, otherwise a line every few seconds; both on standard error."""
+def progress(label: str, total_bytes: int | None, unit: str = "records") -> Iterator[Progress]:
+    """A bar on a terminal, otherwise a line every few seconds; both on standard error.
+
+    `unit`: of what is counted beside the bytes; "": nothing is.
+    """
     clock = SystemClock()
     if not sys.stderr.isatty():
-        yield Progress(label, total_bytes, clock)
+        yield Progress(label, total_bytes, clock, unit)
         return
-    bar = _Bar(label, total_bytes, clock).__enter__()
+    bar = _Bar(label, total_bytes, clock, unit).__enter__()
     try:
         yield bar
     finally:

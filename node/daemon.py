@@ -44,6 +44,7 @@ from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
 from node.service import Service
+from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
@@ -140,9 +141,15 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     admin = PartitionService(partitions, placement, system.members, clock)
+    snapshots = SnapshotService(
+        config.cluster.id,
+        HeldGroups(partitions),
+        clock,
+        config.storage.snapshot_bytes_per_second_max,
+    )
     parts = HttpParts(
-        service, admin, admin, system.hub, info, clock, config.node.name, tokens, HttpLimits(),
-        node.fail,
+        service, admin, admin, snapshots, system.hub, info, clock, config.node.name, tokens,
+        HttpLimits(), node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:

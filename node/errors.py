@@ -71,7 +71,7 @@ class Unauthenticated(HivememError):
 
 
 class NotFound(HivememError):
-    """KEY_NOT_FOUND, ROUTE_NOT_FOUND, MEMBER_NOT_FOUND."""
+    """KEY_NOT_FOUND, ROUTE_NOT_FOUND, MEMBER_NOT_FOUND, SNAPSHOT_NOT_FOUND."""
 
     status = 404
     code = "KEY_NOT_FOUND"

@@ -22,6 +22,7 @@ from node.http_limits import HttpLimits
 from node.http_members import MemberHandlers, Members
 from node.http_params import split_target
 from node.http_partitions import PartitionAdmin, PartitionHandlers
+from node.http_snapshots import SnapshotHandlers
 from node.http_watch import WatchStreams
 from node.http_wire import (
     BACKLOG_CONNECTIONS,
@@ -34,6 +35,7 @@ from node.http_wire import (
 )
 from node.metrics import Metrics, RouteFigures, Sources
 from node.service import Service
+from node.snapshot_service import SnapshotService
 from node.views import NodeInfo
 from node.watch import WatchHub
 
@@ -57,6 +59,8 @@ class Route:
 
 MEMBERS = "/v1/cluster/members"
 MEMBER = f"{MEMBERS}/{{id}}"
+SNAPSHOTS = "/v1/snapshots"
+SNAPSHOT = f"{SNAPSHOTS}/{{id}}"
 KEY = "/v1/kv/{namespace}/{session}/{key}"
 ROUTES = (
     Route("PUT", KEY, "put_key"),
@@ -81,6 +85,10 @@ ROUTES = (
     Route("POST", f"{MEMBER}/drain", "drain_member"),
     Route("GET", "/v1/partitions", "partitions"),
     Route("POST", "/v1/cluster/transfer-leadership", "transfer_leadership"),
+    Route("GET", SNAPSHOTS, "list_snapshots"),
+    Route("POST", SNAPSHOTS, "make_snapshot"),
+    # Streams have their own bound, and last.
+    Route("GET", SNAPSHOT, "get_snapshot", counted=False),
     # An overloaded node is alive, and has to be able to say that it is overloaded.
     Route("GET", "/livez", "live", open=True, counted=False),
     Route("HEAD", "/livez", "live", open=True, counted=False),
@@ -108,6 +116,8 @@ def resolve(path: str) -> tuple[str, list[str]]:
         name, slash, rest = path[len(MEMBERS) + 1 :].partition("/")
         if rest in ("promote", "drain") or not slash:
             return MEMBER + slash + rest, [name]
+    if path.startswith(f"{SNAPSHOTS}/"):
+        return SNAPSHOT, [path[len(SNAPSHOTS) + 1 :]]
     raise NotFound("no such route; docs/http-api.md lists them", code="ROUTE_NOT_FOUND")
 
 
@@ -127,6 +137,7 @@ class HttpParts:
     service: Service
     members: Members
     partitions: PartitionAdmin
+    snapshots: SnapshotService
     hub: WatchHub
     info: NodeInfo
     clock: Clock
@@ -169,6 +180,9 @@ class HttpServer:
             parts.clock,
             parts.node_name,
         )
+        self._snapshots = SnapshotHandlers(
+            parts.snapshots, self._bodies, self._sender, limits, parts.clock, parts.node_name
+        )
         self.metrics = Metrics(
             Sources(
                 parts.info.group_figures,
@@ -197,6 +211,7 @@ class HttpServer:
             handlers,
             MemberHandlers(parts.members, self._bodies),
             PartitionHandlers(parts.partitions, self._bodies),
+            self._snapshots,
         )
         targets: dict[str, dict[str, Target]] = {}
         for route in ROUTES:
@@ -240,6 +255,7 @@ class HttpServer:
         if self._stopped:
             return
         self._stopped = True
+        self._snapshots.close()
         await self._streams.close()
         if at_once:
             await self._door.shutdown(AT_ONCE_SECONDS)  # zero would mean: without a limit

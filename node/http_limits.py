@@ -48,6 +48,7 @@ class HttpLimits:
     watches_max: int = _limit(1024, "watches")
     watch_queue_changes_max: int = _limit(1024, "changes")  # then the watch reads from the store
     watch_frames_bytes_max: int = _limit(8 * MIB, "bytes")  # encoded events shared by watches
+    snapshot_streams_max: int = _limit(2, "streams")  # each holds two MiB of its snapshot
     read_threads_max: int = _limit(2, "threads")  # scans and large encodings; more wait
 
     def figures(self) -> dict[str, tuple[int, str]]:

@@ -104,9 +104,11 @@ class Replica:
             # same log must give the same state. The leader brings the configured ones into it.
             self.machine = StateMachine(self.store, Limits())
             log = stack.enter_context(opened_log(shared, group))
-            snapshots = stack.enter_context(opened_snapshots(shared, group, self.machine, fail))
-            _reconcile(log, snapshots, self.machine)
-            self.group = self._raft_group(log, snapshots, bootstrap)
+            self.snapshots = stack.enter_context(
+                opened_snapshots(shared, group, self.machine, fail)
+            )
+            _reconcile(log, self.snapshots, self.machine)
+            self.group = self._raft_group(log, self.snapshots, bootstrap)
             self._files = stack.pop_all()
         self._build_parts()
 

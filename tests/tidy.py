@@ -46,7 +46,8 @@ LAYERS = (
 HOMES: Mapping[str, tuple[str, ...]] = {
     "aiohttp": ("node/client_http.py", "node/http*.py"),
     "hiredis": ("node/resp_reader.py",),
-    "lmdb": ("engines/store.py",),
+    # The store in use, and a copy at rest: one writes and shares, the other does neither.
+    "lmdb": ("engines/store.py", "engines/state_file.py"),
     "mcp": ("mcp_server.py",),
     "msgpack": ("engines/codec.py",),
     "multidict": ("node/http*.py",),  # with aiohttp

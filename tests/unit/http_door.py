@@ -13,9 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from cluster.inmem import InMemoryGroup
+from cluster.membership import Member, bootstrap
+from cluster.slots import SLOTS
+from cluster.snapshot import SnapshotStore
 from engines.command import Command
 from engines.interfaces import Change, Limits, Result
 from engines.kv import KvReader
@@ -33,6 +37,7 @@ from node.partition_service import PartitionsView
 from node.reads import ReadOptions
 from node.router import Router
 from node.service import Service
+from node.snapshot_service import GroupSource, SnapshotService
 from node.views import (
     ClusterView,
     DiskView,
@@ -167,6 +172,7 @@ class OpenDoor:
     hub: WatchHub
     server: HttpServer
     service: Service
+    snapshots: SnapshotStore
     fatal: list[BaseException] = field(default_factory=list)
     partitions: ScriptedPartitions = field(default_factory=ScriptedPartitions)
 
@@ -283,18 +289,74 @@ async def open_door(
         forwarder = Forwarder(transport, member_group)
         members = MemberService(IDS[1], member_group, transport, forwarder, clock)
         partitions = ScriptedPartitions()
+        snapshots = SnapshotStore(
+            folder / "snapshots", 0, machine, asyncio.get_running_loop().call_soon_threadsafe,
+            fatal.append, monotonic=clock.monotonic,
+        )  # fmt: skip
+        saved = snapshot_service(snapshots, router, machine, clock)
         parts = HttpParts(
-            service, members, partitions, hub, info, clock, "one", tokens, limits, fatal.append
+            service,
+            members,
+            partitions,
+            saved,
+            hub,
+            info,
+            clock,
+            "one",
+            tokens,
+            limits,
+            fatal.append,
         )
         server = HttpServer(parts)
         _, port = await server.start("127.0.0.1", 0)
         try:
             yield OpenDoor(
-                port, member_group, network, machine, router, info, hub, server, service, fatal,
-                partitions,
+                port, member_group, network, machine, router, info, hub, server, service,
+                snapshots, fatal, partitions,
             )  # fmt: skip
         finally:
             await server.stop()
+            snapshots.close()
+
+
+class OneGroup(NamedTuple):
+    """A cluster of node n1 with group 0."""
+
+    held: GroupSource
+
+    def ids(self) -> tuple[int, ...]:
+        return (0,)
+
+    def slots(self, group: int) -> range:
+        return range(SLOTS)
+
+    def holders(self, group: int) -> tuple[str, ...]:
+        return ("n1",)
+
+    def source(self, group: int) -> GroupSource | None:
+        return self.held if group == 0 else None
+
+
+def snapshot_service(
+    snapshots: SnapshotStore, router: Router, machine: StateMachine, clock: SystemClock
+) -> SnapshotService:
+    """Of one group, 0, whose snapshots name one member."""
+    failures: list[Exception | None] = [None]
+
+    def make_snapshot() -> bool:
+        return snapshots.create(
+            lambda index: bootstrap([Member("n1")]),
+            lambda meta, error: failures.append(error),
+        )
+
+    source = GroupSource(
+        snapshots,
+        router.barrier,
+        lambda: machine.applied_index,
+        make_snapshot,
+        lambda: failures[-1],
+    )
+    return SnapshotService("c1", OneGroup(source), clock, 0)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

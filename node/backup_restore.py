@@ -1,0 +1,245 @@
+"""A new cluster from a backup. Offline: it writes folders, and `hivemem up` does the rest.
+
+Theory of operation. Each node of the new cluster gets, for each Raft group, one Raft
+snapshot: the saved state at the saved index and term, with the *new* members in the
+configuration, all of them voters, named by the incarnations of the folders that are made
+here. A node that starts with a snapshot and no log begins its log after the snapshot
+(`cluster.reconcile`), which is what a node does that received it from a leader. All nodes
+have the same snapshot, so whoever is elected first has everything that is committed.
+
+The old cluster and the new one never meet: ids of cluster and nodes, incarnations and the
+secret are new, and peers prove the secret and name the cluster before anything else.
+
+Everything is made in a folder of its own beside the target, from a backup that was checked
+to its end first, and gets its name by one rename. So a refusal or a crash leaves no cluster
+that might start half: nodes of which only some had the snapshot could elect one without it.
+
+Why not one node with the snapshot and the others joining it: that cluster could lose its
+only voter while they catch up, and each would fetch a copy that is here already.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from cluster import snapshot_directory, snapshot_files
+from cluster.interfaces import SnapshotMeta
+from cluster.membership import Configuration, Member
+from node import backup_file
+from node.backup_file import OnBytes, sync_folder
+from node.backup_format import BackupError, DamagedBackup, GroupState, Manifest
+from node.clock import Clock
+from node.console import size as shown_size
+from node.datadir import DataDir, explain
+from node.errors import LaunchError
+from node.local_plan import LocalNode, Plan, new_plan, read_plan, with_ports, write_plan
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is restored, and where to. `base`, `spare`: see local_plan.with_ports."""
+
+    file: Path
+    root: Path
+    count: int
+    base: int | None = None
+    spare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The new cluster, which has not been started yet."""
+
+    manifest: Manifest
+    plan: Plan
+
+
+def restore(request: Request, clock: Clock, on_bytes: OnBytes) -> Restored:
+    """Make a cluster of `count` nodes on this machine. Durable on return.
+
+    `on_bytes` hears of bytes read and of bytes written, `work_bytes` in all.
+    Raises BackupError or LaunchError, with `root` as it was.
+    """
+    root = request.root.absolute()
+    new_plan(root, request.count, clock)  # refuses a count that cannot be
+    check_empty(root)
+    try:
+        with request.file.open("rb", buffering=0) as file, _staging(root) as staging:
+            manifest = _checked(request, file)
+            _check_room(manifest, request.count, staging)
+            plan = _build(request, manifest, file, staging, clock, on_bytes)
+            _publish(staging, root)
+    except OSError as error:
+        if error.filename == str(request.file):
+            raise BackupError(f"{request.file} cannot be read: {error.strerror}") from error
+        raise LaunchError(explain(root, error)) from error
+    found = read_plan(root)
+    assert found is not None
+    assert found.cluster_id == plan.cluster_id
+    return Restored(manifest, found)
+
+
+def work_bytes(manifest: Manifest, count: int) -> int:
+    """Bytes that `restore` reports."""
+    return manifest.size * count
+
+
+def check_empty(root: Path) -> None:
+    """Raises LaunchError where something is in the way; a former `up` leaves its lock."""
+    if root.is_mount():
+        raise LaunchError(f"{root} is a mount point; choose a folder in it with --data-dir")
+    if root.is_dir():
+        entries = [entry.name for entry in root.iterdir() if entry.name != "launch.lock"]
+        if not entries:
+            return
+        raise LaunchError(
+            f"{root} is not empty; a restored cluster is a new one, in a folder of its own: "
+            "choose another with --data-dir"
+        )
+    if root.exists() or root.is_symlink():
+        raise LaunchError(f"{root} is in the way: it is not a folder")
+
+
+def holders(state: GroupState, nodes: Sequence[LocalNode]) -> Sequence[LocalNode]:
+    """Which nodes of the new cluster hold this group: the one place that says so."""
+    return nodes
+
+
+@contextmanager
+def _staging(root: Path) -> Iterator[Path]:
+    """A folder on the file system of `root`; what is left in it at the end goes away."""
+    root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(".restoring", f".{root.name}.", root.parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _checked(request: Request, file: BinaryIO) -> Manifest:
+    try:
+        return backup_file.read_manifest(file)
+    except DamagedBackup as error:
+        raise _refusal(request.file, error) from error
+
+
+def _refusal(file: Path, error: DamagedBackup) -> BackupError:
+    return BackupError(f"{file} is damaged, and nothing was restored: {error}")
+
+
+def _check_room(manifest: Manifest, count: int, staging: Path) -> None:
+    needed, free = work_bytes(manifest, count), shutil.disk_usage(staging).free
+    if needed > free:
+        raise BackupError(
+            f"{count} nodes need {shown_size(needed)} for their snapshots, and as much again "
+            f"once they run; {shown_size(free)} is free in {staging.parent}"
+        )
+
+
+def _build(
+    request: Request,
+    manifest: Manifest,
+    file: BinaryIO,
+    staging: Path,
+    clock: Clock,
+    on_bytes: OnBytes,
+) -> Plan:
+    states = staging / "states"
+    states.mkdir(mode=0o700)
+    try:
+        extracted = list(backup_file.extract(file, manifest, states, on_bytes))
+    except DamagedBackup as error:
+        raise _refusal(request.file, error) from error
+    plan = with_ports(
+        new_plan(staging, request.count, clock), request.base, clock, spare=request.spare
+    )
+    write_plan(plan)
+    members = {node.id: _member(plan, node, clock) for node in plan.nodes}
+    for state, path in extracted:
+        nodes = holders(state, plan.nodes)
+        configuration = Configuration(
+            state.index, tuple(sorted(members[node.id] for node in nodes))
+        )
+        meta = SnapshotMeta(
+            state.index, state.term, state.size, bytes.fromhex(state.sha256), configuration
+        )
+        for node in nodes[1:]:
+            _write_snapshot(plan.folder(node), state.group, meta, path, on_bytes, move=False)
+        _write_snapshot(plan.folder(nodes[0]), state.group, meta, path, on_bytes, move=True)
+    states.rmdir()
+    return plan
+
+
+def _member(plan: Plan, node: LocalNode, clock: Clock) -> Member:
+    """Make the node's data folder its own; what the cluster will know of it."""
+    data_dir = DataDir.open(
+        plan.folder(node),
+        node_id=node.id,
+        cluster_id=plan.cluster_id,
+        name=node.name,
+        clock=clock,
+    )
+    try:
+        incarnation = data_dir.identity.incarnation
+    finally:
+        data_dir.close()
+    return Member(node.id, True, node.name, node.peer, node.http, incarnation)
+
+
+def _write_snapshot(
+    folder: Path, group: int, meta: SnapshotMeta, source: Path, on_bytes: OnBytes, *, move: bool
+) -> None:
+    """Give a node this snapshot. `move`: `source` is not needed any more."""
+    directory = folder / "groups" / str(group) / "snapshots"
+    making = directory / snapshot_directory.MAKING
+    making.mkdir(mode=0o700, parents=True)
+    state = making / snapshot_directory.STATE
+    if move:
+        source.rename(state)
+    else:
+        _copy(source, state, on_bytes)
+    descriptor = os.open(state, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    snapshot_directory.write_manifest(making, group, meta, durable=True)
+    snapshot_directory.publish(making, snapshot_directory.free_name(directory, meta.index))
+    for parent in (directory.parent, directory.parent.parent, folder):
+        sync_folder(parent)
+
+
+def _copy(source: Path, target: Path, on_bytes: OnBytes) -> None:
+    """Where the file system can share blocks, none is written."""
+    from_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        to_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            offset = 0
+            while copied := snapshot_files.copy_range(
+                from_fd, to_fd, offset, backup_file.SYNC_BYTES
+            ):
+                offset += copied
+                os.fsync(to_fd)
+                on_bytes(copied)
+        finally:
+            os.close(to_fd)
+    finally:
+        os.close(from_fd)
+
+
+def _publish(staging: Path, root: Path) -> None:
+    """Give the finished folder its name."""
+    for folder in (staging, staging.parent):
+        sync_folder(folder)
+    check_empty(root)  # somebody may have been quicker
+    (root / "launch.lock").unlink(missing_ok=True)
+    os.rename(staging, root)  # replaces an empty folder, and no other
+    sync_folder(root.parent)
