@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from node import console, discovery
+from node.cli_options import UsageError
 from node.clock import SystemClock
 from node.config import add_config_arguments
 from node.config_schema import HTTP_PORT, REPLICATION_FACTOR_DEFAULT
@@ -58,6 +59,13 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     up.add_argument("--detach", action="store_true", help="leave it running and return")
     up.add_argument("--fresh", action="store_true", help="delete the data of a former cluster")
     up.add_argument(
+        "--from",
+        dest="backup",
+        type=Path,
+        metavar="FILE",
+        help="make a new cluster of a backup (hivemem snapshot save) first",
+    )
+    up.add_argument(
         "--port",
         type=int,
         metavar="BASE",
@@ -91,6 +99,8 @@ def run_up(options: argparse.Namespace) -> int:
         # nohup ignores SIGHUP so that what it starts outlives the terminal: it stays so.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: interrupted.set())
+    if options.backup is not None:
+        _restore(options, root)
     console.say(f"hivemem: starting the cluster in {root}")
     request = Request(
         root,
@@ -121,6 +131,18 @@ def run_up(options: argparse.Namespace) -> int:
     if options.detach or already:
         return 0 if options.detach else 1
     return _stay(cluster, interrupted)
+
+
+def _restore(options: argparse.Namespace, root: Path) -> None:
+    """Make the cluster that is to be started. Raises StartupError."""
+    from node.cli_snapshot import restored_cluster, restored_text
+
+    if options.fresh:
+        raise UsageError("give one of --from and --fresh")
+    count = NODES_DEFAULT if options.nodes is None else options.nodes
+    console.say(
+        f"hivemem: {restored_text(restored_cluster(options.backup, root, count, options.port))}"
+    )
 
 
 def run_down(options: argparse.Namespace) -> int:
