@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.slots import SLOTS
+from cluster.slots import PARTITIONS_MAX, SLOTS
 from node.errors import StartupError
 
 KIND = "hivemem backup"
@@ -31,7 +31,7 @@ FORMAT = 1  # raised when what a reader has to know changes
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 512  # of tar
 END = bytes(2 * BLOCK_BYTES)
-GROUPS_MAX = 1024  # of one backup
+GROUPS_MAX = PARTITIONS_MAX + 1
 _MANIFEST_BYTES_BASE = 4096
 _MANIFEST_BYTES_PER_GROUP = 1024
 
@@ -70,13 +70,21 @@ class GroupState:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup holds. `groups`: in the order in which they lie in the file."""
+    """What a backup holds. `groups`: 0, 1, …, in the order in which they lie in the file.
+
+    Group 0 is the system's; it holds the data as well where it is the only one.
+    """
 
     cluster_id: str  # of the cluster that was saved
     created_ms: int  # when the command began: what was acknowledged by then is in it
     hivemem: str  # version that wrote it
     groups: tuple[GroupState, ...]
     slots: int = SLOTS
+
+    @property
+    def partitions(self) -> int:
+        """Of the data; 0: there is one group for all."""
+        return len(self.groups) - 1
 
     @property
     def size(self) -> int:
@@ -167,7 +175,7 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
         "created_ms": manifest.created_ms,
         "hivemem": manifest.hivemem,
         "slots": manifest.slots,
-        "partitions": len(manifest.groups),
+        "partitions": manifest.partitions,
         "groups": [
             {**asdict(state), "slots": [list(each) for each in state.slots]}
             for state in manifest.groups
@@ -186,8 +194,8 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     if not isinstance(groups, list) or not 0 < len(groups) <= GROUPS_MAX:
         raise DamagedBackup(f"{MANIFEST}: groups is not a list of 1 to {GROUPS_MAX}")
     states = tuple(_state(each) for each in groups)
-    if len({state.group for state in states}) != len(states):
-        raise DamagedBackup(f"{MANIFEST}: a group is listed twice")
+    if [state.group for state in states] != list(range(len(states))):
+        raise DamagedBackup(f"{MANIFEST}: the groups are not 0, 1, …")
     texts = [found.get(name) for name in ("cluster_id", "hivemem")]
     numbers = [found.get(name) for name in ("created_ms", "slots")]
     if not all(isinstance(text, str) for text in texts) or not all(map(_is_count, numbers)):

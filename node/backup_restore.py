@@ -1,11 +1,12 @@
 """A new cluster from a backup. Offline: it writes folders, and `hivemem up` does the rest.
 
-Theory of operation. Each node of the new cluster gets, for each Raft group, one Raft
-snapshot: the saved state at the saved index and term, with the *new* members in the
+Theory of operation. Each node of the new cluster gets, for each Raft group that it holds, one
+Raft snapshot: the saved state at the saved index and term, with the *new* members in the
 configuration, all of them voters, named by the incarnations of the folders that are made
-here. A node that starts with a snapshot and no log begins its log after the snapshot
-(`cluster.reconcile`), which is what a node does that received it from a leader. All nodes
-have the same snapshot, so whoever is elected first has everything that is committed.
+here. Partitions are placed as in any new cluster (`backup_system`). A node that starts with a
+snapshot and no log begins its log after the snapshot (`cluster.reconcile`), which is what a
+node does that received it from a leader. All nodes have the same snapshot of a group, so
+whoever is elected first has everything that is committed.
 
 The old cluster and the new one never meet: ids of cluster and nodes, incarnations and the
 secret are new, and peers prove the secret and name the cluster before anything else.
@@ -32,14 +33,17 @@ from typing import BinaryIO
 from cluster import snapshot_directory, snapshot_files
 from cluster.interfaces import SnapshotMeta
 from cluster.membership import Configuration, Member
-from node import backup_file
-from node.backup_file import OnBytes, sync_folder
-from node.backup_format import BackupError, DamagedBackup, GroupState, Manifest
+from cluster.partition_map import PartitionMap
+from node import backup_file, backup_system
+from node.backup_file import Extracted, OnBytes, sync_folder
+from node.backup_format import BackupError, DamagedBackup, Manifest
+from node.backup_system import Base
 from node.clock import Clock
 from node.console import size as shown_size
 from node.datadir import DataDir, explain
 from node.errors import LaunchError
 from node.local_plan import LocalNode, Plan, new_plan, read_plan, with_ports, write_plan
+from node.replica import SYSTEM_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Restored:
 def restore(request: Request, clock: Clock, on_bytes: OnBytes) -> Restored:
     """Make a cluster of `count` nodes on this machine. Durable on return.
 
-    `on_bytes` hears of bytes read and of bytes written, `work_bytes` in all.
+    `on_bytes` hears of bytes read and of bytes copied.
     Raises BackupError or LaunchError, with `root` as it was.
     """
     root = request.root.absolute()
@@ -73,7 +77,7 @@ def restore(request: Request, clock: Clock, on_bytes: OnBytes) -> Restored:
     try:
         with request.file.open("rb", buffering=0) as file, _staging(root) as staging:
             manifest = _checked(request, file)
-            _check_room(manifest, request.count, staging)
+            _check_room(manifest.size, staging)
             plan = _build(request, manifest, file, staging, clock, on_bytes)
             _publish(staging, root)
     except OSError as error:
@@ -84,11 +88,6 @@ def restore(request: Request, clock: Clock, on_bytes: OnBytes) -> Restored:
     assert found is not None
     assert found.cluster_id == plan.cluster_id
     return Restored(manifest, found)
-
-
-def work_bytes(manifest: Manifest, count: int) -> int:
-    """Bytes that `restore` reports."""
-    return manifest.size * count
 
 
 def check_empty(root: Path) -> None:
@@ -107,9 +106,12 @@ def check_empty(root: Path) -> None:
         raise LaunchError(f"{root} is in the way: it is not a folder")
 
 
-def holders(state: GroupState, nodes: Sequence[LocalNode]) -> Sequence[LocalNode]:
-    """Which nodes of the new cluster hold this group: the one place that says so."""
-    return nodes
+def holders(group: int, nodes: Sequence[LocalNode], made: PartitionMap | None) -> list[LocalNode]:
+    """Which nodes of the new cluster hold a group: the one place that says so."""
+    if made is None or group == SYSTEM_GROUP:
+        return list(nodes)
+    replicas = made.partitions[group - 1].replicas
+    return [node for node in nodes if node.id in replicas]
 
 
 @contextmanager
@@ -134,12 +136,12 @@ def _refusal(file: Path, error: DamagedBackup) -> BackupError:
     return BackupError(f"{file} is damaged, and nothing was restored: {error}")
 
 
-def _check_room(manifest: Manifest, count: int, staging: Path) -> None:
-    needed, free = work_bytes(manifest, count), shutil.disk_usage(staging).free
+def _check_room(needed: int, staging: Path) -> None:
+    free = shutil.disk_usage(staging).free
     if needed > free:
         raise BackupError(
-            f"{count} nodes need {shown_size(needed)} for their snapshots, and as much again "
-            f"once they run; {shown_size(free)} is free in {staging.parent}"
+            f"the new nodes' snapshots need {shown_size(needed)}, and as much again once they "
+            f"run; {shown_size(free)} is free in {staging.parent}"
         )
 
 
@@ -154,27 +156,50 @@ def _build(
     states = staging / "states"
     states.mkdir(mode=0o700)
     try:
-        extracted = list(backup_file.extract(file, manifest, states, on_bytes))
+        bases = [
+            _base(extracted) for extracted in backup_file.extract(file, manifest, states, on_bytes)
+        ]
     except DamagedBackup as error:
         raise _refusal(request.file, error) from error
-    plan = with_ports(
-        new_plan(staging, request.count, clock), request.base, clock, spare=request.spare
-    )
+    plan, made, bases = _planned(request, staging, bases, clock)
+    held = {base.group: holders(base.group, plan.nodes, made) for base in bases}
+    _check_room(sum(base.size * (len(held[base.group]) - 1) for base in bases), staging)
     write_plan(plan)
     members = {node.id: _member(plan, node, clock) for node in plan.nodes}
-    for state, path in extracted:
-        nodes = holders(state, plan.nodes)
-        configuration = Configuration(
-            state.index, tuple(sorted(members[node.id] for node in nodes))
-        )
-        meta = SnapshotMeta(
-            state.index, state.term, state.size, bytes.fromhex(state.sha256), configuration
-        )
+    for base in bases:
+        nodes = held[base.group]
+        configuration = Configuration(base.index, tuple(sorted(members[node.id] for node in nodes)))
+        meta = SnapshotMeta(base.index, base.term, base.size, base.sha256, configuration)
         for node in nodes[1:]:
-            _write_snapshot(plan.folder(node), state.group, meta, path, on_bytes, move=False)
-        _write_snapshot(plan.folder(nodes[0]), state.group, meta, path, on_bytes, move=True)
-    states.rmdir()
+            _write_snapshot(plan.folder(node), base, meta, on_bytes, move=False)
+        _write_snapshot(plan.folder(nodes[0]), base, meta, on_bytes, move=True)
+    shutil.rmtree(states)
     return plan
+
+
+def _base(extracted: Extracted) -> Base:
+    state = extracted.state
+    sha256 = bytes.fromhex(state.sha256)
+    return Base(state.group, state.index, state.term, state.size, sha256, extracted.path)
+
+
+def _planned(
+    request: Request, staging: Path, bases: list[Base], clock: Clock
+) -> tuple[Plan, PartitionMap | None, list[Base]]:
+    """The new cluster, where its partitions live (None: it has none), what each group begins
+    with."""
+    partitions = len(bases) - 1
+    if not partitions:
+        plan, made = new_plan(staging, request.count, clock), None
+    else:
+        folder = backup_system.opened_folder(bases[0].path)
+        saved = backup_system.saved_map(folder)
+        plan = new_plan(staging, request.count, clock, partitions, saved.replication_factor)
+        made = backup_system.placed([node.id for node in plan.nodes], saved)
+        bases = [backup_system.rewritten(folder, made, clock.now_ms()), *bases[1:]]
+        shutil.rmtree(folder)
+    plan = with_ports(plan, request.base, clock, spare=request.spare)
+    return plan, made, bases
 
 
 def _member(plan: Plan, node: LocalNode, clock: Clock) -> Member:
@@ -194,23 +219,23 @@ def _member(plan: Plan, node: LocalNode, clock: Clock) -> Member:
 
 
 def _write_snapshot(
-    folder: Path, group: int, meta: SnapshotMeta, source: Path, on_bytes: OnBytes, *, move: bool
+    folder: Path, base: Base, meta: SnapshotMeta, on_bytes: OnBytes, *, move: bool
 ) -> None:
-    """Give a node this snapshot. `move`: `source` is not needed any more."""
-    directory = folder / "groups" / str(group) / "snapshots"
+    """Give a node this snapshot. `move`: nobody needs `base.path` any more."""
+    directory = folder / "groups" / str(base.group) / "snapshots"
     making = directory / snapshot_directory.MAKING
     making.mkdir(mode=0o700, parents=True)
     state = making / snapshot_directory.STATE
     if move:
-        source.rename(state)
+        base.path.rename(state)
     else:
-        _copy(source, state, on_bytes)
+        _copy(base.path, state, on_bytes)
     descriptor = os.open(state, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    snapshot_directory.write_manifest(making, group, meta, durable=True)
+    snapshot_directory.write_manifest(making, base.group, meta, durable=True)
     snapshot_directory.publish(making, snapshot_directory.free_name(directory, meta.index))
     for parent in (directory.parent, directory.parent.parent, folder):
         sync_folder(parent)

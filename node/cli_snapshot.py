@@ -270,6 +270,6 @@ def _document(manifest: Manifest) -> dict[str, object]:
         "size": manifest.file_size,
         "checksum": manifest.checksum,
         "slots": manifest.slots,
-        "partitions": len(manifest.groups),
+        "partitions": manifest.partitions,
         "groups": [asdict(state) for state in manifest.groups],
     }

@@ -13,6 +13,7 @@ from cluster import partition_map
 from cluster.partition_map import PartitionMap
 from engines.command import Delete, Put
 from engines.interfaces import Rejected
+from engines.kv import KvReader
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.http_errors import rejection
@@ -51,6 +52,44 @@ class NodeRecord(NamedTuple):
         )
 
 
+class Records(NamedTuple):
+    """All that the system group holds. `versions`: of the records, by key."""
+
+    map: PartitionMap | None
+    nodes: dict[str, NodeRecord]
+    versions: dict[bytes, int]
+    revision: int
+
+
+def records(reader: KvReader) -> Records:
+    """What `reader` sees. Raises InvalidPartitionMap."""
+    revision = reader.revision
+    page = reader.scan(_NAMESPACE, _SESSION, b"", None, _RECORDS_MAX, _RECORD_BYTES_MAX, True)
+    versions, nodes, found = {}, {}, None
+    for record in page.records:
+        assert record.value is not None
+        versions[record.key] = record.version
+        if record.key == _MAP:
+            found = partition_map.decode(record.value)
+        elif record.key.startswith(_NODE):
+            nodes[record.key[len(_NODE) :].decode()] = NodeRecord.decode(record.value)
+    return Records(found, nodes, versions, revision)
+
+
+def map_command(encoded: bytes, now_ms: int, if_version: int | None) -> Put:
+    """Replace the map."""
+    return _put_command(_MAP, encoded, now_ms, if_version)
+
+
+def forget_command(node: str, now_ms: int) -> Delete:
+    """Remove what is known about a node."""
+    return Delete(_NAMESPACE, _SESSION, _NODE + node.encode(), now_ms)
+
+
+def _put_command(key: bytes, value: bytes, now_ms: int, if_version: int | None) -> Put:
+    return Put(_NAMESPACE, _SESSION, key, value, "application/json", now_ms, if_version=if_version)
+
+
 class SystemState:
     """The records as this node has applied them, and changes of them. Loop thread only."""
 
@@ -72,20 +111,9 @@ class SystemState:
         if self._machine.revision == self._revision:
             return False
         with self._readers() as reader:
-            revision = reader.revision
-            page = reader.scan(
-                _NAMESPACE, _SESSION, b"", None, _RECORDS_MAX, _RECORD_BYTES_MAX, True
-            )
-        versions, nodes, found = {}, {}, None
-        for record in page.records:
-            assert record.value is not None
-            versions[record.key] = record.version
-            if record.key == _MAP:
-                found = partition_map.decode(record.value)
-            elif record.key.startswith(_NODE):
-                nodes[record.key[len(_NODE) :].decode()] = NodeRecord.decode(record.value)
-        self._versions, self.nodes, self.map = versions, nodes, found
-        self._revision = revision
+            found = records(reader)
+        self._versions, self.nodes, self.map = found.versions, found.nodes, found.map
+        self._revision = found.revision
         return True
 
     def node(self, node: str) -> NodeRecord:
@@ -101,19 +129,11 @@ class SystemState:
 
     async def forget_node(self, node: str, deadline: float) -> None:
         """Remove what is known about a node that left the cluster."""
-        command = Delete(_NAMESPACE, _SESSION, _NODE + node.encode(), self._clock.now_ms())
-        await self._router.propose(command, deadline)
+        await self._router.propose(forget_command(node, self._clock.now_ms()), deadline)
 
     async def _put(self, key: bytes, value: bytes, deadline: float) -> None:
-        command = Put(
-            _NAMESPACE,
-            _SESSION,
-            key,
-            value,
-            "application/json",
-            self._clock.now_ms(),
-            if_version=self._versions.get(key, 0),
-        )
+        version = self._versions.get(key, 0)
+        command = _put_command(key, value, self._clock.now_ms(), version)
         result = await self._router.propose(command, deadline)
         if isinstance(result, Rejected):
             raise rejection(result)

@@ -16,7 +16,7 @@ from node.backup_restore import Request
 from node.client import BatchPut, HivememClient
 from node.clock import SystemClock
 from node.errors import NotFound
-from node.local_plan import read_plan
+from node.local_plan import new_plan, read_plan, with_ports, write_plan
 from scripts.workload import Writers, stored
 from tests.cluster.harness import LocalCluster, eventually, hivemem, running_cluster
 from tests.cluster.test_snapshots import LARGE, SMALL, fill, filled
@@ -59,19 +59,25 @@ async def saved_by_each(cluster: LocalCluster, folder: Path) -> list[dict[int, s
 
 
 async def digest_at(client: HivememClient, endpoint: str, path: Path) -> dict[int, str]:
-    """Save what this very node holds, whoever leads."""
-    found = {}
-    for group in (await client.snapshots(endpoint))["groups"]:
-        prepared = await client.prepare_snapshot(endpoint, group["group"], timeout_ms=20_000)
-        snapshot = prepared["snapshot"]
-        assert snapshot is not None
-        stream = await client.open_snapshot(endpoint, snapshot["id"], 0)
-        with path.open("wb") as file:
-            while piece := await stream.read():
-                file.write(piece)
-        stream.close()
-        found[group["group"]] = examine(path).content.hex()
-        path.unlink()
+    """Of what this very node holds, whoever leads."""
+    groups = (await client.snapshots(endpoint))["groups"]
+    return {
+        each["group"]: await digest_of(client, endpoint, each["group"], path) for each in groups
+    }
+
+
+async def digest_of(client: HivememClient, endpoint: str, group: int, path: Path) -> str:
+    """Of one replica."""
+    prepared = await client.prepare_snapshot(endpoint, group, timeout_ms=20_000)
+    snapshot = prepared["snapshot"]
+    assert snapshot is not None
+    stream = await client.open_snapshot(endpoint, snapshot["id"], 0)
+    with path.open("wb") as file:
+        while piece := await stream.read():
+            file.write(piece)
+    stream.close()
+    found = examine(path).content.hex()
+    path.unlink()
     return found
 
 
@@ -184,6 +190,50 @@ async def check_apart(old: LocalCluster, new: LocalCluster) -> None:
         ids = {each["id"] for each in (await client.members())["members"]}
         assert ids == {node.id for node in new.plan.nodes}
         assert ids.isdisjoint(node.id for node in old.plan.nodes)
+
+
+async def test_partitions_are_restored_onto_other_nodes(tmp_path: Path) -> None:
+    clock, root = SystemClock(), tmp_path / "old" / "cluster"
+    write_plan(with_ports(new_plan(root, 3, clock, 4, 2), None, clock, spare=True))
+    file = tmp_path / "b.hivemem"
+    async with (
+        running_cluster(tmp_path / "old") as old,
+        Writers(old.endpoints, count=16) as writers,
+    ):
+        await writers.reach(200, SECONDS)
+        acknowledged = {session: dict(keys) for session, keys in writers.acknowledged.items()}
+        saved = await save(old, file)
+        await writers.reach(50)
+    assert [each["slots"] for each in saved["groups"]] == [
+        [], [[0, 4095]], [[4096, 8191]], [[8192, 12287]], [[12288, 16383]],
+    ]  # fmt: skip
+    data = {group: digest for group, digest in digests(saved).items() if group}
+    assert len(set(data.values())) == 4
+    for count in (1, 5):
+        await restored(file, tmp_path / f"new{count}", count)
+        async with running_cluster(tmp_path / f"new{count}", count) as new:
+            for group, held in (await digests_of_replicas(new, tmp_path)).items():
+                assert held == [data[group]] * min(2, count)
+            async with new.client() as client:
+                found = await stored(client)
+                for session, keys in acknowledged.items():
+                    assert keys.items() <= found[session].items()
+                await client.put("app", "s", "k", "new")
+                assert (await client.get("app", "s", "k")).text() == "new"
+
+
+async def digests_of_replicas(cluster: LocalCluster, folder: Path) -> dict[int, list[str]]:
+    """What each replica of each partition holds."""
+    found: dict[int, list[str]] = {}
+    async with cluster.client() as client:
+        endpoints = {node.id: node.http for node in cluster.nodes}
+        for group in (await client.snapshots(cluster.nodes[0].http))["groups"][1:]:
+            replicas = group["holders"][: min(2, len(endpoints))]
+            found[group["group"]] = [
+                await digest_of(client, endpoints[node], group["group"], folder / "again.mdb")
+                for node in replicas
+            ]
+    return found
 
 
 async def test_a_node_of_the_old_cluster_is_refused_by_the_new_one(tmp_path: Path) -> None:

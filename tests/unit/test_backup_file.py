@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.partition_map import encode as encoded_map
+from cluster.placement import NodeFacts, place
 from engines.command import Configure, encode
 from engines.state_file import examine
 from node import backup_file
@@ -30,6 +32,7 @@ from node.backup_format import (
     reserved,
 )
 from node.backup_format import encode as encoded
+from node.system_state import NodeRecord, _put_command, map_command
 from tests.unit.engine_state import Entry, State, checked_state
 
 CREATED_MS = 1_770_000_000_123
@@ -75,15 +78,20 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_backup(folder)
 
 
-def write_backup(folder: Path) -> Path:
+def write_backup(folder: Path, partitions: int = 1, *, mapped: bool = True) -> Path:
+    """A backup of a cluster of three nodes, with two replicas of each partition."""
     states = []
-    for group in (0, 3):
+    for group in range(partitions + 1):
         with checked_state(folder / f"state{group}") as state:
             fill(state)
+            if partitions and not group and mapped:
+                made = place([NodeFacts(f"old{n}") for n in (1, 2, 3)], partitions, 2)
+                state.apply(map_command(encoded_map(made), 1, None))
+                state.apply(_put_command(b"node/old1", NodeRecord(draining=True).encode(), 1, 0))
             state.put(b"group", b"%d" % group)
             states.append((group, copy_of(state, folder / f"{group}.mdb")))
     target = folder / "b.hivemem"
-    with backup_file.writing(target, CREATED_MS, 2) as writer:
+    with backup_file.writing(target, CREATED_MS, len(states)) as writer:
         found = tuple(described(path, group) for group, path in states)
         for state_of, (_, path) in zip(found, states, strict=True):
             writer.add(state_of, path)
@@ -104,12 +112,12 @@ def test_what_was_written_is_read(backup: Path, tmp_path: Path) -> None:
     manifest = read(backup.read_bytes(), tmp_path)
     assert (manifest.cluster_id, manifest.created_ms) == (CLUSTER, CREATED_MS)
     assert manifest.created_at == "2026-02-02T02:40:00.123Z"
-    assert [state.group for state in manifest.groups] == [0, 3]
+    assert [state.group for state in manifest.groups] == [0, 1]
     assert manifest.file_size == backup.stat().st_size
     assert backup.stat().st_mode & 0o077 == 0, "it holds everything that the cluster holds"
     first, second = manifest.groups
     assert first.digest != second.digest
-    assert first.keys == 22
+    assert (first.keys, second.keys) == (24, 22)
 
 
 def test_the_states_come_out_byte_for_byte(backup: Path, tmp_path: Path) -> None:
@@ -122,12 +130,12 @@ def test_the_states_come_out_byte_for_byte(backup: Path, tmp_path: Path) -> None
 
 def test_any_tar_unpacks_it(backup: Path) -> None:
     with tarfile.open(backup) as archive:
-        assert archive.getnames() == [MANIFEST, "groups/0/state.mdb", "groups/3/state.mdb"]
+        assert archive.getnames() == [MANIFEST, "groups/0/state.mdb", "groups/1/state.mdb"]
         member = archive.extractfile(MANIFEST)
         assert member is not None
         shown = json.loads(member.read())
-        assert (shown["kind"], shown["format"], shown["partitions"]) == ("hivemem backup", 1, 2)
-        state = archive.extractfile("groups/3/state.mdb")
+        assert (shown["kind"], shown["format"], shown["partitions"]) == ("hivemem backup", 1, 1)
+        state = archive.extractfile("groups/1/state.mdb")
         assert state is not None
         assert hashlib.sha256(state.read()).hexdigest() == shown["groups"][1]["sha256"]
 
@@ -321,6 +329,6 @@ def test_looking_at_a_file_does_not_change_it(tmp_path: Path) -> None:
 
 def test_a_padded_manifest_has_room_for_the_largest_figures() -> None:
     state = GroupState(1023, ((0, 16383),), 2**63, 2**63, 2**63, 2**63, 2**63, "f" * 64, "f" * 64)
-    states = tuple(replace(state, group=number) for number in range(1024))
+    states = tuple(replace(state, group=number) for number in range(257))
     manifest = Manifest(CLUSTER, CREATED_MS, "10.20.30.dev40+local", states)
     assert decode(encoded(manifest)) == manifest

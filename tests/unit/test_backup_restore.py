@@ -15,9 +15,11 @@ from cluster.interfaces import SnapshotMeta
 from cluster.log import SegmentedLog
 from cluster.log_writer import LogWriter
 from cluster.membership import Member
+from cluster.partition_map import PartitionMap
 from cluster.reconcile import reconcile
 from cluster.snapshot import SnapshotStore
 from engines.interfaces import Limits
+from engines.kv import KvReader
 from engines.state_file import examine
 from engines.state_machine import StateMachine
 from engines.store import Store
@@ -30,6 +32,7 @@ from node.config import load
 from node.datadir import DataDir
 from node.errors import DataDirError, LaunchError
 from node.local_plan import read_plan
+from node.system_state import records
 from tests.unit.test_backup_file import CLUSTER, places, write_backup
 
 CLOCK = SystemClock()
@@ -37,8 +40,14 @@ CLOCK = SystemClock()
 
 @pytest.fixture(scope="module")
 def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup of groups 0 and 3."""
-    return write_backup(tmp_path_factory.mktemp("backup"))
+    """Of a cluster with one group."""
+    return write_backup(tmp_path_factory.mktemp("backup"), 0)
+
+
+@pytest.fixture(scope="module")
+def partitioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a cluster with 5 partitions, two replicas of each."""
+    return write_backup(tmp_path_factory.mktemp("partitioned"), 5)
 
 
 def restored(file: Path, root: Path, count: int = 3) -> Restored:
@@ -84,11 +93,64 @@ def test_each_node_gets_each_group_and_all_agree_who_they_are(
             assert (meta.index, meta.term, meta.size) == (state.index, state.term, state.size)
             assert meta.sha256.hex() == state.sha256
             assert meta.configuration.index == meta.index
-    assert len(metas) == 2, "the nodes differ in what they start from"
+    assert len(metas) == 1, "the nodes differ in what they start from"
     assert {path.name for path in tmp_path.iterdir()} == {"new"}
     assert {path.name for path in root.iterdir()} == {
         *(node.name for node in plan.nodes), "cluster.json", "secret",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "replicas"), [(1, 1), (3, 2), (5, 2)])
+def test_partitions_are_placed_on_the_new_nodes(
+    partitioned: Path, tmp_path: Path, count: int, replicas: int
+) -> None:
+    found = restored(partitioned, tmp_path / "new", count)
+    plan = found.plan
+    assert (plan.partitions, plan.replication_factor) == (5, 2)
+    ids = {node.id for node in plan.nodes}
+    made = map_of(found)
+    assert made.epoch == 1
+    assert made.replication_factor == 2
+    for state in found.manifest.groups[1:]:
+        wanted = made.partitions[state.group - 1]
+        assert len(wanted.replicas) == replicas
+        assert set(wanted.replicas) <= ids
+        for node in plan.nodes:
+            config = load(plan.config_path(node), environ={})
+            assert (config.cluster.partitions, config.cluster.replication_factor) == (5, 2)
+            folder = plan.folder(node) / "groups" / str(state.group)
+            assert folder.exists() == (node.id in wanted.replicas)
+            if folder.exists():
+                meta = newest(plan.folder(node), state.group)
+                assert meta.sha256.hex() == state.sha256, "the data is as it was saved"
+                assert meta.configuration.voters == set(wanted.replicas)
+    held = [len(list((plan.folder(node) / "groups").iterdir())) for node in plan.nodes]
+    assert max(held) - min(held) <= 1
+
+
+def map_of(found: Restored) -> PartitionMap:
+    """What all nodes' system group says, and that it says nothing of the old nodes."""
+    maps = set()
+    for node in found.plan.nodes:
+        with started(found.plan.folder(node)) as (log, machine, snapshots):
+            reconcile(log, snapshots, lambda: machine.applied_index)
+            assert machine.applied_index == found.manifest.groups[0].index + 1
+            with machine._store.read() as snapshot:
+                held = records(KvReader(snapshot))
+        assert held.nodes == {}
+        maps.add(held.map)
+    (made,) = maps
+    assert made is not None
+    return made
+
+
+def test_a_backup_whose_map_is_missing_is_refused(tmp_path: Path) -> None:
+    """Its partitions would be taken for new ones, and be begun anew beside the saved ones."""
+    (tmp_path / "saved").mkdir()
+    file = write_backup(tmp_path / "saved", 1, mapped=False)
+    with pytest.raises(BackupError, match="no map of them"):
+        restored(file, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_restored_clusters_have_nothing_in_common(backup: Path, tmp_path: Path) -> None:
@@ -247,7 +309,7 @@ def test_a_crash_at_any_step_leaves_no_cluster(
             assert not (tmp_path / "new").exists(), f"step {step}"
         else:
             assert read_plan(tmp_path / "new") is not None
-            assert step == 1 + 3 + 2 * 3 + 1
+            assert step == 1 + 3 + 3 + 1
             return
     pytest.fail("it never came to an end")
 
@@ -260,7 +322,7 @@ def test_verify_says_what_is_in_it(backup: Path, capsys: pytest.CaptureFixture[s
     shown = json.loads(capsys.readouterr().out)
     manifest = manifest_of(backup)
     assert shown["sound"] is True
-    assert (shown["cluster_id"], shown["partitions"]) == (CLUSTER, 2)
+    assert (shown["cluster_id"], shown["partitions"]) == (CLUSTER, 0)
     assert shown["checksum"] == manifest.checksum
     assert [each["digest"] for each in shown["groups"]] == [
         state.digest for state in manifest.groups
