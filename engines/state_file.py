@@ -15,9 +15,12 @@ from typing import NamedTuple
 import lmdb
 
 from engines.check import problems
+from engines.command import Configure, decode
 from engines.counters import Counters, load_counters
 from engines.errors import CorruptRecord, StoreFailed, UnknownFormat
+from engines.interfaces import Limits
 from engines.layout import unseal
+from engines.state_machine import LIMITS_KEY
 from engines.store import FORMAT, Database, Databases, Transaction
 
 # Written out rather than taken from Databases and Counters: what later versions add must not
@@ -41,6 +44,7 @@ class StateFacts(NamedTuple):
     revision: int
     keys: int  # live records
     content: bytes
+    limits: Limits  # in force
 
 
 def examine(path: Path) -> StateFacts:
@@ -59,6 +63,7 @@ def examine(path: Path) -> StateFacts:
             counters.revision,
             counters.keys,
             content_digest(txn, databases, counters),
+            _limits(txn, databases),
         )
 
 
@@ -82,6 +87,14 @@ def content_digest(txn: Transaction, databases: Databases, counters: Counters) -
                 state.update(key)
                 state.update(value)
     return state.digest()
+
+
+def _limits(txn: Transaction, databases: Databases) -> Limits:
+    record = txn.get(LIMITS_KEY, db=databases.meta)
+    command = None if record is None else decode(unseal("meta", LIMITS_KEY, record))
+    if not isinstance(command, Configure):
+        raise CorruptRecord("meta", LIMITS_KEY, "not limits")
+    return command.limits
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from engines.errors import CorruptRecord, EngineError
+from engines.interfaces import Limits
 from engines.state_file import StateFacts, examine
 from node.backup_format import (
     BLOCK_BYTES,
@@ -43,6 +44,7 @@ class Extracted(NamedTuple):
 
     state: GroupState
     path: Path
+    limits: Limits
 
 
 # --- Writing ---------------------------------------------------------------------------
@@ -163,8 +165,9 @@ def extract(
         _take(file, state, path, on_bytes)
         if any(_exactly(file, padding(state.size), state.path)):
             raise DamagedBackup(f"{state.path}: what follows it is damaged")
-        compare(state, facts_of(path, state.path))
-        yield Extracted(state, path)
+        facts = facts_of(path, state.path)
+        compare(state, facts)
+        yield Extracted(state, path, facts.limits)
     if _exactly(file, len(END), "the end of the file") != END:
         raise DamagedBackup("the end of the file is damaged")
     if file.read(1):

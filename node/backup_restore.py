@@ -26,7 +26,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +34,7 @@ from cluster import snapshot_directory, snapshot_files
 from cluster.interfaces import SnapshotMeta
 from cluster.membership import Configuration, Member
 from cluster.partition_map import PartitionMap
+from engines.interfaces import Limits
 from node import backup_file, backup_system
 from node.backup_file import Extracted, OnBytes, sync_folder
 from node.backup_format import BackupError, DamagedBackup, Manifest
@@ -156,14 +157,13 @@ def _build(
     states = staging / "states"
     states.mkdir(mode=0o700)
     try:
-        bases = [
-            _base(extracted) for extracted in backup_file.extract(file, manifest, states, on_bytes)
-        ]
+        extracted = list(backup_file.extract(file, manifest, states, on_bytes))
     except DamagedBackup as error:
         raise _refusal(request.file, error) from error
-    plan, made, bases = _planned(request, staging, bases, clock)
+    plan, made, bases = _planned(request, staging, [_base(each) for each in extracted], clock)
     held = {base.group: holders(base.group, plan.nodes, made) for base in bases}
     _check_room(sum(base.size * (len(held[base.group]) - 1) for base in bases), staging)
+    _write_limits(plan, extracted[-1].limits)
     write_plan(plan)
     members = {node.id: _member(plan, node, clock) for node in plan.nodes}
     for base in bases:
@@ -200,6 +200,18 @@ def _planned(
         shutil.rmtree(folder)
     plan = with_ports(plan, request.base, clock, spare=request.spare)
     return plan, made, bases
+
+
+def _write_limits(plan: Plan, limits: Limits) -> None:
+    """The limits that were in force, as settings: with others, the first leader would have
+    the cluster keep less history than it was told to. `write_plan` adds the rest."""
+    usual = asdict(Limits())
+    lines = [f"{name} = {value}" for name, value in asdict(limits).items() if value != usual[name]]
+    if not lines:
+        return
+    for node in plan.nodes:
+        plan.folder(node).mkdir(mode=0o700)
+        plan.config_path(node).write_text("\n".join(("[limits]", *lines, "")))
 
 
 def _member(plan: Plan, node: LocalNode, clock: Clock) -> Member:

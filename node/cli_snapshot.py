@@ -171,8 +171,8 @@ def _examine(file: BinaryIO, manifest: Manifest, folder: Path) -> None:
 
     with console.progress("verify", manifest.size, "") as progress:
         count = _Counter(progress)
-        for _, path in backup_file.extract(file, manifest, folder, count.add):
-            path.unlink()  # room for one at a time
+        for each in backup_file.extract(file, manifest, folder, count.add):
+            each.path.unlink()  # room for one at a time
 
 
 @contextmanager

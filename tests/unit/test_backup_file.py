@@ -15,6 +15,7 @@ import pytest
 from cluster.partition_map import encode as encoded_map
 from cluster.placement import NodeFacts, place
 from engines.command import Configure, encode
+from engines.interfaces import Limits
 from engines.state_file import examine
 from node import backup_file
 from node.backup_format import (
@@ -78,7 +79,9 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_backup(folder)
 
 
-def write_backup(folder: Path, partitions: int = 1, *, mapped: bool = True) -> Path:
+def write_backup(
+    folder: Path, partitions: int = 1, *, mapped: bool = True, limits: Limits | None = None
+) -> Path:
     """A backup of a cluster of three nodes, with two replicas of each partition."""
     states = []
     for group in range(partitions + 1):
@@ -88,6 +91,8 @@ def write_backup(folder: Path, partitions: int = 1, *, mapped: bool = True) -> P
                 made = place([NodeFacts(f"old{n}") for n in (1, 2, 3)], partitions, 2)
                 state.apply(map_command(encoded_map(made), 1, None))
                 state.apply(_put_command(b"node/old1", NodeRecord(draining=True).encode(), 1, 0))
+            if limits is not None:
+                state.apply(Configure(limits))
             state.put(b"group", b"%d" % group)
             states.append((group, copy_of(state, folder / f"{group}.mdb")))
     target = folder / "b.hivemem"
@@ -103,8 +108,8 @@ def write_backup(folder: Path, partitions: int = 1, *, mapped: bool = True) -> P
 def read(data: bytes, folder: Path) -> Manifest:
     file = io.BytesIO(data)
     manifest = backup_file.read_manifest(file)
-    for _, path in backup_file.extract(file, manifest, folder, lambda count: None):
-        path.unlink()
+    for each in backup_file.extract(file, manifest, folder, lambda count: None):
+        each.path.unlink()
     return manifest
 
 
@@ -124,7 +129,7 @@ def test_the_states_come_out_byte_for_byte(backup: Path, tmp_path: Path) -> None
     with backup.open("rb") as file:
         manifest = backup_file.read_manifest(file)
         extracted = list(backup_file.extract(file, manifest, tmp_path, lambda count: None))
-    for state, path in extracted:
+    for state, path, _ in extracted:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == state.sha256
 
 

@@ -128,6 +128,16 @@ def test_partitions_are_placed_on_the_new_nodes(
     assert max(held) - min(held) <= 1
 
 
+def test_limits_go_on_as_they_were(tmp_path: Path) -> None:
+    """With the usual ones the new leader would have the cluster forget history."""
+    (tmp_path / "saved").mkdir()
+    limits = Limits(history_versions_max=99, request_ids_max=7)
+    file = write_backup(tmp_path / "saved", 1, limits=limits)
+    found = restored(file, tmp_path / "new", 3)
+    for node in found.plan.nodes:
+        assert load(found.plan.config_path(node), environ={}).limits == limits
+
+
 def map_of(found: Restored) -> PartitionMap:
     """What all nodes' system group says, and that it says nothing of the old nodes."""
     maps = set()
