@@ -139,6 +139,8 @@ def _restore(options: argparse.Namespace, root: Path) -> None:
 
     if options.fresh:
         raise UsageError("give one of --from and --fresh")
+    if options.partitions is not None or options.replication_factor is not None:
+        raise UsageError("--partitions and --replication-factor are those of the backup")
     count = NODES_DEFAULT if options.nodes is None else options.nodes
     console.say(
         f"hivemem: {restored_text(restored_cluster(options.backup, root, count, options.port))}"

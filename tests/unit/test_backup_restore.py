@@ -382,3 +382,15 @@ def test_save_does_not_overwrite_by_itself(
     assert main(["snapshot", "save", str(file), "--endpoints", "http://127.0.0.1:9"]) == 2
     assert "--force" in capsys.readouterr().err
     assert file.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "given", [["--fresh"], ["--partitions", "3"], ["--replication-factor", "1"]]
+)
+def test_up_from_a_backup_takes_its_shape_from_it(
+    backup: Path, tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "new"
+    assert main(["up", "--from", str(backup), "--data-dir", str(root), *given]) == 2
+    assert given[0] in capsys.readouterr().err
+    assert not root.exists()
