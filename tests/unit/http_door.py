@@ -110,7 +110,6 @@ class ScriptedRouter(Router):
         await super().barrier(read, deadline)
 
 
-@dataclass
 class ScriptedPartitions:
     """The part of node/partition_service.py that the door asks. `view`: what it shows."""
 
@@ -125,6 +124,7 @@ class ScriptedPartitions:
         self.drained.append((node, draining))
 
 
+@dataclass
 class ScriptedInfo:
     machine: StateMachine
     group: InMemoryGroup
