@@ -46,7 +46,7 @@ from engines.mutations import (
 )
 from engines.overlay import Overlay
 from engines.records import Records
-from engines.retention import sweep, sweep_budget
+from engines.retention import sweep
 
 __all__ = ["KvEngine", "KvReader"]
 
@@ -162,8 +162,7 @@ class KvEngine:
             counters.window_changes > limits.watch_window_changes_max
             or counters.window_bytes > limits.watch_window_bytes_max
         ):
-            budget = sweep_budget(changes, counters.window_bytes - window_bytes)
-            sweep(self._records, limits, budget)
+            sweep(self._records, limits, changes, counters.window_bytes - window_bytes)
 
     def _holds(self, scope: Scope, compare: Compare) -> bool:
         leaf = self._records.find(scope, compare.key)

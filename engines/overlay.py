@@ -16,6 +16,7 @@ been made at once. So the store's bytes do not depend on how entries are batched
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import itemgetter
 
 from engines.change_log import ChangeLog
@@ -28,7 +29,7 @@ _BY_KEY = itemgetter(0)
 class Table:
     """One database, as the apply leaves it so far."""
 
-    __slots__ = ("_append", "_database", "_txn", "_written")
+    __slots__ = ("_append", "_database", "_txn", "_written", "put")
 
     def __init__(self, txn: Transaction, database: StoreDatabase, *, append: bool = False) -> None:
         """`append`: every new key is greater than all before it, so that pages fill up."""
@@ -36,6 +37,7 @@ class Table:
         self._database = database
         self._append = append
         self._written: dict[bytes, bytes | None] = {}  # None: deleted
+        self.put: Callable[[bytes, bytes], None] = self._written.__setitem__
 
     def get(self, key: bytes) -> bytes | None:
         """The record, as a copy."""
@@ -44,9 +46,6 @@ class Table:
         except KeyError:
             record = self._txn.get(key, db=self._database)
             return None if record is None else bytes(record)
-
-    def put(self, key: bytes, record: bytes) -> None:
-        self._written[key] = record
 
     def delete(self, key: bytes) -> bool:
         """Whether there was one to delete."""
@@ -79,7 +78,6 @@ class Table:
         written = self._written
         if not written:
             return
-        self._written = {}
         puts: list[tuple[bytes, bytes]] = []
         for key, record in written.items():
             if record is not None:
@@ -91,6 +89,7 @@ class Table:
             puts.sort(key=_BY_KEY)
             with self._txn.cursor(db=self._database) as cursor:
                 cursor.putmulti(puts, append=self._append)
+        written.clear()
 
 
 class Overlay:

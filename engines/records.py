@@ -21,6 +21,7 @@ from engines.counters import Counters
 from engines.errors import CorruptRecord
 from engines.interfaces import ChangeId, ChangeKind, Limits
 from engines.keyspace import (
+    SEGMENT_BYTES,
     find_leaf,
     find_root,
     grave_key,
@@ -72,8 +73,11 @@ class Records:
         if scope.root is None:
             return None
         leaves = self.overlay.leaves
-        physical = find_leaf(leaves.get, scope.root, key)
-        if physical is None:
+        if len(key) <= SEGMENT_BYTES:
+            physical = scope.root + key
+        elif (found := find_leaf(leaves.get, scope.root, key)) is not None:
+            physical = found
+        else:
             return None
         record = leaves.get(physical)
         return None if record is None else unpack_leaf("leaves", physical, record)
@@ -144,7 +148,10 @@ class Records:
             retained, retained_bytes, cut = self._trimmed(retained, retained_bytes, limits)
             compacted |= cut
         root = scope.root or self._make_root(scope)
-        physical = make_leaf(overlay.leaves, root, key, counters.allocate)
+        if len(key) <= SEGMENT_BYTES:
+            physical = root + key
+        else:
+            physical = make_leaf(overlay.leaves, root, key, counters.allocate)
         record = pack_leaf_fields(
             physical, type_bytes, retained, revision, sub, ChangeKind.PUT, compacted, version,
             created_revision, created_ms, now_ms, expires, size, retained_bytes,
@@ -196,10 +203,8 @@ class Records:
         self._leave(pack_change_id(*change), name)
         self.overlay.graves.put(name, pack_leaf(name, grave))
 
-    def passed(self, change_id: bytes) -> None:
-        """The floor has passed a change: let go what it kept."""
-        if self.counters.leaving == 0:
-            return
+    def let_go(self, change_id: bytes) -> None:
+        """The floor has passed a change: let go what only the window kept."""
         sealed = self.overlay.leaving.pop(change_id)
         if sealed is None:
             return

@@ -30,23 +30,23 @@ SWEEP_STEPS_PER_CHANGE = 4
 SWEEP_BYTES_PER_STEP = 4096
 
 
-def sweep_budget(changes: int, size: int) -> int:
-    """Steps that a command of `changes` changes and `size` bytes pays for."""
-    return changes * SWEEP_STEPS_PER_CHANGE + size // SWEEP_BYTES_PER_STEP
-
-
-def sweep(records: Records, limits: Limits, budget: int) -> None:
-    """Move the floor until the window is within its limits or the budget is spent."""
-    counters = records.counters
+def sweep(records: Records, limits: Limits, changes: int, size: int) -> None:
+    """Move the floor until the window is within its limits or the budget is spent: that of
+    a command of `changes` changes and `size` bytes."""
+    counters, log = records.counters, records.overlay.changes
     changes_max, bytes_max = limits.watch_window_changes_max, limits.watch_window_bytes_max
+    budget = changes * SWEEP_STEPS_PER_CHANGE + size // SWEEP_BYTES_PER_STEP
+    passed = b""
     while (
         (counters.window_changes > changes_max or counters.window_bytes > bytes_max)
         and budget > 0
         and counters.window_changes > 0
     ):
-        change_id, size = records.overlay.changes.next_after(counters.floor_id)
+        passed, record_bytes = log.next_after(passed or counters.floor_id)
         counters.window_changes -= 1
-        counters.window_bytes -= size
-        counters.floor_id = change_id
-        records.passed(change_id)
+        counters.window_bytes -= record_bytes
+        if counters.leaving:
+            records.let_go(passed)
         budget -= 1
+    if passed:
+        counters.floor_id = passed

@@ -77,37 +77,35 @@ class Validator:
     It remembers the names it saw, so it is to be as short-lived as one apply.
     """
 
-    __slots__ = ("_limits", "_names")
+    __slots__ = ("_limits", "_names", "_types")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._names: set[tuple[str, str]] = set()  # namespaces with sessions that are valid
+        self._types: set[str] = set()  # content types that are
 
     def validate(self, command: Command) -> None:
         """Raises InvalidArgument, naming the first field at fault."""
+        limits = self._limits
         if type(command) is not Put:
-            validate(command, self._limits)
+            validate(command, limits)
             return
-        names = command[:2]
-        if names not in self._names:
-            validate(command, self._limits)
-            self._names.add(names)
-        elif not _is_plain(command, self._limits):
-            validate(command, self._limits)
-
-
-def _is_plain(put: Put, limits: Limits) -> bool:
-    """Whether everything but the names is certainly valid; False says nothing."""
-    _, _, key, value, content_type, now_ms, expires_ms, if_version, request_id = put
-    return (
-        0 < len(key) <= limits.key_bytes_max
-        and len(value) <= limits.value_bytes_max
-        and not content_type
-        and 0 <= now_ms <= INTEGER_MAX // 2
-        and expires_ms is None
-        and if_version is None
-        and request_id is None
-    )
+        _, _, key, value, content_type, now_ms, expires_ms, if_version, request_id = command
+        # What certainly passes, at a glance; anything else is looked at in full.
+        if (
+            command[:2] in self._names
+            and content_type in self._types
+            and 0 < len(key) <= limits.key_bytes_max
+            and len(value) <= limits.value_bytes_max
+            and 0 <= now_ms <= INTEGER_MAX // 2
+            and expires_ms is None
+            and if_version is None
+            and request_id is None
+        ):
+            return
+        validate(command, limits)
+        self._names.add(command[:2])
+        self._types.add(content_type)
 
 
 def validate_namespace(namespace: str, limits: Limits) -> None:
