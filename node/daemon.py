@@ -123,7 +123,8 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         config, data_dir, system.group, system.machine, system.forwarder, clock,
         partitions.data if partitions.count else None,
     )  # fmt: skip
-    router = PartitionRouter(partitions, shared) if partitions.count else system.router
+    ways = PartitionRouter(partitions, shared)
+    router = ways if partitions.count else system.router
     service = Service(router, config.limits, clock, shared.threads)
     overview = Overview(config.node.id, transport, partitions.here)
     placement = PlacementDuties(config, partitions, overview, system.members, shared.calls, clock)
@@ -154,8 +155,8 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:
         redis = RespParts(
-            system.group, system.router, router, service, system.readers, info, config.limits,
-            clock, tokens, RespLimits(), node.fail,
+            partitions, ways.of_group, router, service, info, overview, config.limits, clock,
+            tokens, RespLimits(), node.fail,
         )  # fmt: skip
         await open_door(RespServer(redis), "redis", config.redis, stack, lambda: node.broken)
     stack.push_async_callback(_leave_first_if_broken, node, transport)

@@ -78,7 +78,9 @@ class Partitions:
 
     def serving(self, group: int) -> Replica | None:
         """The replica of a group on this node, if it has a vote: one that is still catching up
-        would make its readers wait."""
+        would make its readers wait. Without partitions there is nobody else to ask."""
+        if not self.count:
+            return self.system
         found = self.replica(group)
         if found is None or self._self_id not in found.group.configuration().voters:
             return None

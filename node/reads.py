@@ -56,3 +56,4 @@ class ReadOptions:
 
 
 LINEARIZABLE = ReadOptions()
+STALE = ReadOptions(Consistency.STALE)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count as numbers
 
-from cluster.interfaces import Consensus
 from engines.interfaces import Limits
 from node.auth import Tokens
 from node.clock import Clock
-from node.local_reads import Readers
+from node.resp_cluster import Overview
 from node.resp_connection import Connection
 from node.resp_limits import RespLimits
-from node.resp_reads import Barrier, ReadBatches
+from node.resp_lookups import Groups, WayTo
+from node.resp_reads import ReadBatches
 from node.resp_server import DoorFigures, ServerCommands
 from node.resp_steps import ControlSpec
 from node.resp_writes import Writes
@@ -35,12 +35,12 @@ STOP_SECONDS_MAX = 10.0  # for commands in flight when a node stops
 class RespParts:
     """`on_fatal` hears of damage, which has to stop the node."""
 
-    group: Consensus
-    barrier: Barrier  # of that group
-    router: Router
+    groups: Groups
+    way_to: WayTo
+    router: Router  # of every session
     service: Service
-    readers: Readers
     info: NodeInfo
+    overview: Overview
     command_limits: Limits
     clock: Clock
     tokens: Tokens | None
@@ -60,16 +60,17 @@ class RespServer:
         self._figures = DoorFigures()
         self._held = 0  # bytes of commands, of all connections
         self.reads = ReadBatches(
-            parts.group,
-            parts.barrier,
-            parts.readers,
+            parts.groups,
+            parts.way_to,
             parts.clock,
             parts.on_fatal,
             parts.limits.command_timeout_ms / 1000,
         )
-        self.writes = Writes(parts.group, parts.router, parts.command_limits)
+        self.writes = Writes(parts.groups, parts.router, parts.command_limits)
         self.controls: Mapping[str, ControlSpec] = ServerCommands(
             parts.info,
+            parts.groups.count,
+            parts.overview,
             parts.service,
             parts.router,
             parts.limits,

@@ -2,8 +2,9 @@
 
 Theory of operation. A client may send many commands without waiting (a pipeline), and each
 must see what the ones before it did. So commands run in *phases*: writes that follow each
-other are proposed together, and the log keeps their order; reads that follow each other
-share one quorum round. A read waits for the writes before it, and a write for the reads.
+other are proposed together, and the log of their partition keeps their order; reads that
+follow each other share one quorum round. A read waits for the writes before it, and a write
+for the reads.
 What asks for more than that (`Alone`) runs by itself. Every command has a slot for its
 reply; replies leave in the order of the slots.
 
@@ -26,11 +27,12 @@ from node.http_errors import FATAL
 from node.resp_actions import Arguments, CommandError, Read, Spec, Write, finish, fits
 from node.resp_commands import COMMANDS
 from node.resp_errors import expired, failure
+from node.resp_lookups import answers
 from node.resp_names import DEFAULT_NAMESPACE
 from node.resp_reader import ProtocolError, RequestReader
-from node.resp_reads import answers
+from node.resp_redirects import Redirects
 from node.resp_reply import QUEUED, Failure, Reply, encode
-from node.resp_steps import Alone, Door, Proposal, Step, Transaction
+from node.resp_steps import Alone, Door, Proposal, Slot, Step, Transaction
 from node.resp_writes import Writes
 
 _HTTP: Final = (b"POST", b"HOST:")  # a web page that tries to reach this port
@@ -44,17 +46,6 @@ _BY_WORD: Final[dict[bytes, tuple[str, Spec | None]]] = {
     for name, spec in COMMANDS.items()
     for word in (name.encode(), name.upper().encode())
 }
-
-
-class _Slot:
-    """`deadline`: Clock.monotonic() seconds, until which the reply has to come."""
-
-    __slots__ = ("deadline", "reply", "writes")
-
-    def __init__(self, reply: bytes | None, writes: bool = False, deadline: float = 0.0) -> None:
-        self.reply = reply
-        self.writes = writes
-        self.deadline = deadline
 
 
 class Connection(asyncio.Protocol):
@@ -82,11 +73,10 @@ class Connection(asyncio.Protocol):
         self._bytes_held = 0  # as the door was told
         self._commands: deque[Arguments | ProtocolError] = deque()
         self._next: Step | _Nothing = NOTHING
-        self._slots: deque[_Slot] = deque()
+        self._slots: deque[Slot] = deque()
         self._reads = self._writes = 0  # under way
         self._alone: asyncio.Task[None] | None = None
-        self._redirected: deque[tuple[Proposal, _Slot]] = deque()
-        self._redirecting: asyncio.Task[None] | None = None
+        self._redirects = Redirects(self._forward)
         self._advancing = self._blocked = self._paused = self._closing = False
         self._blocked_at = 0.0
 
@@ -106,10 +96,9 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._commands.clear()
         self._slots.clear()
-        self._redirected.clear()
-        for task in (self._alone, self._redirecting):
-            if task is not None:
-                task.cancel()
+        self._redirects.cancel()
+        if self._alone is not None:
+            self._alone.cancel()
         self.door.hold(-self._bytes_held)
         self._bytes_held = 0
         self.door.reads.resume()
@@ -126,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._advance()
         if not self._account() and self._bytes_held > _BYTES_HELD_LITTLE and not self._closing:
             self._commands.clear()
-            self._slots.append(_Slot(encode(_TOO_MUCH, self.protocol)))
+            self._slots.append(Slot(encode(_TOO_MUCH, self.protocol)))
             self.close()
 
     def _account(self) -> bool:
@@ -275,7 +264,7 @@ class Connection(asyncio.Protocol):
             case Alone():
                 return self._start_alone(step)
             case _:
-                self._slots.append(_Slot(encode(cast(Reply, step), self.protocol)))
+                self._slots.append(Slot(encode(cast(Reply, step), self.protocol)))
                 return True
 
     def _start_read(self, read: Read) -> bool:
@@ -283,18 +272,16 @@ class Connection(asyncio.Protocol):
             return False
         wanted = [(look.session, look.key, look.aspect is Aspect.VALUE) for look in read.looks]
         slot = self._begin(writes=False)
-        if self.stale:
-            self._found(read, slot, self.door.reads.look(self.namespace, wanted))
-        else:
-            self.door.reads.add(
-                self.namespace,
-                wanted,
-                lambda found: self._found(read, slot, found),
-                lambda: self._blocked and not self._closing,
-            )
+        self.door.reads.add(
+            self.namespace,
+            wanted,
+            lambda found: self._found(read, slot, found),
+            lambda: self._blocked and not self._closing,
+            stale=self.stale,
+        )
         return True
 
-    def _found(self, read: Read, slot: _Slot, found: list[Held | None] | HivememError) -> None:
+    def _found(self, read: Read, slot: Slot, found: list[Held | None] | HivememError) -> None:
         if isinstance(found, HivememError):
             self._settle(slot, failure(found, writes=False))
             return
@@ -306,8 +293,7 @@ class Connection(asyncio.Protocol):
         if self._reads:
             return False
         slot = self._begin(writes=True)
-        if self._redirecting is not None:
-            self._redirected.append((proposal, slot))  # behind those that came before it
+        if self._redirects and self._redirects.behind(self._group_of(proposal), proposal, slot):
             return True
 
         def done(result: Result | None, error: Exception | None) -> None:
@@ -321,29 +307,24 @@ class Connection(asyncio.Protocol):
         self.door.writes.submit(proposal.command, done)
         return True
 
-    def _redirect(self, proposal: Proposal, slot: _Slot) -> None:
-        """Another node leads: it is asked, by one command after the other to keep order."""
-        if slot.reply is not None or self._closing:
-            return
-        self._redirected.append((proposal, slot))
-        if self._redirecting is None:
-            self._redirecting = asyncio.create_task(self._run_redirected())
+    def _group_of(self, proposal: Proposal) -> int:
+        return self.door.writes.group_of(proposal.command)
 
-    async def _run_redirected(self) -> None:
+    def _redirect(self, proposal: Proposal, slot: Slot) -> None:
+        """Another node leads."""
+        if slot.reply is None and not self._closing:
+            self._redirects.add(self._group_of(proposal), proposal, slot)
+
+    async def _forward(self, proposal: Proposal, slot: Slot) -> None:
+        if slot.reply is not None:
+            return  # given up
         try:
-            while self._redirected:
-                proposal, slot = self._redirected.popleft()
-                if slot.reply is not None:
-                    continue  # given up
-                try:
-                    result = await self.door.writes.forward(proposal.command, slot.deadline)
-                except HivememError as error:
-                    reply: Reply = failure(error, writes=True)
-                else:
-                    reply = self._told(lambda: proposal.reply(result), writes=True)  # noqa: B023
-                self._settle(slot, reply)
-        finally:
-            self._redirecting = None
+            result = await self.door.writes.forward(proposal.command, slot.deadline)
+        except HivememError as error:
+            reply: Reply = failure(error, writes=True)
+        else:
+            reply = self._told(lambda: proposal.reply(result), writes=True)
+        self._settle(slot, reply)
 
     def _start_alone(self, alone: Alone) -> bool:
         if self._reads or self._writes:
@@ -375,17 +356,17 @@ class Connection(asyncio.Protocol):
             self.door.fail(error)
         return failure(error, writes=writes)
 
-    def _begin(self, *, writes: bool) -> _Slot:
+    def _begin(self, *, writes: bool) -> Slot:
         if writes:
             self._writes += 1
         else:
             self._reads += 1
         timeout = self.door.limits.command_timeout_ms / 1000
-        slot = _Slot(None, writes, self.door.clock.monotonic() + timeout)
+        slot = Slot(None, writes, self.door.clock.monotonic() + timeout)
         self._slots.append(slot)
         return slot
 
-    def _settle(self, slot: _Slot, reply: Reply) -> None:
+    def _settle(self, slot: Slot, reply: Reply) -> None:
         """Fill a slot, unless it was given up."""
         if slot.reply is not None:
             return

@@ -1,88 +1,68 @@
-"""Reads of the Redis door: all that arrive in one turn of the loop share one quorum round
-and, unless they are large, one transaction. Loop thread only."""
+"""Reads of the Redis door: each goes to the group that holds its records, together with those
+that arrive for that group in the same turn of the loop. Loop thread only."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from cluster.errors import ClusterError, Overloaded
-from cluster.interfaces import Consensus
-from engines.edits import Answer, Aspect
 from engines.interfaces import Held
-from engines.kv import KvReader
 from node.clock import Clock
 from node.errors import HivememError
-from node.http_errors import FATAL, as_hivemem
-from node.local_reads import Readers
-from node.reads import LINEARIZABLE, ReadOptions
-from node.resp_actions import Look
-from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
-
-Found = list[Held | None]
-Wanted = Sequence[tuple[str, bytes, bool]]  # session, key, with its value
-
-
-class Barrier(Protocol):
-    """What is needed of a group's router."""
-
-    async def barrier(self, read: ReadOptions, deadline: float) -> None:
-        """Return when this node's state may answer the read."""
-
-
-class AnswerTooLarge(HivememError):
-    """The values of one command are more than one answer may hold."""
-
-    code = "LIMIT_EXCEEDED"
-    status = 409
-
-
-@dataclass(slots=True)
-class _Waiting:
-    namespace: str
-    wanted: Wanted
-    done: Callable[[Found | HivememError], None]
-    blocked: Callable[[], bool]
+from node.resp_limits import ANSWER_BYTES_MAX
+from node.resp_lookups import (
+    AnswerTooLarge,
+    Done,
+    Found,
+    Groups,
+    Waiting,
+    Wanted,
+    WayTo,
+    value_bytes,
+)
+from node.resp_reads_here import ReadsHere
+from node.resp_reads_remote import ReadsElsewhere
 
 
 class ReadBatches:
-    """Looks records up, linearizably or as they are here."""
+    """Looks records up, linearizably or as they are. `fail` hears of damage, which has to stop
+    the node."""
 
     def __init__(
         self,
-        group: Consensus,
-        router: Barrier,
-        readers: Readers,
+        groups: Groups,
+        way_to: WayTo,
         clock: Clock,
         fail: Callable[[Exception], None],
         timeout_seconds: float,
     ) -> None:
-        """`fail` hears of damage, which has to stop the node."""
-        self._group = group
-        self._router = router
-        self._readers = readers
-        self._clock = clock
-        self._fail = fail
-        self._timeout_seconds = timeout_seconds
+        self._groups = groups
+        self._elsewhere = ReadsElsewhere(way_to, clock, fail, timeout_seconds)
+        self._here = ReadsHere(groups, clock, fail, timeout_seconds, self._elsewhere.ask)
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[_Waiting] = []
-        self._parked: list[_Waiting] = []  # confirmed, of clients that do not read
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[int, list[Waiting]] = {}  # by group, since this turn began
 
     def add(
         self,
         namespace: str,
         wanted: Wanted,
-        done: Callable[[Found | HivememError], None],
+        done: Done,
         blocked: Callable[[], bool] = lambda: False,
+        *,
+        stale: bool = False,
     ) -> None:
-        """Call `done` with what a linearizable read finds. Not before this returns, and not
-        while its client is `blocked`: see `resume`."""
-        if not self._waiting:
-            self._loop.call_soon(self._begin)
-        self._waiting.append(_Waiting(namespace, wanted, done, blocked))
+        """Call `done` once with what a linearizable read finds, not before this returns; or,
+        `stale`, with what a replica holds: this node's, at once, where there is one. Not while
+        its client is `blocked`: see `resume`."""
+        places = self._places(wanted) if self._groups.count else None
+        if places is None or len(places) == 1:
+            group = 0 if places is None else next(iter(places))
+            self._add(group, Waiting(namespace, wanted, done, blocked), stale)
+            return
+        gathering = _Gathering(len(wanted), len(places), done)
+        for group, where in places.items():
+            part = [wanted[at] for at in where]
+            self._add(group, Waiting(namespace, part, gathering.part(where), blocked), stale)
 
     async def get(self, namespace: str, wanted: Wanted) -> Found:
         """What a linearizable read finds. Raises: HivememError."""
@@ -98,109 +78,83 @@ class ReadBatches:
             raise found
         return found
 
-    def look(self, namespace: str, wanted: Wanted) -> Found | HivememError:
-        """What this node's own state holds, which may be old."""
-        found: list[Found | HivememError] = []
-        self._answer([_Waiting(namespace, wanted, found.append, lambda: False)])
-        return found[0]
-
-    def _begin(self) -> None:
-        batch, self._waiting = self._waiting, []
-
-        def confirmed(index: int | None, error: ClusterError | None) -> None:
-            if index is None:
-                # Another node leads, or none: the router asks it, and tries again.
-                task = self._loop.create_task(self._ask(batch))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                return
-            try:
-                self._group.when_applied(index, lambda: self._answer(batch))
-            except Overloaded as overload:
-                _tell(batch, as_hivemem(overload, writes=False))
-
-        self._group.read_index(confirmed)
-
-    async def _ask(self, batch: list[_Waiting]) -> None:
-        deadline = self._clock.monotonic() + self._timeout_seconds
-        try:
-            await self._router.barrier(LINEARIZABLE, deadline)
-        except HivememError as error:
-            _tell(batch, error)
-        else:
-            self._answer(batch)
-
     def resume(self) -> None:
         """A client takes answers again, or is gone: look at what was left for later."""
-        if self._parked:
-            parked, self._parked = self._parked, []
-            self._loop.call_soon(self._answer, parked)
+        self._here.resume()
+        self._elsewhere.resume()
 
-    def _answer(self, batch: list[_Waiting]) -> None:
-        """Look up some and tell, then the next ones: not all values are in memory at once,
-        and who does not take its answers waits for its others."""
-        while batch:
-            ready: list[_Waiting] = []
-            for item in batch:
-                (self._parked if item.blocked() else ready).append(item)
-            try:
-                results = self._look_up_some(ready)
-            except Exception as error:
-                if isinstance(error, FATAL):
-                    self._fail(error)
-                _tell(ready, as_hivemem(error, writes=False))
-                return
-            for item, result in zip(ready, results, strict=False):
-                item.done(result)
-            batch = ready[len(results) :]
+    @property
+    def parked_count(self) -> int:
+        """Reads that wait for clients to take their answers."""
+        return len(self._here.parked) + len(self._elsewhere.parked)
 
-    def _look_up_some(self, batch: list[_Waiting]) -> list[Found | HivememError]:
-        """The first of them, in one transaction: until the values are CHUNK_BYTES."""
-        results: list[Found | HivememError] = []
-        size = 0
-        with self._readers() as reader:
-            for item in batch:
-                found = _look_up(reader, item)
-                results.append(found)
-                if not isinstance(found, HivememError):
-                    size += sum(held.size for held in found if held and held.value is not None)
-                if size >= CHUNK_BYTES:
-                    break
-        return results
+    def _places(self, wanted: Wanted) -> dict[int, list[int]]:
+        """Group → the places in `wanted` that are its."""
+        places: dict[int, list[int]] = {}
+        for at, (session, _, _) in enumerate(wanted):
+            places.setdefault(self._groups.group_of(session), []).append(at)
+        return places
 
+    def _add(self, group: int, item: Waiting, stale: bool) -> None:
+        if stale:
+            hosted = self._groups.serving(group)
+            if hosted is not None:
+                self._here.answer(group, hosted, [item])
+            else:
+                self._elsewhere.ask(group, (item,), stale=True)
+            return
+        waiting = self._waiting.get(group)
+        if waiting is None:
+            waiting = self._waiting[group] = []
+            self._loop.call_soon(self._begin, group)
+        waiting.append(item)
 
-def _look_up(reader: KvReader, item: _Waiting) -> Found | HivememError:
-    found: Found = []
-    room = ANSWER_BYTES_MAX
-    for session, key, values in item.wanted:
-        held = reader.held(item.namespace, session, key, values=values)
-        found.append(held)
-        if held is not None and values:
-            room -= held.size
-            if room < 0 and len(found) > 1:
-                return AnswerTooLarge(f"the values are more than {ANSWER_BYTES_MAX} bytes")
-    return found
+    def _begin(self, group: int) -> None:
+        batch = self._waiting.pop(group)
+        hosted = self._groups.serving(group)
+        if hosted is not None:
+            self._here.confirm(group, hosted, batch)
+        else:
+            self._elsewhere.ask(group, batch)
 
 
-def _tell(batch: list[_Waiting], error: HivememError) -> None:
-    for item in batch:
-        item.done(error)
+class _Gathering:
+    """One command whose records are in several groups: answered when the last one is."""
 
+    def __init__(self, wanted: int, parts: int, done: Done) -> None:
+        self._found: Found = [None] * wanted
+        self._parts_left = parts
+        self._room = ANSWER_BYTES_MAX
+        self._done: Done | None = done
 
-def _answer(held: Held | None, aspect: Aspect, now_ms: int) -> Answer:
-    """What an EditLook would answer at `now_ms`: a record that has expired is absent."""
-    if held is None or 0 < held.expires_ms <= now_ms:
-        return {Aspect.EXISTS: False, Aspect.LENGTH: 0}.get(aspect)
-    match aspect:
-        case Aspect.VALUE:
-            return held.value
-        case Aspect.EXISTS:
-            return True
-        case Aspect.LENGTH:
-            return held.size
-        case Aspect.DEADLINE:
-            return held.expires_ms
+    def part(self, where: Sequence[int]) -> Done:
+        """What to do with the answers for these places."""
 
+        def done(found: Found | HivememError) -> None:
+            self._arrived(where, found)
 
-def answers(looks: Sequence[Look], found: Sequence[Held | None], now_ms: int) -> list[Answer]:
-    return [_answer(held, look.aspect, now_ms) for look, held in zip(looks, found, strict=True)]
+        return done
+
+    def _arrived(self, where: Sequence[int], found: Found | HivememError) -> None:
+        if self._done is None:
+            return  # it was answered with another part's error
+        if not isinstance(found, HivememError):
+            self._room -= value_bytes(found)
+            if self._room < 0:
+                found = AnswerTooLarge()
+        if isinstance(found, HivememError):
+            self._tell(found)
+            return
+        self._put(where, found)
+        self._parts_left -= 1
+        if not self._parts_left:
+            self._tell(self._found)
+
+    def _put(self, where: Sequence[int], found: Sequence[Held | None]) -> None:
+        for at, held in zip(where, found, strict=True):
+            self._found[at] = held
+
+    def _tell(self, result: Found | HivememError) -> None:
+        done, self._done, self._found = self._done, None, []
+        assert done is not None
+        done(result)

@@ -8,14 +8,24 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random  # noqa: TID251 - the caller seeds it
-from typing import Final
+from typing import Final, NamedTuple
 
-from cluster.slots import SLOTS
 from engines.read_requests import WALK_ITEMS_MAX
 from node.clock import Clock
 from node.node_info import version
-from node.reads import LINEARIZABLE, Consistency, ReadOptions
+from node.reads import LINEARIZABLE, STALE
+from node.replica import SYSTEM_GROUP
 from node.resp_actions import CommandError, integer
+from node.resp_cluster import (
+    Overview,
+    Picture,
+    Pictures,
+    describe_nodes,
+    describe_shards,
+    describe_slots,
+    describe_state,
+    redis_id,
+)
 from node.resp_commands import COMMANDS
 from node.resp_connection import Connection
 from node.resp_controls import CONNECTION_COMMANDS, REDIS_VERSION, Spec, text
@@ -25,11 +35,9 @@ from node.resp_reply import Reply
 from node.resp_scan import STEP_RECORDS_MAX, Cursors, Names, Place, names_of, pattern, walk
 from node.resp_steps import Alone, Step
 from node.service import Router, Service
-from node.views import ClusterView, MemberView, NodeInfo
+from node.views import NodeInfo, StatusView
 
-ASK_SECONDS: Final = 1.0  # for other nodes, when the cluster is described
 SCAN_COUNT: Final = 10  # Redis's default
-_STALE: Final = ReadOptions(Consistency.STALE)
 
 
 @dataclass(slots=True)
@@ -42,12 +50,24 @@ class DoorFigures:
     commands: Counter[str] = field(default_factory=Counter)
 
 
+class _Held(NamedTuple):
+    """What this node holds of the data."""
+
+    replicas: int
+    led: int
+    keys: int | None
+    commit_index: int
+    applied_index: int
+
+
 class ServerCommands:
     """What they need of the node. Loop thread only."""
 
     def __init__(
         self,
         info: NodeInfo,
+        partitions: int,
+        overview: Overview,
         service: Service,
         router: Router,
         limits: RespLimits,
@@ -56,6 +76,9 @@ class ServerCommands:
     ) -> None:
         """`figures`: of the door, for INFO; read each time."""
         self._info = info
+        self._partitions = partitions
+        self._overview = overview
+        self._pictures = Pictures(info, partitions, overview, clock)
         self._service = service
         self._router = router
         self._limits = limits
@@ -134,7 +157,7 @@ class ServerCommands:
         count: int,
         deadline: float,
     ) -> Names:
-        options = _STALE if connection.stale else LINEARIZABLE
+        options = STALE if connection.stale else LINEARIZABLE
         request = walk(namespace, place, count)
         page, _ = await self._router.read(request, options, deadline)
         now_ms = self._clock.now_ms()
@@ -168,6 +191,7 @@ class ServerCommands:
     def _sections(self) -> dict[str, dict[str, object]]:
         """A figure that is not known is None, and not shown."""
         status, figures = self._info.local_status(), self._figures
+        held = self._held(status)
         return {
             "Server": {
                 "redis_version": REDIS_VERSION,
@@ -175,7 +199,7 @@ class ServerCommands:
                 "hivemem_version": version(),
                 "os": platform.system(),
                 "process_id": os.getpid(),
-                "run_id": status.id.replace("-", "").ljust(40, "0"),
+                "run_id": redis_id(status.id),
                 "uptime_in_seconds": int(status.uptime_seconds),
             },
             "Clients": {"connected_clients": figures.connections},
@@ -184,18 +208,38 @@ class ServerCommands:
                 "total_connections_received": figures.connections_total,
                 "rejected_connections": figures.connections_refused,
                 "total_commands_processed": figures.commands.total(),
-                "hivemem_keys": status.keys,  # of all namespaces
+                "hivemem_keys": held.keys,  # of all namespaces, on this node
             },
             "Replication": {
-                "role": "master" if status.role == "leader" else "slave",
-                "master_repl_offset": status.commit_index,
-                "slave_repl_offset": status.applied_index,
+                "role": "master" if held.led else "slave",
+                "master_repl_offset": held.commit_index,
+                "slave_repl_offset": held.applied_index,
             },
-            "Cluster": {"cluster_enabled": 1},
+            "Cluster": {
+                "cluster_enabled": 1,
+                "hivemem_partitions": self._partitions or None,
+                "hivemem_partitions_held": held.replicas if self._partitions else None,
+                "hivemem_partitions_led": held.led if self._partitions else None,
+            },
             "Commandstats": {
                 f"cmdstat_{name}": f"calls={calls}" for name, calls in figures.commands.items()
             },
         }
+
+    def _held(self, status: StatusView) -> _Held:
+        """Of several groups the sums: what is behind of them is behind of the whole."""
+        if not self._partitions:
+            led = int(status.role == "leader")
+            return _Held(1, led, status.keys, status.commit_index, status.applied_index)
+        # The system group's records are nobody's keys.
+        data = [each for each in self._overview.own() if each.group != SYSTEM_GROUP]
+        return _Held(
+            len(data),
+            sum(each.role == "leader" for each in data),
+            sum(each.keys for each in data),
+            sum(each.commit_index for each in data),
+            sum(each.applied_index for each in data),
+        )
 
     # --- COMMAND -------------------------------------------------------------------
 
@@ -234,88 +278,21 @@ class ServerCommands:
             case b"KEYSLOT" if len(words) == 3:
                 return slot_of(words[2])
             case b"MYID":
-                return _node_id(self._info.local_status().id)
+                return redis_id(self._info.local_status().id)
             case b"SLOTS":
-                return self._described(_slots)
+                return self._described(describe_slots)
             case b"SHARDS":
-                return self._described(_shards)
+                return self._described(describe_shards)
             case b"NODES":
                 own = self._info.local_status().id
-                return self._described(lambda view: _nodes(view, own))
+                return self._described(lambda picture: describe_nodes(picture, own))
             case b"INFO":
-                return self._described(_cluster_info)
+                return self._described(describe_state)
             case _:
                 raise CommandError(f"unknown subcommand '{text(words[1])}' of CLUSTER")
 
-    def _described(self, describe: Callable[[ClusterView], Reply]) -> Alone:
+    def _described(self, describe: Callable[[Picture], Reply]) -> Alone:
         async def run() -> Reply:
-            return describe(await self._info.cluster_status(ASK_SECONDS))
+            return describe(await self._pictures.get())
 
         return Alone(run)
-
-
-def _node_id(node: str) -> str:
-    """Redis's node ids have 40 hexadecimal digits."""
-    return node.replace("-", "").ljust(40, "0")
-
-
-def _addressed(view: ClusterView) -> list[tuple[MemberView, str, int]]:
-    """Members that say where their Redis door is, the leader first."""
-    found = []
-    for member in view.nodes:
-        host, colon, port = (member.redis or "").rpartition(":")
-        if colon:
-            found.append((member, host.strip("[]"), int(port)))
-    return sorted(found, key=lambda each: each[0].id != view.leader)
-
-
-def _slots(view: ClusterView) -> Reply:
-    nodes = _addressed(view)
-    if not nodes or nodes[0][0].id != view.leader:
-        raise CommandError("no leader is known", "CLUSTERDOWN")
-    return [[0, SLOTS - 1, *([host, port, _node_id(m.id)] for m, host, port in nodes)]]
-
-
-def _shards(view: ClusterView) -> Reply:
-    nodes: list[Reply] = [
-        {
-            "id": _node_id(member.id),
-            "port": port,
-            "ip": host,
-            "endpoint": host,
-            "role": "master" if member.id == view.leader else "replica",
-            "replication-offset": member.applied_index,
-            "health": "online" if member.healthy else "failed",
-        }
-        for member, host, port in _addressed(view)
-    ]
-    return [{"slots": [0, SLOTS - 1], "nodes": nodes}]
-
-
-def _nodes(view: ClusterView, own: str) -> Reply:
-    lines = []
-    for member, host, port in _addressed(view):
-        leads = member.id == view.leader
-        flags = ("myself," if member.id == own else "") + ("master" if leads else "slave")
-        leader = "-" if leads or view.leader is None else _node_id(view.leader)
-        state = "connected" if member.healthy else "disconnected"
-        slots = f" 0-{SLOTS - 1}" if leads else ""
-        lines.append(
-            f"{_node_id(member.id)} {host}:{port}@{port} {flags} {leader} 0 0 {view.term} "
-            f"{state}{slots}\n"
-        )
-    return "".join(lines)
-
-
-def _cluster_info(view: ClusterView) -> Reply:
-    led = view.leader is not None
-    figures = {
-        "cluster_state": "ok" if led else "fail",
-        "cluster_slots_assigned": SLOTS,
-        "cluster_slots_ok": SLOTS if led else 0,
-        "cluster_slots_fail": 0 if led else SLOTS,
-        "cluster_known_nodes": len(view.nodes),
-        "cluster_size": 1,
-        "cluster_current_epoch": view.term,
-    }
-    return "".join(f"{name}:{value}\r\n" for name, value in figures.items())

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from engines.command import Command
 from engines.interfaces import Result
 from node.auth import Tokens
 from node.clock import Clock
@@ -14,7 +13,7 @@ from node.resp_actions import Arguments, Read, Write
 from node.resp_limits import RespLimits
 from node.resp_reads import ReadBatches
 from node.resp_reply import Reply
-from node.resp_writes import Writes
+from node.resp_writes import Command, Writes
 
 if TYPE_CHECKING:
     from node.resp_connection import Connection
@@ -26,6 +25,18 @@ class Proposal:
 
     command: Command
     reply: Callable[[Result], Reply]
+
+
+class Slot:
+    """The place of one reply among a connection's. `deadline`: Clock.monotonic() seconds, until
+    which the reply has to come."""
+
+    __slots__ = ("deadline", "reply", "writes")
+
+    def __init__(self, reply: bytes | None, writes: bool = False, deadline: float = 0.0) -> None:
+        self.reply = reply
+        self.writes = writes
+        self.deadline = deadline
 
 
 @dataclass(slots=True)

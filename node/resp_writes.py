@@ -1,29 +1,30 @@
 """Writes of the Redis door: from operations to commands of the log, proposed here or at the
-leader. Loop thread only."""
+leader of their session's group. Loop thread only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cluster.errors import ClusterError
-from cluster.interfaces import Consensus
-from engines.command import Command, Compare, Edit, Put, encode, validate
+from cluster.errors import ClusterError, NotLeader
+from engines.command import Compare, Edit, Put, encode, validate
 from engines.edits import Answer, EditResult, EditSet
 from engines.errors import InvalidArgument
 from engines.interfaces import Limits, PutResult, Rejected, Result
 from node.errors import InternalError
 from node.http_errors import bad_argument, rejection
 from node.resp_actions import Write
+from node.resp_lookups import Groups
 from node.service import Router
 
+Command = Put | Edit
 Done = Callable[[Result | None, Exception | None], None]
 
 
 class Writes:
     """`limits`: what a command is checked against before it is proposed."""
 
-    def __init__(self, group: Consensus, router: Router, limits: Limits) -> None:
-        self._group = group
+    def __init__(self, groups: Groups, router: Router, limits: Limits) -> None:
+        self._groups = groups
         self._router = router
         self.limits = limits
 
@@ -52,9 +53,17 @@ class Writes:
             raise bad_argument(error) from None
         return command
 
+    def group_of(self, command: Command) -> int:
+        """The group that holds what the command changes."""
+        return self._groups.group_of(command.session)
+
     def submit(self, command: Command, done: Done) -> None:
-        """Propose to this node, if it leads. `done(None, NotLeader)`: it does not, and the
-        command had no effect. Never called while the outcome is open."""
+        """Propose to this node, if it leads the command's group. `done(None, NotLeader)`: it
+        does not, and the command had no effect. Never called while the outcome is open."""
+        hosted = self._groups.replica(self.group_of(command))
+        if hosted is None:
+            done(None, NotLeader(None))
+            return
 
         def answered(result: object, error: ClusterError | None) -> None:
             if error is not None:
@@ -64,7 +73,7 @@ class Writes:
             else:
                 done(result, None)  # type: ignore[arg-type]
 
-        self._group.submit(encode(command), answered)
+        hosted.group.submit(encode(command), answered)
 
     async def forward(self, command: Command, deadline: float) -> Result:
         """Have whoever leads do it. Raises: HivememError."""

@@ -1,29 +1,40 @@
 """A whole node in one process behind a real Redis door, for redis-py and for raw bytes.
 
-Commands go through the real router and state machine on a group in memory, which a test
-may make refuse, or hold back what it is given.
+Commands go through the real router and state machine on groups in memory, which a test
+may make refuse, or hold back what they are given. Each partition is a group of its own, of
+which a test says whether it is on this node.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import redis.asyncio as redis
 
 from cluster.errors import ClusterError
 from cluster.inmem import InMemoryGroup
 from cluster.interfaces import Role
+from cluster.membership import Configuration, Member
+from cluster.slots import partition_of, session_slot
 from engines.interfaces import Limits
+from engines.read_requests import ReadRequest, Shown
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.auth import Tokens
 from node.clock import SystemClock
-from node.local_reads import LocalReads, ReaderThreads
+from node.local_reads import LocalReads, Readers, ReaderThreads
+from node.overview import PartitionFacts, ReplicaFacts, Sight
+from node.partition_router import PartitionRouter
+from node.partitions import Partitions
+from node.reads import ReadOptions
+from node.replica import Shared
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
 from node.router import Router
@@ -80,19 +91,110 @@ class ScriptedGroup(InMemoryGroup):
             InMemoryGroup.read_index(self, read)
 
 
+ONE, TWO = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000"
+
+
 class Info(ScriptedInfo):
-    """Two nodes; the first leads."""
+    """Two nodes; the first leads, the second may be down."""
 
     port = 0
+    second_answers = False
+    asked = 0
 
     async def cluster_status(self, timeout: float) -> ClusterView:
-        one, two = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000"
+        self.asked += 1
         member = MemberView(
-            one, "one", "leader", True, "http://127.0.0.1:1", "127.0.0.1:2",
+            ONE, "one", "leader", True, "http://127.0.0.1:1", "127.0.0.1:2",
             f"127.0.0.1:{self.port}", 1, "0", True, 3, 4, 5, 6, None, None, None,
         )  # fmt: skip
-        down = replace(member, id=two, name="two", role=None, healthy=False, redis="[::1]:7")
-        return ClusterView("c", one, 3, (down, member))
+        role = "follower" if self.second_answers else None
+        other = replace(
+            member, id=TWO, name="two", role=role, healthy=self.second_answers, redis="[::1]:7"
+        )
+        return ClusterView("c", ONE, 3, (other, member))
+
+
+@dataclass
+class Part:
+    """One group with its state."""
+
+    id: int
+    group: ScriptedGroup
+    machine: StateMachine
+    store: Store
+    readers: Readers
+    router: Router
+    requests: list[ReadRequest[Any]] = field(default_factory=list)  # as if from elsewhere
+
+    async def read(
+        self, request: ReadRequest[Any], options: ReadOptions, deadline: float
+    ) -> Shown[Any]:
+        """What another node would answer."""
+        self.requests.append(request)
+        return await self.router.read(request, options, deadline)
+
+
+@dataclass
+class Groups:
+    """`here`: the groups that are on this node."""
+
+    parts: dict[int, Part]
+    count: int
+    here: set[int]
+
+    def group_of(self, session: str) -> int:
+        return partition_of(session_slot(session), self.count) if self.count else 0
+
+    def data_groups(self) -> Iterable[int]:
+        return self.parts.keys()
+
+    def replica(self, group: int) -> Part | None:
+        return self.parts[group] if group in self.here else None
+
+    serving = replica
+
+    def of(self, session: str) -> Part:
+        return self.parts[self.group_of(session)]
+
+
+class Everywhere(Groups):
+    """Where a router finds the groups: another node's are as good as ours."""
+
+    def replica(self, group: int) -> Part | None:
+        return self.parts[group]
+
+    serving = replica
+
+
+class ScriptedOverview:
+    """The first node leads the odd partitions, the second the even ones, unless a test says
+    otherwise."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self.leaders = {group: ONE if group % 2 else TWO for group in groups.parts}
+        self.leaders_named: dict[int, str | None] = {}  # by the replicas, where it is not so
+
+    async def gather(self, nodes: Iterable[str], timeout_seconds: float) -> Sight:
+        answered = sorted({ONE, *nodes})
+        return Sight(
+            frozenset(answered),
+            {
+                group: PartitionFacts(group, {node: self._facts(node, group) for node in answered})
+                for group in self.leaders
+            },
+        )
+
+    def own(self) -> list[ReplicaFacts]:
+        return [self._facts(ONE, group) for group in (0, *self.leaders)]
+
+    def _facts(self, node: str, group: int) -> ReplicaFacts:
+        leader = self.leaders.get(group)
+        role = "leader" if node == leader else "follower"
+        keys = self._groups.parts[group].machine.stats().keys if group else 5
+        named = self.leaders_named.get(group, leader)
+        members = Configuration(1, (Member(ONE), Member(TWO)))
+        return ReplicaFacts(node, group, role, named, 4, 9, 8, 7, 1, keys, 0, members, True)
 
 
 @dataclass
@@ -102,6 +204,9 @@ class OpenDoor:
     machine: StateMachine
     server: RespServer
     store: Store
+    groups: Groups
+    info: Info
+    overview: ScriptedOverview
     fatal: list[BaseException] = field(default_factory=list)
 
     def client(self, **options: object) -> redis.Redis:
@@ -130,28 +235,48 @@ async def open_door(
     limits: RespLimits | None = None,
     state_limits: Limits | None = None,
     tokens: Tokens | None = None,
+    partitions: int = 0,
+    here: Iterable[int] | None = None,
 ) -> AsyncIterator[OpenDoor]:
+    """`here`: the partitions on this node; None: all."""
     clock = SystemClock()
     state_limits = state_limits or Limits()
-    with (
-        open_state(folder, state_limits) as (store, machine, readers),
-        ThreadPoolExecutor(2) as executor,
-    ):
-        group = ScriptedGroup("n1", machine)
-        threads = ReaderThreads(executor, clock)
-        reads = LocalReads(readers, threads)
-        router = Router("n1", group, machine, None, clock, {}, reads)
-        service = Service(router, state_limits, clock, threads)
-        info = Info(machine, group)
+    async with AsyncExitStack() as stack:
+        threads = ReaderThreads(stack.enter_context(ThreadPoolExecutor(2)), clock)
+        ids = range(1, partitions + 1) if partitions else range(1)
+        parts = {group: _part(group, folder, state_limits, threads, stack) for group in ids}
+        groups = Groups(parts, partitions, set(ids if here is None else here))
+        ways = PartitionRouter(
+            cast(Partitions, Everywhere(parts, partitions, set())),
+            cast(Shared, SimpleNamespace(config=SimpleNamespace(node=SimpleNamespace(id="n1")))),
+        )
+        first = parts[min(parts)]
+        info = Info(first.machine, first.group)
+        overview = ScriptedOverview(groups)
         fatal: list[BaseException] = []
         server = RespServer(
             RespParts(
-                group, router, router, service, readers, info, state_limits, clock, tokens,
-                limits or RespLimits(), fatal.append,
+                groups, parts.__getitem__, ways, Service(ways, state_limits, clock, threads), info,
+                overview, state_limits, clock, tokens, limits or RespLimits(), fatal.append,
             )
         )  # fmt: skip
         _, info.port = await server.start("127.0.0.1", 0)
         try:
-            yield OpenDoor(info.port, group, machine, server, store, fatal)
+            yield OpenDoor(
+                info.port, first.group, first.machine, server, first.store, groups, info, overview,
+                fatal,
+            )  # fmt: skip
         finally:
             await server.stop(at_once=True)
+
+
+def _part(
+    group: int, folder: Path, limits: Limits, threads: ReaderThreads, stack: AsyncExitStack
+) -> Part:
+    place = folder / str(group) if group else folder
+    place.mkdir(exist_ok=True)
+    store, machine, readers = stack.enter_context(open_state(place, limits))
+    scripted = ScriptedGroup("n1", machine)
+    reads = LocalReads(readers, threads)
+    router = Router("n1", scripted, machine, None, SystemClock(), {}, reads)
+    return Part(group, scripted, machine, store, readers, router)
