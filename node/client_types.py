@@ -131,12 +131,26 @@ class EventId(NamedTuple):
         revision, _, position = text.partition(".")
         return cls(int(revision), int(position))
 
+    @classmethod
+    def of(cls, text: str) -> EventId | str:
+        """The id in the API's form, or as it is if its parts are the node's business.
+
+        Raises: ValueError.
+        """
+        if not text:
+            raise ValueError("an event without id")
+        return cls.parse(text) if text[:1].isdecimal() else text
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One watched change."""
+    """One watched change.
 
-    id: EventId
+    `id`: an EventId; of a namespace's watch in a cluster with partitions, the text in which
+    the node says where each partition stands. Either way what another watch goes on from.
+    """
+
+    id: EventId | str
     type: ChangeType
     namespace: str
     session: str

@@ -5,7 +5,8 @@ goes silent for longer than its heartbeat allows, or dies, the watch goes on at 
 from the id of the last event that it handed out; before the first event, from where the
 first node said that the watch began. Ids only grow, so an event at or below the last id is
 a repetition and is dropped. So each event comes once, and in order, whichever nodes it
-came from. Knows no HTTP library.
+came from. Ids of a watch of several partitions say where each of them stands; they are not
+compared: the last one is handed back as it came. Knows no HTTP library.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 from node import client_errors
 from node import client_wire as wire
@@ -31,6 +32,7 @@ EVENT_BYTES_MAX = 64 << 20  # one event; an 8 MiB value of control characters, e
 SILENCE_SECONDS_MAX = 25.0  # nodes send a comment every 10 s
 READY_SECONDS_MAX = 3.0  # a node that is paused accepts connections, and then says nothing
 _AFTER_REVISION = 1 << 62  # a position behind every event of its revision
+_BEFORE_ALL = EventId(-1, 0)
 
 
 class Message(NamedTuple):
@@ -122,7 +124,8 @@ class Watch:
         on_close: Callable[[Watch], None],
     ) -> None:
         """`target(since)` gives the request's path and query; `look` finds other nodes."""
-        self.revision: int | None = None  # the cluster's revision when the watch began
+        # The revision when the watch began; 0 where partitions have one each.
+        self.revision: int | None = None
         self._target = target
         self._since = None if since is None else str(since)
         self._topology = topology
@@ -131,7 +134,7 @@ class Watch:
         self._patience = patience_ms / 1000
         self._look = look
         self._on_close = on_close
-        self._last = _position(self._since)
+        self._last = _position(self._since) or _BEFORE_ALL
         self._stream: Stream | None = None
         self._address = ""  # where the stream comes from
         self._parser = EventParser()
@@ -140,7 +143,8 @@ class Watch:
 
     @property
     def last_id(self) -> str | None:
-        """Where another watch would go on: the last event's id, or where this one began."""
+        """Where another watch would go on: the last event's id, or where this one began; after
+        a CompactedError that names a partition, behind what is no longer kept."""
         return self._since
 
     async def __aenter__(self) -> Self:
@@ -214,9 +218,10 @@ class Watch:
                 event = wire.parsed(
                     message.data.encode(), lambda fields: wire.event(message.id, fields)
                 )
-                if event.id <= self._last:
-                    return None
-                self._last = event.id
+                if isinstance(event.id, EventId):
+                    if event.id <= self._last:
+                        return None
+                    self._last = event.id
                 self._since = str(event.id)
                 return event
             case "ready":
@@ -226,11 +231,7 @@ class Watch:
                 # resume from is still kept.
                 self._resume_from(message.id)
             case "compacted":
-                kept = json.loads(message.data).get("compacted_revision")
-                raise CompactedError(
-                    f"events up to revision {kept} are no longer kept; list the keys again "
-                    "and watch from the revision of that list"
-                )
+                self._compacted(json.loads(message.data))
             case _:
                 pass  # a kind of message that a later version sends
         return None
@@ -243,9 +244,24 @@ class Watch:
             # From now on "now" must not move, whichever node the watch goes on at.
             self._resume_from(message.id or str(revision))
 
+    def _compacted(self, fields: dict[str, object]) -> NoReturn:
+        kept, after = fields.get("compacted_revision"), fields.get("since")
+        if not isinstance(after, str):
+            raise CompactedError(
+                f"events up to revision {kept} are no longer kept; list the keys again "
+                "and watch from the revision of that list"
+            )
+        self._since = after
+        raise CompactedError(
+            f"events of partition {fields.get('partition')} up to its revision {kept} are no "
+            f"longer kept; watch from {after} on, and then list the keys again"
+        )
+
     def _resume_from(self, since: str) -> None:
         position = _position(since)
-        if position > self._last:
+        if position is None:
+            self._since = since
+        elif position > self._last:
             self._last, self._since = position, since
 
     async def _connect(self) -> None:
@@ -310,10 +326,11 @@ class Watch:
             stream.close()
 
 
-def _position(since: str | None) -> EventId:
+def _position(since: str | None) -> EventId | None:
+    """Where a revision or an event's id stands; None: the node has to say."""
     if since is None:
-        return EventId(-1, 0)
+        return None
     try:
         return EventId.parse(since) if "." in since else EventId(int(since), _AFTER_REVISION)
     except ValueError:
-        return EventId(-1, 0)  # the node refuses it, in the API's words
+        return None  # of several partitions, or refused by the node in the API's words

@@ -389,7 +389,7 @@ def _batch_step(op: BatchOperation, fields: Fields) -> BatchResult | HivememErro
 
 def event(event_id: str, fields: Fields) -> Event:
     return Event(
-        id=EventId.parse(event_id),
+        id=EventId.of(event_id),
         type=cast(ChangeType, fields["type"]),
         namespace=cast(str, fields["namespace"]),
         session=cast(str, fields["session"]),

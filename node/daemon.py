@@ -46,6 +46,7 @@ from node.resp_limits import RespLimits
 from node.service import Service
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
+from node.watch_sources import HubWatches, PartitionWatches, Watches
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +150,8 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         config.storage.snapshot_bytes_per_second_max,
     )
     parts = HttpParts(
-        service, admin, admin, snapshots, system.hub, info, clock, config.node.name, tokens,
-        HttpLimits(), node.fail,
+        service, admin, admin, snapshots, _watches(partitions, shared), info, clock,
+        config.node.name, tokens, HttpLimits(), node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:
@@ -160,6 +161,12 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         )  # fmt: skip
         await open_door(RespServer(redis), "redis", config.redis, stack, lambda: node.broken)
     stack.push_async_callback(_leave_first_if_broken, node, transport)
+
+
+def _watches(partitions: Partitions, shared: Shared) -> Watches:
+    if not partitions.count:
+        return HubWatches(partitions.system.hub)
+    return PartitionWatches(partitions, shared, watches_max=HttpLimits().watches_max)
 
 
 def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:

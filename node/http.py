@@ -37,7 +37,7 @@ from node.metrics import Metrics, RouteFigures, Sources
 from node.service import Service
 from node.snapshot_service import SnapshotService
 from node.views import NodeInfo
-from node.watch import WatchHub
+from node.watch_sources import Watches
 
 # Reading what is damaged must stop the node rather than be answered from.
 _WITH_BODY = frozenset({"PUT", "POST", "PATCH"})
@@ -138,7 +138,7 @@ class HttpParts:
     members: Members
     partitions: PartitionAdmin
     snapshots: SnapshotService
-    hub: WatchHub
+    watches: Watches
     info: NodeInfo
     clock: Clock
     node_name: str
@@ -172,7 +172,7 @@ class HttpServer:
         self._bodies = BodyReader(request_bytes, parts.clock)
         self._sender = Sender(response_bytes, limits.blocked_client_seconds_max)
         self._streams = WatchStreams(
-            parts.hub,
+            parts.watches,
             parts.service,
             self._sender,
             response_bytes,
@@ -186,7 +186,7 @@ class HttpServer:
         self.metrics = Metrics(
             Sources(
                 parts.info.group_figures,
-                parts.hub,
+                parts.watches,
                 self._admission,
                 request_bytes,
                 response_bytes,

@@ -27,7 +27,6 @@ from node.http_params import (
     Query,
     key_name,
     namespace_name,
-    position,
     session_name,
 )
 from node.http_views import dump
@@ -306,16 +305,15 @@ class Handlers:
             if session is None:
                 raise bad_request("prefix", "needs session")
             validate_key(prefix, limits, "prefix")
+        selector = Selector(namespace, session, prefix)
         since = query.text("since")
-        where = None if since is None else position(since, "since")
+        where = None if since is None else self._streams.positions(selector, since, "since")
         # A browser repeats the first request's `since` when it reconnects; what it saw
         # last stands in the header.
         last_seen = call.request.headers.get("Last-Event-ID")
         if last_seen:
-            where = position(last_seen, "Last-Event-ID")
-        return await self._streams.serve(
-            call, Selector(namespace, session, prefix), where, values=query.flag("values", True)
-        )
+            where = self._streams.positions(selector, last_seen, "Last-Event-ID")
+        return await self._streams.serve(call, selector, where, values=query.flag("values", True))
 
     # --- Cluster and health --------------------------------------------------------
 

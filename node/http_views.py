@@ -184,6 +184,12 @@ def event(change: Change, *, values: bool) -> bytes:
     return sse(kind, fields, event_id(change.id))
 
 
+def under_id(frame: bytes, identity: str) -> bytes:
+    """An event that `event` encoded, under another id."""
+    kind, _, rest = frame.partition(b"\n")
+    return b"%b\nid: %b\n%b" % (kind, identity.encode("ascii"), rest.partition(b"\n")[2])
+
+
 def sse(kind: str, fields: Json, identity: str | None = None) -> bytes:
     """A Server-Sent Event; JSON never holds a raw line break, so one data line is enough."""
     head = f"event: {kind}\n" if identity is None else f"event: {kind}\nid: {identity}\n"

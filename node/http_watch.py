@@ -10,13 +10,17 @@ from aiohttp import web
 
 from engines.errors import Compacted
 from engines.interfaces import SUB_MAX, Change, ChangeId
-from node import http_views
+from node import http_views, watch_token
 from node.admission import ByteBudget
 from node.clock import Clock
+from node.http_errors import bad_request
 from node.http_limits import HttpLimits
+from node.http_params import position
 from node.http_wire import SERVER, Call, Connection, Sender
 from node.service import Service
-from node.watch import Selector, Subscription, WatchEnded, WatchHub
+from node.watch import Selector, WatchEnded
+from node.watch_fan_in import Delivery, PartitionCompacted
+from node.watch_sources import OpenWatch, Watches
 
 KEEPALIVE_SECONDS = 10.0
 STOP_SECONDS = 1.0  # open streams may finish what they are sending
@@ -35,14 +39,14 @@ class FrameCache:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._frames: OrderedDict[tuple[ChangeId, bool], bytes] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, ChangeId, bool], bytes] = OrderedDict()
         self._bytes = 0
 
-    def get(self, change: Change, *, values: bool) -> bytes | None:
-        return self._frames.get((change.id, values))
+    def get(self, group: int, change: Change, *, values: bool) -> bytes | None:
+        return self._frames.get((group, change.id, values))
 
-    def put(self, change: Change, frame: bytes, *, values: bool) -> None:
-        key = (change.id, values)
+    def put(self, group: int, change: Change, frame: bytes, *, values: bool) -> None:
+        key = (group, change.id, values)
         if key in self._frames or len(frame) > self._bytes_max:
             return
         self._frames[key] = frame
@@ -56,7 +60,7 @@ class WatchStreams:
 
     def __init__(
         self,
-        hub: WatchHub,
+        watches: Watches,
         service: Service,
         sender: Sender,
         budget: ByteBudget,
@@ -64,7 +68,7 @@ class WatchStreams:
         clock: Clock,
         node_name: str,
     ) -> None:
-        self._hub = hub
+        self._watches = watches
         self._service = service
         self._sender = sender
         self._budget = budget
@@ -75,19 +79,38 @@ class WatchStreams:
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
+    def positions(self, selector: Selector, since: str, field: str) -> Sequence[ChangeId]:
+        """Where a watch resumes, in each group that it follows. Raises: BadRequest."""
+        groups = self._watches.groups(selector)
+        if groups == 1:
+            return (position(since, field),)
+        if since == "0":
+            return (ChangeId(0, SUB_MAX),) * groups
+        if since[:1].isdecimal():
+            raise bad_request(
+                field,
+                "must be 0 or an event id of such a watch: revisions are those of one partition, "
+                "and a watch without session follows all of them",
+            )
+        try:
+            return watch_token.decode(since, groups)
+        except ValueError as error:
+            raise bad_request(field, str(error)) from None
+
     async def serve(
-        self, call: Call, selector: Selector, since: ChangeId | None, *, values: bool
+        self, call: Call, selector: Selector, since: Sequence[ChangeId] | None, *, values: bool
     ) -> web.StreamResponse:
         """Stream until the client goes, the node stops, or the changes were compacted.
 
-        Raises, before anything is sent: Unavailable OVERLOADED or STOPPING.
+        `since`: of each group, as `positions` gives them. Raises, before anything is sent:
+        Unavailable OVERLOADED or STOPPING, or if a partition does not say where to begin.
         """
         request = call.request
-        subscription = self._hub.subscribe(selector, since, values=values)
+        watch = await self._watches.open(selector, since, values=values)
         response = web.StreamResponse(headers=_HEADERS)
         # A watch that has nothing to send would learn of its client's end late.
         assert isinstance(request.protocol, Connection)
-        request.protocol.on_lost = subscription.end
+        request.protocol.on_lost = watch.end
         self._open[id(request)] = request
         self._all_closed.clear()
         try:
@@ -95,12 +118,12 @@ class WatchStreams:
             # How long a watch lasts says nothing about latency; how soon it opens does.
             call.figures.observe(response.status, self._clock.monotonic() - call.start)
             call.observed = True
-            await self._stream(call, response, subscription, values=values)
+            await self._stream(call, response, watch, values=values)
             await response.write_eof()
         except ConnectionError:
             pass  # the client went, or took nothing for too long
         finally:
-            subscription.close()
+            watch.close()
             self._open.pop(id(request), None)
             if not self._open:
                 self._all_closed.set()
@@ -109,7 +132,7 @@ class WatchStreams:
 
     async def close(self) -> None:
         """End every stream, at once where its client takes what is left."""
-        self._hub.close()
+        self._watches.close()
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._all_closed.wait()
@@ -122,40 +145,37 @@ class WatchStreams:
         self,
         call: Call,
         response: web.StreamResponse,
-        subscription: Subscription,
+        watch: OpenWatch,
         *,
         values: bool,
     ) -> None:
         ready: http_views.Json = {
-            "revision": subscription.start_revision,
+            "revision": watch.start_revision,
             "served_by": self._node_name,
         }
-        await self._send(
-            call, response, http_views.sse("ready", ready, _resume_id(subscription.position))
-        )
+        await self._send(call, response, http_views.sse("ready", ready, watch.resume_id))
         while True:
             try:
-                changes = await subscription.next(KEEPALIVE_SECONDS)
+                delivery = await watch.next(KEEPALIVE_SECONDS)
             except WatchEnded:
                 return
-            except Compacted as error:
-                gone: http_views.Json = {"compacted_revision": error.compacted_revision}
-                await self._send(call, response, http_views.sse("compacted", gone))
+            except (Compacted, PartitionCompacted) as error:
+                await self._send(call, response, http_views.sse("compacted", _gone(error)))
                 return
-            if changes:
-                await self._send_changes(call, response, changes, values=values)
+            if delivery is not None:
+                await self._send_changes(call, response, delivery, values=values)
             else:
                 # The id alone dispatches no event, but a client that resumes uses it: a
                 # quiet watch then does not ask for what is no longer kept.
-                identity = _resume_id(subscription.position)
-                await self._send(call, response, f": alive\nid: {identity}\n\n".encode("ascii"))
+                alive = f": alive\nid: {watch.resume_id}\n\n"
+                await self._send(call, response, alive.encode("ascii"))
 
     async def _send_changes(
-        self, call: Call, response: web.StreamResponse, changes: Sequence[Change], *, values: bool
+        self, call: Call, response: web.StreamResponse, delivery: Delivery, *, values: bool
     ) -> None:
-        size = sum(change.size for change in changes) if values else 0
+        size = sum(change.size for change in delivery.changes) if values else 0
         if size <= LOOP_ENCODE_BYTES_MAX:
-            await self._send(call, response, self._encode(changes, values=values))
+            await self._send(call, response, self._encode(delivery, values=values))
             return
         # Large frames wait for room before they are made; a slow client holds its room
         # until it has taken them or is cut off.
@@ -163,21 +183,25 @@ class WatchStreams:
         await self._sender.within(call.request, self._budget.wait(room))
         try:
             frames = await self._service.on_thread(
-                lambda: [http_views.event(change, values=values) for change in changes]
+                lambda: _with_ids(
+                    [http_views.event(change, values=values) for change in delivery.changes],
+                    delivery.ids,
+                )
             )
             for frame in frames:
                 await self._send(call, response, frame)
         finally:
             self._budget.give(room)
 
-    def _encode(self, changes: Sequence[Change], *, values: bool) -> bytes:
+    def _encode(self, delivery: Delivery, *, values: bool) -> bytes:
         frames: list[bytes] = []
-        for change in changes:
-            frame = self._frames.get(change, values=values)
+        for change in delivery.changes:
+            frame = self._frames.get(delivery.group, change, values=values)
             if frame is None:
                 frame = http_views.event(change, values=values)
-                self._frames.put(change, frame, values=values)
+                self._frames.put(delivery.group, change, frame, values=values)
             frames.append(frame)
+        frames = _with_ids(frames, delivery.ids)
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     async def _send(self, call: Call, response: web.StreamResponse, data: bytes) -> None:
@@ -185,8 +209,18 @@ class WatchStreams:
         await self._sender.send(call.request, response, data)
 
 
-def _resume_id(position: ChangeId) -> str:
-    """What a client that saw nothing else sends to go on from here."""
-    if position.sub == SUB_MAX:
-        return str(position.revision)
-    return http_views.event_id(position)
+def _with_ids(frames: list[bytes], ids: Sequence[str] | None) -> list[bytes]:
+    """Encoded events under other ids than the changes' own."""
+    if ids is None:
+        return frames
+    return [
+        http_views.under_id(frame, identity) for frame, identity in zip(frames, ids, strict=True)
+    ]
+
+
+def _gone(error: Compacted | PartitionCompacted) -> http_views.Json:
+    """What is no longer kept, and where the watch may go on."""
+    fields: http_views.Json = {"compacted_revision": error.compacted_revision}
+    if isinstance(error, PartitionCompacted):
+        fields |= {"partition": error.group, "since": error.resume}
+    return fields

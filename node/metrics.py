@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from cluster.contact import GAP_SECONDS
 from node.admission import Admission, ByteBudget
 from node.views import GroupFigures
-from node.watch import WatchHub
+from node.watch_sources import Watches
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -63,7 +63,7 @@ class Sources:
     """Whom a scrape asks."""
 
     groups: Callable[[], Sequence[GroupFigures]]
-    hub: WatchHub
+    watches: Watches
     admission: Admission
     request_bytes: ByteBudget
     response_bytes: ByteBudget
@@ -164,19 +164,20 @@ class _NodeCollector(Collector):
         )
         for limit, count in sorted(sources.admission.refused.items()):
             refused.add_metric([limit], count)
-        if sources.hub.figures.refused:
-            refused.add_metric(["watches_max"], sources.hub.figures.refused)
+        if sources.watches.figures.refused:
+            refused.add_metric(["watches_max"], sources.watches.figures.refused)
         yield refused
 
     def _watches(self) -> Iterator[Metric]:
-        hub = self._sources.hub
-        yield GaugeMetricFamily("hivemem_watches", "Open watches", hub.count)
+        watches = self._sources.watches
+        figures = watches.figures
+        yield GaugeMetricFamily("hivemem_watches", "Open watches", watches.count)
         yield GaugeMetricFamily(
-            "hivemem_watches_lagging", "Open watches that read from the store", hub.lagging
+            "hivemem_watches_lagging", "Open watches that read from the store", watches.lagging
         )
         for name, text, value in (
-            ("watch_changes_delivered", "Changes handed to watches", hub.figures.delivered),
-            ("watch_overflows", "Live watches that fell behind", hub.figures.overflows),
+            ("watch_changes_delivered", "Changes handed to watches", figures.delivered),
+            ("watch_overflows", "Live watches that fell behind", figures.overflows),
         ):
             yield CounterMetricFamily(f"hivemem_{name}", text, value)
 

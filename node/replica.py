@@ -46,6 +46,7 @@ from node.local_reads import LocalReads, ReaderThreads
 from node.member_duties import MemberDuties
 from node.members import MemberService
 from node.remote_reads import RemoteReads
+from node.remote_watch import WatchServer
 from node.router import Router
 from node.steps import Steps
 from node.watch import WatchHub
@@ -135,6 +136,13 @@ class Replica:
         )
         self.machine.on_changes = self.hub.publish
         self.machine.on_replaced = self.hub.reset
+        WatchServer(shared.calls.of(self.id), self.hub, shared.threads, self._follows, shared.fail)
+
+    def _follows(self) -> bool:
+        """Is its state that of the group, as far as this node can tell?"""
+        group = self.group
+        votes = self._shared.config.node.id in group.configuration().voters
+        return votes and group.role().leader is not None
 
     @contextmanager
     def readers(self) -> Iterator[KvReader]:
@@ -164,6 +172,7 @@ class Replica:
     def close(self, *, keep: bool = True) -> None:
         """Take part no more, and close the files, to `keep` or to delete them. Idempotent."""
         self._keep = keep
+        self.hub.close()  # watches go on at another node
         self._driver.stop()
         self.group.halt()
         self._shared.transport.unregister(self.id)

@@ -25,6 +25,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from engines.errors import StoreFailed
 from engines.interfaces import INTEGER_MAX, SUB_MAX, Change, ChangeId
 from node.errors import Unavailable
 from node.local_reads import Readers
@@ -132,10 +133,16 @@ class WatchHub:
             self._newest = max(self._newest, ChangeId(reader.revision, SUB_MAX))
 
     def subscribe(
-        self, selector: Selector, since: ChangeId | None, *, values: bool
+        self,
+        selector: Selector,
+        since: ChangeId | None,
+        *,
+        values: bool,
+        batch_bytes_max: int = BATCH_BYTES_MAX,
     ) -> Subscription:
         """Watch what follows `since`; None: what follows now. Close it after use.
 
+        `batch_bytes_max`: value bytes handed out at once; the first change always fits.
         Raises: Unavailable OVERLOADED or STOPPING.
         """
         if self._closed:
@@ -148,8 +155,17 @@ class WatchHub:
         with self._readers() as reader:
             revision = reader.revision
         position = ChangeId(revision, SUB_MAX) if since is None else since
+        # Behind what was published last there is nothing to catch up with: pages that are
+        # asked for one after the other by another node cost no read while it is quiet.
+        current = since is None or (self._newest.revision > 0 and since >= self._newest)
         subscription = Subscription(
-            self, selector, position, revision, values=values, lagging=since is not None
+            self,
+            selector,
+            position,
+            revision,
+            values=values,
+            lagging=not current,
+            batch_bytes_max=batch_bytes_max,
         )
         self._by_session.setdefault((selector.namespace, selector.session), set()).add(subscription)
         self._count += 1
@@ -191,12 +207,14 @@ class Subscription:
         *,
         values: bool,
         lagging: bool,
+        batch_bytes_max: int,
     ) -> None:
         self.selector = selector
         self.start_revision = revision  # the state's revision when the watch began
         self.lagging = lagging
         self._hub = hub
         self._values = values
+        self._batch_bytes_max = batch_bytes_max
         self._position = position
         self._queue: deque[Queued] = deque()
         self._awake = asyncio.Event()
@@ -251,10 +269,8 @@ class Subscription:
         while True:
             if self._ended:
                 raise WatchEnded
-            if self._queue:
-                changes = await self._take()
-            elif self.lagging:
-                changes = await self._catch_up()
+            if self._queue or self.lagging:
+                changes = await self._read_on()
             else:
                 try:
                     async with asyncio.timeout(timeout):
@@ -267,17 +283,25 @@ class Subscription:
                 self._hub.figures.delivered += len(changes)
                 return changes
 
+    async def _read_on(self) -> list[Change]:
+        try:
+            return await (self._take() if self._queue else self._catch_up())
+        except StoreFailed:
+            if self._ended:
+                raise WatchEnded from None  # its store was closed meanwhile
+            raise
+
     async def _take(self) -> list[Change]:
         """Read what is queued, as much as fits into one batch."""
         wanted: list[ChangeId] = []
-        room = BATCH_BYTES_MAX
+        room = self._batch_bytes_max
         for queued in self._queue:
             size = queued.size if self._values else 0
             if wanted and (size > room or len(wanted) == BATCH_CHANGES_MAX):
                 break
             wanted.append(queued.id)
             room -= size
-        if BATCH_BYTES_MAX - room <= LOOP_BYTES_MAX:
+        if self._batch_bytes_max - room <= LOOP_BYTES_MAX:
             changes = self._read(wanted)
         else:
             changes = await self._offload(lambda: self._read(wanted))
@@ -311,7 +335,7 @@ class Subscription:
     def _read_page(self, since: ChangeId) -> Page:
         """One read of what follows `since`. Reader thread."""
         picked: list[Change] = []
-        room = BATCH_BYTES_MAX
+        room = self._batch_bytes_max
         with self._hub._readers() as reader:
             # Values are read for what matches only.
             found = reader.changes(since, PAGE_CHANGES_MAX, KEY_BYTES_UNBOUNDED, False)

@@ -49,6 +49,7 @@ from node.views import (
     StatusView,
 )
 from node.watch import WatchHub
+from node.watch_sources import HubWatches
 from tests.unit.member_group import IDS, Network, ScriptedGroup
 
 WAIT_SECONDS = 10.0
@@ -288,25 +289,16 @@ async def open_door(
         transport = network.transport(IDS[1])
         forwarder = Forwarder(transport, member_group)
         members = MemberService(IDS[1], member_group, transport, forwarder, clock)
-        partitions = ScriptedPartitions()
+        partitions, watches = ScriptedPartitions(), HubWatches(hub)
         snapshots = SnapshotStore(
             folder / "snapshots", 0, machine, asyncio.get_running_loop().call_soon_threadsafe,
             fatal.append, monotonic=clock.monotonic,
         )  # fmt: skip
         saved = snapshot_service(snapshots, router, machine, clock)
         parts = HttpParts(
-            service,
-            members,
-            partitions,
-            saved,
-            hub,
-            info,
-            clock,
-            "one",
-            tokens,
-            limits,
+            service, members, partitions, saved, watches, info, clock, "one", tokens, limits,
             fatal.append,
-        )
+        )  # fmt: skip
         server = HttpServer(parts)
         _, port = await server.start("127.0.0.1", 0)
         try:
