@@ -126,7 +126,7 @@ class LocalCluster:
 
     async def _bring_up(self) -> local_cluster.LocalCluster:
         request = local_launch.Request(
-            self._folder, self._count, partitions=self._partitions, spare=True
+            self._folder, self._count, partitions=self._partitions or None, spare=True
         )
         return await asyncio.to_thread(
             local_launch.bring_up, request, SystemClock(), self._environ, threading.Event()

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from node.client import HivememClient
 from node.errors import HivememError, NotFound
-from tests.fault.workload import REGISTERS, Record
+from tests.fault.workload import Record
 from tests.histories.history import ABSENT, FAILED, Kind, ok
 from tests.histories.linearizability import check_history
 from tests.histories.search import Verdict
 
 AGREE_SECONDS = 30.0  # for every node to hold the same, once nothing is written any more
 READ_TIMEOUT_MS = 20_000
+BARRIER = "~barrier"  # key of the last write
 _POLL_SECONDS = 0.1
 
 Contents = dict[tuple[str, str], tuple[str, int, int]]  # (session, key) → value, version, revision
@@ -61,9 +62,13 @@ async def judge(record: Record, endpoints: list[str]) -> Judgement:
     # The reads of every register, through every node, are part of the history.
     for endpoint in endpoints:
         await _read_registers(record, endpoint)
-    barrier = await _write_barrier(record, endpoints)
-    contents = await _agreed(record, endpoints, barrier)
-    lost = [] if barrier > record.revision else [f"revisions {barrier} to {record.revision}"]
+    barriers = await _write_barriers(record, endpoints)
+    contents = await _agreed(record, endpoints, barriers)
+    lost = [
+        f"group {group}: revisions {barriers[group]} to {revision}"
+        for group, revision in record.revisions.items()
+        if barriers[group] <= revision
+    ]
     lost += [
         f"{session}/{key}"
         for session, entries in record.ledger.items()
@@ -104,7 +109,7 @@ async def _read_register(record: Record, client: HivememClient, name: str, key: 
     number = record.history.begin(name, Kind.GET, key, time.monotonic())
     outcome = FAILED
     try:
-        found = await client.get(record.namespace, REGISTERS, key)
+        found = await client.get(record.namespace, record.session_of(key), key)
         outcome = ok(found.version, found.text())
     except NotFound:
         outcome = ABSENT
@@ -115,20 +120,26 @@ async def _read_register(record: Record, client: HivememClient, name: str, key: 
     return True
 
 
-async def _write_barrier(record: Record, endpoints: list[str]) -> int:
-    """Revision of a write that comes after all others. Where it is lower than one that was
-    acknowledged, acknowledged writes are gone."""
+async def _write_barriers(record: Record, endpoints: list[str]) -> dict[int, int]:
+    """By group, the revision of a write that comes after all others. Where it is lower than
+    one that was acknowledged, acknowledged writes are gone."""
+    barriers: dict[int, int] = {}
     async with HivememClient(endpoints, timeout_ms=READ_TIMEOUT_MS) as client:
-        return (await client.put(record.namespace, "barrier", "k", "v")).revision
+        for session in sorted(record.sessions):
+            group = record.group_of(session)
+            if group not in barriers:
+                written = await client.put(record.namespace, session, BARRIER, "v")
+                barriers[group] = written.revision
+    return barriers
 
 
-async def _agreed(record: Record, endpoints: list[str], barrier: int) -> Contents:
-    """What every node holds by itself, once that is the same on all of them."""
+async def _agreed(record: Record, endpoints: list[str], barriers: dict[int, int]) -> Contents:
+    """What every node holds by itself, or has from one that does, once all agree."""
     deadline = time.monotonic() + AGREE_SECONDS
     while True:
         try:
             found = await asyncio.gather(
-                *(_held(record, endpoint, barrier) for endpoint in endpoints)
+                *(_held(record, endpoint, barriers) for endpoint in endpoints)
             )
         except HivememError as error:
             if time.monotonic() > deadline:
@@ -142,8 +153,8 @@ async def _agreed(record: Record, endpoints: list[str], barrier: int) -> Content
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _held(record: Record, endpoint: str, barrier: int) -> Contents:
-    """One node's own state, at that revision or later."""
+async def _held(record: Record, endpoint: str, barriers: dict[int, int]) -> Contents:
+    """What one node shows without asking a leader, at those revisions or later."""
     contents: Contents = {}
     async with HivememClient([endpoint], timeout_ms=READ_TIMEOUT_MS, follow=False) as client:
         for session in sorted(record.sessions):
@@ -156,7 +167,7 @@ async def _held(record: Record, endpoint: str, barrier: int) -> Contents:
                     cursor=cursor,
                     values=True,
                     consistency="stale",
-                    min_revision=barrier,
+                    min_revision=barriers[record.group_of(session)],
                 )
                 for item in page.items:
                     contents[session, item.key] = (item.text(), item.version, item.revision)

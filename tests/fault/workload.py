@@ -7,6 +7,9 @@ every node, and each one that was refused for certain must not.
 
 Some of the registers' plain operations go through the Redis door, beside HTTP: one history.
 
+On a cluster with partitions registers and ledgers are spread over many sessions, so that every
+partition has some of both.
+
 One call of the client is one operation, however often it was sent: its attempts share one
 request id. What is not known at its deadline is recorded as unknown.
 """
@@ -19,11 +22,12 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+from cluster.slots import partition_of, session_slot
 from node.client import HivememClient
 from node.errors import Conflict, HivememError, NotFound
 from tests.fault.redis_door import RedisDoor
@@ -41,7 +45,8 @@ KEY_OPERATIONS_MAX = 150  # on one register; then a fresh one takes its place
 LEDGER_SHARE = 0.4
 REDIS_SHARE = 0.4  # of the operations on registers but compare-and-set, which it does not have
 LEDGER_BYTES = 600  # of each value, so that logs grow
-REGISTERS = "registers"  # session
+REGISTERS = "registers"  # session; with partitions, what the names of several begin with
+SESSIONS_PER_PARTITION = 4  # with registers; so that each has some
 # Answers that a fault may cause. Any other error is a defect, whatever else happened.
 EXPECTED_ERRORS = {
     "QUORUM_NOT_REACHED",
@@ -58,29 +63,51 @@ EXPECTED_ERRORS = {
 Door = HivememClient | RedisDoor
 
 
+class Timing(NamedTuple):
+    """One operation that was done as asked."""
+
+    ended: float  # monotonic seconds
+    seconds: float
+    writes: bool
+    group: int
+
+
 @dataclass
 class Record:
     """What was done and told. Times are monotonic seconds."""
 
     namespace: str
+    partitions: int = 0  # of the cluster; 0: it has none
     history: History = field(default_factory=History)
     ledger: dict[str, dict[str, str]] = field(default_factory=dict)  # session → {key: value}
     refused: list[tuple[str, str]] = field(default_factory=list)  # the same, without effect
     acknowledged: list[float] = field(default_factory=list)  # when, of every write
-    revision: int = 0  # the highest that was acknowledged
+    timings: list[Timing] = field(default_factory=list)
+    revisions: dict[int, int] = field(default_factory=dict)  # group → the highest acknowledged
     unknown: int = 0  # writes with an unknown outcome
     refusals: int = 0  # writes that certainly had no effect, but for version conflicts
     operations: int = 0  # that ended
     errors: Counter[str] = field(default_factory=Counter)  # code → count
     defects: list[str] = field(default_factory=list)  # errors that no fault explains
     registers: set[str] = field(default_factory=set)
-    sessions: set[str] = field(default_factory=lambda: {REGISTERS})
+    sessions: set[str] = field(default_factory=set)
     began: float = 0.0
     ended: float = 0.0
 
     @property
     def ops_per_second(self) -> float:
         return self.operations / max(self.ended - self.began, 1e-9)
+
+    def group_of(self, session: str) -> int:
+        """The Raft group that holds a session; its revisions are those of that group."""
+        return partition_of(session_slot(session), self.partitions) if self.partitions else 0
+
+    def session_of(self, register: str) -> str:
+        """The session of a register."""
+        if not self.partitions:
+            return REGISTERS
+        number = int(register.rpartition("-")[2])
+        return f"{REGISTERS}-{number % (self.partitions * SESSIONS_PER_PARTITION)}"
 
     def gap_after(self, moment: float) -> float:
         """Seconds of the longest time without an acknowledged write, from `moment` on."""
@@ -145,6 +172,10 @@ class Workload:
             finally:
                 self.record.ended = time.monotonic()
 
+    def use(self, endpoints: list[str]) -> None:
+        """Have the clients go on at these, from their next operation on."""
+        self._endpoints = endpoints
+
     async def reach(self, acknowledgements: int, seconds: float = 30.0) -> None:
         """Wait until so many more writes are acknowledged; TimeoutError after `seconds`."""
         times = self.record.acknowledged
@@ -166,11 +197,19 @@ class Workload:
                 group.create_task(self._client(number))
 
     async def _client(self, number: int) -> None:
-        first = number % len(self._endpoints)
-        nodes = self._endpoints[first:] + self._endpoints[:first]
         name = f"client-{number:02d}"
         self.record.sessions.add(name)
         due = time.monotonic() + self._rng.random() * self._interval
+        turns = itertools.count()
+        while not self._stop.is_set():
+            due = await self._work_through(self._endpoints, number, name, turns, due)
+
+    async def _work_through(
+        self, endpoints: list[str], number: int, name: str, turns: Iterator[int], due: float
+    ) -> float:
+        """One client's work, until others are to be used; returns when the next is due."""
+        first = number % len(endpoints)
+        nodes = endpoints[first:] + endpoints[:first]
         redis = self._redis_door(first)
         async with (
             HivememClient(nodes, timeout_ms=self._timeout_ms, follow=False) as client,
@@ -178,15 +217,15 @@ class Workload:
         ):
             if redis is not None:
                 stack.push_async_callback(redis.close)
-            for turn in itertools.count():
-                if not await self._wait_until(due):
-                    return
+            while endpoints is self._endpoints and await self._wait_until(due):
                 due = max(due + self._interval, time.monotonic() - LATENESS_SECONDS_MAX)
+                turn = next(turns)
                 if self._rng.random() < LEDGER_SHARE:
                     await self._enter(client, name, turn)
                 else:
                     await self._use_register(client, redis, name, turn)
                 self.record.operations += 1
+        return due
 
     def _redis_door(self, first: int) -> RedisDoor | None:
         if self._redis is None:
@@ -209,6 +248,7 @@ class Workload:
         """Put one ledger entry."""
         record = self.record
         key, value = f"{turn:06d}", f"{name}:{turn}:".ljust(LEDGER_BYTES, ".")
+        began = time.monotonic()
         try:
             result = await client.put(
                 record.namespace,
@@ -227,7 +267,8 @@ class Workload:
                 record.unknown += 1
             return
         record.ledger.setdefault(name, {})[key] = value
-        self._acknowledge(result.revision)
+        self._acknowledge(name, result.revision)
+        self._time(name, began, writes=True)
 
     async def _use_register(
         self, client: HivememClient, redis: RedisDoor | None, name: str, turn: int
@@ -250,73 +291,82 @@ class Workload:
 
     async def _get(self, client: Door, name: str, key: str) -> int | None:
         """Read a register; returns its version (0: absent), None if it did not answer."""
+        session = self.record.session_of(key)
 
         async def ask() -> Outcome:
             patience_ms = self._patience_ms()
             try:
                 if isinstance(client, RedisDoor):
-                    told = await client.get(REGISTERS, key, patience_ms)
+                    told = await client.get(session, key, patience_ms)
                     return ok(told.version, told.text())
                 found = await client.get(
-                    self.record.namespace, REGISTERS, key, timeout_ms=patience_ms
+                    self.record.namespace, session, key, timeout_ms=patience_ms
                 )
             except NotFound:
                 return ABSENT
             return ok(found.version, found.text())
 
         number = self.record.history.begin(name, Kind.GET, key, time.monotonic())
-        outcome = await self._outcome(number, ask(), writes=False)
+        outcome = await self._outcome(number, ask(), session, writes=False)
         return outcome.version
 
     async def _put(
         self, client: Door, name: str, key: str, value: str, expected: int | None
     ) -> None:
+        session = self.record.session_of(key)
+
         async def ask() -> Outcome:
             if isinstance(client, RedisDoor):
-                told = await client.put(REGISTERS, key, value, self._patience_ms())
-                self._acknowledge(told.revision)
+                told = await client.put(session, key, value, self._patience_ms())
+                self._acknowledge(session, told.revision)
                 return ok(told.version)
             result = await client.put(
                 self.record.namespace,
-                REGISTERS,
+                session,
                 key,
                 value,
                 if_version=expected,
                 request_id=self._request_id(),
                 timeout_ms=self._patience_ms(),
             )
-            self._acknowledge(result.revision)
+            self._acknowledge(session, result.revision)
             return ok(result.version)
 
         number = self.record.history.begin(
             name, Kind.PUT, key, time.monotonic(), value=value, expected=expected
         )
-        await self._outcome(number, ask(), writes=True)
+        await self._outcome(number, ask(), session, writes=True)
 
     async def _delete(self, client: Door, name: str, key: str) -> None:
+        session = self.record.session_of(key)
+
         async def ask() -> Outcome:
             if isinstance(client, RedisDoor):
-                told = await client.delete(REGISTERS, key, self._patience_ms())
-                self._acknowledge(told.revision)
+                told = await client.delete(session, key, self._patience_ms())
+                self._acknowledge(session, told.revision)
                 return ok(told.version) if told.deleted else ABSENT
             result = await client.delete(
                 self.record.namespace,
-                REGISTERS,
+                session,
                 key,
                 request_id=self._request_id(),
                 timeout_ms=self._patience_ms(),
             )
-            self._acknowledge(result.revision)
+            self._acknowledge(session, result.revision)
             return ok(result.version) if result.deleted else ABSENT
 
         number = self.record.history.begin(name, Kind.DELETE, key, time.monotonic())
-        await self._outcome(number, ask(), writes=True)
+        await self._outcome(number, ask(), session, writes=True)
 
-    async def _outcome(self, number: int, answer: Awaitable[Outcome], *, writes: bool) -> Outcome:
+    async def _outcome(
+        self, number: int, answer: Awaitable[Outcome], session: str, *, writes: bool
+    ) -> Outcome:
         """Record how the operation ends, whatever happens."""
         outcome = UNKNOWN
+        began = time.monotonic()
         try:
             outcome = await answer
+            self._time(session, began, writes=writes)
         except Conflict as error:
             if error.code != "VERSION_CONFLICT":
                 self.note(error)
@@ -333,9 +383,16 @@ class Workload:
 
     # --- Bookkeeping ---------------------------------------------------------------
 
-    def _acknowledge(self, revision: int) -> None:
-        self.record.acknowledged.append(time.monotonic())
-        self.record.revision = max(self.record.revision, revision)
+    def _acknowledge(self, session: str, revision: int) -> None:
+        record = self.record
+        record.acknowledged.append(time.monotonic())
+        group = record.group_of(session)
+        record.revisions[group] = max(record.revisions.get(group, 0), revision)
+
+    def _time(self, session: str, began: float, *, writes: bool) -> None:
+        now = time.monotonic()
+        group = self.record.group_of(session)
+        self.record.timings.append(Timing(now, now - began, writes, group))
 
     def note(self, error: HivememError) -> None:
         """Count an error; one that no fault explains is kept as a defect."""
@@ -362,4 +419,5 @@ class Workload:
         self._fresh += 1
         key = f"register-{self._fresh:05d}"
         self.record.registers.add(key)
+        self.record.sessions.add(self.record.session_of(key))
         return key

@@ -1,0 +1,243 @@
+"""Nodes come and go under load, so that partitions move; optionally parties of a move die.
+
+Three nodes become five, one after the other, and then four: one that was there from the start
+is removed. What clients were told is judged as after every other fault (`judgement.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from node.client import HivememClient
+from node.client_types import Partitions
+from node.errors import HivememError, NotFound
+from tests.cluster.harness import LocalCluster, eventually
+from tests.fault.judgement import Judgement, judge
+from tests.fault.workload import Record, Workload
+
+SPREAD_SECONDS: Final = 120.0  # for all partitions to be where they should
+CALM_SECONDS: Final = 3.0  # of load before, between and after
+DOWN_SECONDS: Final = 1.0  # that a killed node stays down
+REMOVED_SECONDS: Final = 30.0  # for a removed node to end; one that was away has to find out
+VIEW_MS: Final = 5_000
+POLL_SECONDS: Final = 0.05
+
+
+class Phase(NamedTuple):
+    """A stretch of the run. Times are monotonic seconds."""
+
+    name: str
+    began: float
+    ended: float
+    moved: int  # replicas that came to a node
+    kills: tuple[str, ...] = ()
+
+
+@dataclass
+class Moves:
+    """One run. `kill`: kill -9 a leader, a learner and the system group's leader on the way."""
+
+    cluster: LocalCluster
+    record: Record
+    rate: float
+    seed: int = 0
+    kill: bool = False
+    remove_leader: bool = False  # of the system group, rather than the first node
+    calm_seconds: float = CALM_SECONDS
+    phases: list[Phase] = field(default_factory=list)
+    _gone: set[str] = field(default_factory=set)  # names of removed nodes
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
+        self._kills: list[str] = []
+        self._settled = asyncio.Event()  # of the phase under way
+
+    async def run(self) -> Judgement:
+        """Raises TimeoutError, AssertionError: what must come to happen did not."""
+        async with self._client() as client:
+            await self._spread(client)
+        workload = Workload(
+            self._endpoints(), self.record, seed=self.seed, ops_per_second=self.rate
+        )
+        async with workload:
+            await workload.reach(100)
+            await self._calm("before")
+            for number in (4, 5):
+                await self._phase(f"add node{number}", lambda n=number: self._add(f"node{n}"))
+                workload.use(self._endpoints())
+            await self._calm("five nodes")
+            leaving = await self._leaving()
+            await self._phase(f"remove {leaving}", lambda: self._remove(leaving))
+            workload.use(self._endpoints())
+            await self._calm("after")
+        return await judge(self.record, self._endpoints())
+
+    # --- Phases --------------------------------------------------------------------
+
+    async def _calm(self, name: str) -> None:
+        began = time.monotonic()
+        await asyncio.sleep(self.calm_seconds)
+        self.phases.append(Phase(name, began, time.monotonic(), 0))
+
+    async def _phase(self, name: str, change: Callable[[], Awaitable[None]]) -> None:
+        """Until everything is where it should be."""
+        async with self._client() as client:
+            before = _held(await client.partitions())
+            began = time.monotonic()
+            self._kills = []
+            async with self._striking():
+                await change()
+                await self._spread(client)
+            await self._all_up()
+            await self._spread(client)
+            moved = len(_held(await client.partitions()) - before)
+        self.phases.append(Phase(name, began, time.monotonic(), moved, tuple(self._kills)))
+
+    async def _add(self, name: str) -> None:
+        index = await self.cluster.newcomer(name)
+        node = self.cluster.nodes[index]
+        async with self._client() as client:
+            await client.add_member(node.id, node.name, node.peer, node.http)
+
+            async def votes() -> bool:
+                members = (await client.members())["members"]
+                return any(each["id"] == node.id and each["role"] == "voter" for each in members)
+
+            await eventually(votes, SPREAD_SECONDS, f"{name} has no vote")
+
+    async def _leaving(self) -> str:
+        """Name of the node that is to be removed."""
+        if self.remove_leader:
+            return self.cluster.nodes[await self.cluster.wait_leader()].name
+        return self.cluster.nodes[self._rng.randrange(3)].name
+
+    async def _remove(self, name: str) -> None:
+        index = self.cluster.index(name)
+        node = self.cluster.nodes[index]
+        async with self._client() as client:
+
+            async def removed() -> bool:
+                try:
+                    await client.remove_member(node.id)
+                except NotFound:
+                    return True
+                except HivememError:
+                    return False
+                return True
+
+            await eventually(removed, SPREAD_SECONDS, f"{name} is still a member")
+        self._gone.add(name)
+
+    async def _all_up(self) -> None:
+        """Members run and are ready; who was removed has ended."""
+        for index, node in enumerate(self.cluster.nodes):
+            if node.name not in self._gone:
+                await self.cluster.wait_ready(index)
+            elif node.pid is not None:
+                code = await self.cluster.ended(index, REMOVED_SECONDS)
+                assert code == 0, f"{node.name} ended with {code}"
+
+    async def _spread(self, client: HivememClient) -> None:
+        """Wait until every partition is where it should be, and nothing more is to move."""
+        last: list[str] = ["nobody says where the partitions are"]
+
+        async def settled() -> bool:
+            try:
+                view = await client.partitions()
+            except HivememError as error:
+                last[0] = str(error)
+                return False
+            last[0] = str(view["progress"])
+            return _settled(view)
+
+        try:
+            await eventually(settled, SPREAD_SECONDS, "the partitions are not spread")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {last[0]}") from None
+
+    # --- Kills ---------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _striking(self) -> AsyncIterator[None]:
+        """While it lasts, each of the three parties is killed once, in any order."""
+        self._settled.clear()
+        task = asyncio.create_task(self._strike_all()) if self.kill else None
+        try:
+            yield
+        finally:
+            self._settled.set()
+            if task is not None:
+                await task
+
+    async def _strike_all(self) -> None:
+        kinds = ["leader", "learner", "system leader"]
+        self._rng.shuffle(kinds)
+        for kind in kinds:
+            index = await self._victim(kind)
+            if index is None:
+                return
+            await self.cluster.kill(index)
+            self._kills.append(f"{kind} ({self.cluster.nodes[index].name})")
+            await asyncio.sleep(DOWN_SECONDS)
+            await self.cluster.restart(index, ready=False)
+
+    async def _victim(self, kind: str) -> int | None:
+        """A node with that part in a move that is under way; None: all have ended."""
+        while not self._settled.is_set():
+            await asyncio.sleep(POLL_SECONDS)
+            with contextlib.suppress(HivememError):
+                async with self._client() as client:
+                    found = _parties(await client.partitions())
+                if kind == "system leader":
+                    if found["leader"]:
+                        return await self.cluster.leader()
+                    continue
+                for index, node in enumerate(self.cluster.nodes):
+                    if node.id in found[kind] and node.pid is not None:
+                        return index
+        return None
+
+    # --- Parts ----------------------------------------------------------------------
+
+    def _endpoints(self) -> list[str]:
+        return [node.http for node in self.cluster.nodes if node.name not in self._gone]
+
+    def _client(self) -> HivememClient:
+        return HivememClient(self._endpoints(), timeout_ms=VIEW_MS, follow=False)
+
+
+def _held(view: Partitions) -> set[tuple[int, str]]:
+    """(partition, node id) of each replica."""
+    return {(each["id"], one["node"]) for each in view["partitions"] for one in each["replicas"]}
+
+
+def _settled(view: Partitions) -> bool:
+    """All partitions are where they should, and that is evenly over the nodes that stay."""
+    progress = view["progress"]
+    if progress is None or progress["partitions_done"] < progress["partitions_total"]:
+        return False
+    if any(each["leader"] is None for each in view["partitions"]):
+        return False
+    if any(each["removing"] or not each["answering"] for each in view["nodes"]):
+        return False
+    counts = [each["replicas"] for each in view["nodes"] if not each["draining"]]
+    return max(counts) - min(counts) <= 1
+
+
+def _parties(view: Partitions) -> dict[str, set[str]]:
+    """Ids of the nodes that lead, or learn, a partition that is being moved."""
+    leaders, learners = set(), set()
+    for each in view["partitions"]:
+        replicas = each["replicas"]
+        if {one["node"] for one in replicas if one["role"] != "learner"} == set(each["target"]):
+            continue
+        learners |= {one["node"] for one in replicas if one["role"] == "learner"}
+        if each["leader"] is not None:
+            leaders.add(each["leader"])
+    return {"leader": leaders, "learner": learners}
