@@ -95,10 +95,12 @@ class RaftGroup:
         flow: FlowLimits | None = None,
         compaction: CompactionLimits | None = None,
         governs_peers: bool = True,
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         """`bootstrap`: the members while the log holds no configuration. Log, snapshots and
         machine must agree: see `reconcile`. `governs_peers`: its members are whom the transport
-        connects to; of several groups of a node one does, and holds all the others' members."""
+        connects to; of several groups of a node one does, and holds all the others' members.
+        `wanted`: see `Standing`."""
         self.group = group
         self.self_id = identity.id
         self._log = log
@@ -133,7 +135,7 @@ class RaftGroup:
             rng,
         )
         self._build_parts(timing, compaction or CompactionLimits())
-        self._standing = Standing(core, identity.id)
+        self._standing = Standing(core, identity.id, wanted)
         self.on_leader_change: Callable[[], None] = lambda: None
         core.on_read_echo = self._reads.echo
         core.on_leader_change = self._leadership_changed

@@ -184,11 +184,23 @@ class Leading(Members):
                 # It dropped what is in flight; go on from here once it has room.
                 flow.restart()
                 self._SyncObj__raftNextIndex[node] = max(match, match_before) + 1
-        elif message["reset"] and next_index > match_before:
+        elif message["reset"] and next_index <= match_before:
+            self._forgotten(node, flow, next_index)
+        elif message["reset"]:
             if flow.probing and flow.sent and next_index >= flow.probe_index:
                 return  # the refusal of an append that was sent before the probe
             flow.restart()
             self._SyncObj__raftNextIndex[node] = min(next_index, self._log.last_index + 1)
+
+    def _forgotten(self, node: Node, flow: Flow, next_index: int) -> None:
+        """A peer asks for what it had acknowledged. Of a voter that is an old message, or it
+        broke its word: what it acknowledged may be committed. A learner counts for nothing;
+        its replica may have been made anew, and would wait for ever."""
+        if node.id in self.voter_peers:
+            return
+        flow.restart()
+        self._SyncObj__raftMatchIndex[node] = 0
+        self._SyncObj__raftNextIndex[node] = max(next_index, FIRST_INDEX + 1)
 
     # --- Committing, and giving way ------------------------------------------------
 

@@ -54,6 +54,11 @@ class Leadership:
         """Is it this node?"""
         return self._group.role().leader == self._self_id
 
+    def follow(self, group: Led) -> None:
+        """Who waits here asks another way to the group from now on."""
+        self._group.on_leader_change = lambda: None
+        self._group = group
+
     def _leader_changed(self) -> None:
         for waiter in self._leader_waiters:
             if not waiter.done():

@@ -53,6 +53,7 @@ class PartitionRouter:
         self._shared = shared
         self._self_id = shared.config.node.id
         self._remote: dict[int, RemoteRouter] = {}
+        partitions.on_leave = lambda replica: replica.router.leave(self._away(replica.id))
 
     # --- Where ---------------------------------------------------------------------
 
@@ -64,6 +65,9 @@ class PartitionRouter:
         replica = self._partitions.serving(group)
         if replica is not None:
             return replica.router
+        return self._away(group)
+
+    def _away(self, group: int) -> RemoteRouter:
         found = self._remote.get(group)
         if found is None:
             found = self._remote[group] = self._to(group)

@@ -166,6 +166,12 @@ class PartitionService:
         return self._members.members()
 
     async def add(self, member: Member, deadline: float) -> MembersView:
+        """One that was removed before is not to leave again at once."""
+        known = member.id in self._partitions.system.group.configuration().ids
+        if self._partitions.count and not known:
+            self._partitions.state.refresh()
+            if self._partitions.state.node(member.id).removing:
+                await self._partitions.state.forget_node(member.id, deadline)
         return await self._members.add(member, deadline)
 
     async def promote(self, node: str, deadline: float) -> MembersView:

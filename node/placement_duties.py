@@ -49,6 +49,24 @@ class Situation(NamedTuple):
     configurations: Mapping[int, Configuration]
     leaders: Mapping[int, str]
 
+    def settled(self, group: int) -> Configuration | None:
+        """The members of a partition as its leader says, if they are committed."""
+        facts = self.sight.partitions.get(group)
+        newest = facts.newest if facts else None
+        if newest is None or newest.role != "leader" or not newest.committed:
+            return None
+        return newest.configuration if newest.configuration.index else None
+
+    def holds_nothing(self, node: str) -> bool:
+        """Is it certain that no partition has, or is to have, a replica there? Who has not
+        been heard of could have one."""
+        assert self.map is not None
+        for partition in self.map.partitions:
+            members = self.settled(partition.id)
+            if members is None or node in members.ids or node in partition.replicas:
+                return False
+        return True
+
     @property
     def progress(self) -> Progress | None:
         return progress(self.map, self.configurations) if self.map else None
@@ -203,17 +221,17 @@ class PlacementDuties:
 
     async def _dismiss(self, found: Situation) -> bool:
         """Let nodes go that are to be removed and hold nothing more. True: some still do."""
-        state = self._partitions.state
+        state, group = self._partitions.state, self._partitions.system.group
         leaving = [node for node, record in state.nodes.items() if record.removing]
-        members = self._partitions.system.group.configuration().ids
         left = False
         for node in leaving:
-            if node not in members:
+            if node in group.configuration().ids:
+                if found.holds_nothing(node):
+                    await self._members.remove(node, self._deadline())
+                else:
+                    left = True
+            elif node not in group.committed_configuration().ids:
                 await state.forget_node(node, self._deadline())
-            elif any(node in each.ids for each in found.configurations.values()):
-                left = True
-            else:
-                await self._members.remove(node, self._deadline())
         return left
 
     def _deadline(self) -> float:
@@ -221,10 +239,11 @@ class PlacementDuties:
 
 
 def _may_change(found: Situation, current: PartitionMap) -> bool:
-    """The first map stays until each group has a leader and its members in the log: see
-    `Partitions._bootstrap`."""
+    """The first map stays until each group has a leader and its members are committed. Until
+    then a founder without them in its log could not vote under a later map, and too many of
+    those would never elect anybody: see `Partitions._bootstrap`."""
     return current.epoch > 1 or all(
-        partition.id in found.configurations and partition.id in found.leaders
+        found.settled(partition.id) is not None and partition.id in found.leaders
         for partition in current.partitions
     )
 

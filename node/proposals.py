@@ -46,6 +46,10 @@ class Proposals:
         self._elsewhere = elsewhere
         self._loop = asyncio.get_running_loop()
 
+    def leave(self, elsewhere: Elsewhere) -> None:
+        """The group is here no more: what waits, and what comes yet, goes elsewhere."""
+        self._group, self._elsewhere = None, elsewhere
+
     async def propose(self, command: Command, deadline: float) -> Result:
         """Replicate one command and return its result (which may be a refusal).
 

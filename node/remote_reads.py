@@ -73,12 +73,15 @@ class RemoteReads:
         self._threads = threads
         self._clock = clock
         self._fail = fail
-        self._groups: dict[int, GroupReads] = {}
+        self._groups: dict[int, tuple[GroupReads, Callable[[], bool]]] = {}
         transport.on_call(READ, self._answer)
 
-    def serve(self, group: int, reads: GroupReads) -> None:
-        """Answer other nodes' reads of `group` from here."""
-        self._groups[group] = reads
+    def serve(
+        self, group: int, reads: GroupReads, votes: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Answer other nodes' reads of `group` from here, while this node `votes` in it: one
+        that is still catching up would let them wait."""
+        self._groups[group] = reads, votes
 
     def withdraw(self, group: int) -> None:
         """The group is here no more."""
@@ -114,8 +117,8 @@ class RemoteReads:
     async def _answer(self, peer: str, payload: bytes) -> bytes:
         try:
             group, options, seconds, request = _request(payload)
-            reads = self._groups.get(group)
-            if reads is None:
+            reads, votes = self._groups.get(group, (None, None))
+            if reads is None or votes is None or not votes():
                 raise RemoteCallFailed(f"group {group} is not on this node", definite=True)
             return await self._run(reads, request, options, self._clock.monotonic() + seconds)
         except UnknownRead as error:

@@ -86,7 +86,7 @@ class RemoteRouter:
     ) -> None:
         """`leader_http`: node id → HTTP address."""
         self._group = group
-        self._elsewhere = elsewhere
+        self.elsewhere = elsewhere
         self._remote_reads = remote_reads
         self._clock = clock
         self._leader_http = leader_http
@@ -96,7 +96,7 @@ class RemoteRouter:
 
     def leader_address(self) -> str | None:
         """HTTP address of the node that is asked."""
-        node = self._elsewhere.guess()
+        node = self.elsewhere.guess()
         return self._leader_http(node) if node else None
 
     async def propose(self, command: Command, deadline: float) -> Result:
@@ -118,7 +118,7 @@ class RemoteRouter:
         """
         problem: Exception | None = None
         while (remaining := deadline - self._clock.monotonic()) > 0:
-            node = self._elsewhere.guess()
+            node = self.elsewhere.guess()
             if node is not None:
                 try:
                     return await self._remote_reads.read(
@@ -126,7 +126,7 @@ class RemoteRouter:
                     )
                 except (PeerUnreachable, RemoteCallFailed) as error:
                     problem = error
-                    self._elsewhere.mistaken(node)
+                    self.elsewhere.mistaken(node)
             await asyncio.sleep(min(RETRY_PAUSE_SECONDS, max(0.0, remaining)))
         raise Unavailable(
             f"no replica of partition {self._group} answered in time ({problem or 'none is known'})"

@@ -88,12 +88,15 @@ class Replica:
         shared: Shared,
         bootstrap: Configuration,
         fail: Callable[[BaseException], None],
+        wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Opens the group's folder. Raises StartupError, CorruptRecord, StorageFailed.
 
         `bootstrap`: the members while the log names none. `fail` hears what ends the group.
+        `wanted`: see `Standing`.
         """
         self.id = group
+        self._wanted = wanted
         self._shared = shared
         self._fail = fail
         self._driver = GroupDriver(shared.drivers)
@@ -125,7 +128,7 @@ class Replica:
             config.node.id, self.group, self.machine, self.forwarder, shared.clock, http,
             LocalReads(self.readers, shared.threads),
         )  # fmt: skip
-        shared.remote_reads.serve(self.id, self.router)
+        shared.remote_reads.serve(self.id, self.router, lambda: self.votes)
         self.steps = Steps(config.node.id, self.group, shared.calls.of(self.id))
         limits = HttpLimits()
         self.hub = WatchHub(
@@ -149,6 +152,11 @@ class Replica:
         """A reader on the newest applied state. Any thread."""
         with self.store.read() as snapshot:
             yield KvReader(snapshot)
+
+    @property
+    def votes(self) -> bool:
+        """Has this node a vote in the group, as far as it knows?"""
+        return self._shared.config.node.id in self.group.configuration().voters
 
     async def start(self) -> None:
         """Take part in the group."""
@@ -215,6 +223,7 @@ class Replica:
                 keep_bytes_max=storage.log_keep_bytes_max,
             ),
             governs_peers=self.id == SYSTEM_GROUP,
+            wanted=self._wanted,
         )
 
 

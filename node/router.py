@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from cluster.errors import (
     ClusterError,
@@ -19,20 +19,42 @@ from cluster.errors import (
 )
 from cluster.interfaces import Consensus
 from engines.command import Command
+from engines.errors import StoreFailed
 from engines.interfaces import Result
 from engines.read_requests import ReadRequest, Shown
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError
 from node.forward import Forwarder
-from node.leadership import Leadership
+from node.leadership import Leadership, Led
 from node.local_reads import LocalReads
-from node.proposals import Proposals
+from node.proposals import Elsewhere, Proposals
 from node.reads import Consistency, ReadOptions
 
 T = TypeVar("T")
 
 REVISION_POLL_SECONDS = 0.01  # a reader that waits for a revision looks again this often
+
+
+class ReplicaLeft(Exception):
+    """The replica that was to answer is not on this node any more."""
+
+
+class Away(Led, Elsewhere, Protocol):
+    """A group that is not here: who may lead it, and how that node is asked."""
+
+
+class OtherWay(Protocol):
+    """The way to a group that is not here: `RemoteRouter`."""
+
+    @property
+    def elsewhere(self) -> Away: ...
+
+    def leader_address(self) -> str | None: ...
+
+    async def read(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]: ...
 
 
 class Router:
@@ -58,9 +80,25 @@ class Router:
         self._loop = asyncio.get_running_loop()
         self._leadership = Leadership(self_id, group, clock, self.leader_address)
         self._proposals = Proposals(self._leadership, group, forwarder)
+        self._applied_waiters: set[asyncio.Future[None]] = set()
+        self._other_way: OtherWay | None = None  # once the replica has left this node
+
+    def leave(self, other_way: OtherWay) -> None:
+        """The replica leaves this node: who waits for it, and who comes yet, goes that way.
+
+        To be called before the replica's files are closed.
+        """
+        self._other_way = other_way
+        self._leadership.follow(other_way.elsewhere)
+        self._proposals.leave(other_way.elsewhere)
+        for waiter in self._applied_waiters:
+            if not waiter.done():
+                waiter.set_exception(ReplicaLeft())
 
     def leader_address(self) -> str | None:
         """HTTP address of the leader, as far as this node knows."""
+        if self._other_way is not None:
+            return self._other_way.leader_address()
         leader = self._group.role().leader
         if leader is None:
             return None
@@ -82,12 +120,18 @@ class Router:
     async def read(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float
     ) -> Shown[T]:
-        """What this node's state answers, once it may.
+        """What this node's state answers, once it may; another's, if the replica leaves.
 
         Raises as `barrier`, and what the request raises; DeadlineExceeded.
         """
-        await self.barrier(options, deadline)
-        return await self._reads.run(request, deadline)
+        if self._other_way is None:
+            try:
+                await self.barrier(options, deadline)
+                return await self._reads.run(request, deadline)
+            except (ReplicaLeft, StoreFailed):
+                if self._other_way is None:
+                    raise
+        return await self._other_way.read(request, options, deadline)
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
         """Return when this node's state may answer the read.
@@ -111,6 +155,7 @@ class Router:
 
     async def _wait_for_read_index(self, confirmed: bool, deadline: float) -> None:
         while True:
+            self._check_here()
             try:
                 index = await self._read_index(confirmed, deadline)
                 if index is not None:
@@ -123,6 +168,10 @@ class Router:
             if self._leadership.past(deadline):
                 self._leadership.quorum_not_reached(False)
             await self._leadership.pause(deadline)
+
+    def _check_here(self) -> None:
+        if self._other_way is not None:
+            raise ReplicaLeft
 
     async def _read_index(self, confirmed: bool, deadline: float) -> int | None:
         leadership = self._leadership
@@ -170,14 +219,18 @@ class Router:
                 future.set_result(None)
 
         self._group.when_applied(index, done)
+        self._applied_waiters.add(future)
         try:
             async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
                 await future
         except TimeoutError:
             raise DeadlineExceeded("this node did not catch up with the leader in time") from None
+        finally:
+            self._applied_waiters.discard(future)
 
     async def _wait_for_revision(self, revision: int, deadline: float) -> None:
         while self._machine.revision < revision:
+            self._check_here()
             if self._leadership.past(deadline):
                 raise DeadlineExceeded(
                     f"min_revision {revision} was not reached in time; "

