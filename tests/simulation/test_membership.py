@@ -261,6 +261,23 @@ def test_a_wiped_node_does_not_vote_a_lagging_leader_into_office(monkeypatch):
     cluster.check_healed()
 
 
+def test_a_learner_whose_replica_was_made_anew_is_sent_everything_again(monkeypatch):
+    """The folder of one group was deleted and made anew; the node's own folder, by whose
+    incarnation nodes are known, is the same. The leader believed what the former said, and
+    ignored that the new one has nothing."""
+    cluster = led(monkeypatch)
+    outcomes = [cluster.put("A", b"%d" % i) for i in range(10)]
+    cluster.add_node("D")
+    done(cluster, cluster.change("A", Add(Member("D"))))
+    cluster.crash("D")
+    cluster.nodes["D"] = cluster.new_node("D")
+    cluster.restart("D")
+    cluster.settle(8, quiet=True)
+    assert cluster.nodes["D"].machine.commands == [o.command for o in outcomes]
+    done(cluster, cluster.change("A", Promote("D")))
+    cluster.check_healed()
+
+
 def test_an_amnesiac_does_not_vote_twice_in_a_term(monkeypatch):
     cluster = Cluster(monkeypatch)
     cluster.settle(20)
