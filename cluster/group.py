@@ -477,12 +477,13 @@ class RaftGroup:
         if role.leader == self._logged_leader:
             return
         self._logged_leader = role.leader
+        which = f"partition {self.group}: " if self.group else ""
         if role.leader is None:
-            logger.info("no leader is known, in term %d", role.term)
+            logger.info("%sno leader is known, in term %d", which, role.term)
         elif role.name == "leader":
-            logger.info("this node leads in term %d", role.term)
+            logger.info("%sthis node leads in term %d", which, role.term)
         else:
-            logger.info("node %s leads in term %d", role.leader, role.term)
+            logger.info("%snode %s leads in term %d", which, role.leader, role.term)
 
     # --- What it is doing ----------------------------------------------------------
 

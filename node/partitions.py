@@ -312,5 +312,6 @@ class Partitions:
             return None
 
     def _left_out(self, replica: Replica, found: Configuration) -> bool:
-        """Is it a newer configuration than the replica's own, without this node?"""
-        return found.index > replica.group.configuration().index and self._self_id not in found.ids
+        """Is it without this node, and as new as what the replica's own log says? It may hold
+        that very entry, and not know that it was committed."""
+        return found.index >= replica.group.configuration().index and self._self_id not in found.ids

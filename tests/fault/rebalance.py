@@ -26,6 +26,8 @@ from tests.fault.rounds import CHURN
 from tests.fault.workload import Record, Timing
 
 RATE: Final = 400.0
+# With kills: copies are slow enough to be hit on the way.
+SLOW_COPIES: Final = {"HIVEMEM_STORAGE_SNAPSHOT_BYTES_PER_SECOND_MAX": str(1 << 20)}
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ async def run(options: argparse.Namespace, number: int) -> dict[str, Any] | None
     record = Record(f"run-{number}", options.partitions)
     remove_leader = options.remove == "leader" or (options.remove == "either" and number % 2 == 1)
     with tempfile.TemporaryDirectory(prefix="hivemem-moves-") as folder:
-        cluster = LocalCluster(Path(folder), 3, CHURN, options.partitions)
+        settings = {**CHURN, **(SLOW_COPIES if options.kill else {})}
+        cluster = LocalCluster(Path(folder), 3, settings, options.partitions)
         async with cluster:
             await cluster.wait_leader()
             moves = Moves(

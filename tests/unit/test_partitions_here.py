@@ -244,6 +244,18 @@ async def test_it_asks_those_that_took_over_too(node: OneNode) -> None:
     assert node.folders() == []
 
 
+async def test_it_learns_that_the_last_entry_it_was_sent_is_committed(node: OneNode) -> None:
+    """Its log ends with its removal. Nobody told it any more that this was committed."""
+    replica = await leaderless(node)
+    replica.group.found = members(9, *ELSEWHERE)
+    await node.partitions.look()
+    assert node.folders() == [1], "nobody said that it is committed"
+    node.clock.now += LEADERLESS_SECONDS_MAX + 1
+    replica.answers[IDS[3]] = members(9, *ELSEWHERE)
+    await node.partitions.look()
+    assert node.folders() == []
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -253,7 +265,9 @@ async def test_it_asks_those_that_took_over_too(node: OneNode) -> None:
         members(9, *ELSEWHERE, learners=(SELF,)),
     ],
 )
-async def test_only_a_newer_configuration_without_it_counts(node: OneNode, answer: object) -> None:
+async def test_only_a_configuration_as_new_and_without_it_counts(
+    node: OneNode, answer: object
+) -> None:
     replica = await leaderless(node)
     replica.answers = dict.fromkeys(IDS[2:6], answer)  # type: ignore[arg-type]
     await node.partitions.look()
