@@ -212,6 +212,7 @@ class Router:
     async def _wait_applied(self, index: int, deadline: float) -> None:
         if self._machine.applied_index >= index:
             return
+        self._check_here()
         future: asyncio.Future[None] = self._loop.create_future()
 
         def done() -> None:

@@ -89,26 +89,29 @@ class Moves:
     async def _phase(self, name: str, change: Callable[[], Awaitable[None]]) -> None:
         """Until everything is where it should be."""
         async with self._client() as client:
-            before = _held(await client.partitions())
+            before = _held(await self._spread(client))
             began = time.monotonic()
             self._kills = []
             async with self._striking():
                 await change()
                 await self._spread(client)
             await self._all_up()
-            await self._spread(client)
-            moved = len(_held(await client.partitions()) - before)
+            moved = len(_held(await self._spread(client)) - before)
         self.phases.append(Phase(name, began, time.monotonic(), moved, tuple(self._kills)))
 
     async def _add(self, name: str) -> None:
         index = await self.cluster.newcomer(name)
         node = self.cluster.nodes[index]
         async with self._client() as client:
-            await client.add_member(node.id, node.name, node.peer, node.http)
 
             async def votes() -> bool:
-                members = (await client.members())["members"]
-                return any(each["id"] == node.id and each["role"] == "voter" for each in members)
+                with contextlib.suppress(HivememError):  # nodes die meanwhile: it is repeated
+                    found = await client.add_member(node.id, node.name, node.peer, node.http)
+                    return any(
+                        each["id"] == node.id and each["role"] == "voter"
+                        for each in found["members"]
+                    )
+                return False
 
             await eventually(votes, SPREAD_SECONDS, f"{name} has no vote")
 
@@ -152,8 +155,9 @@ class Moves:
         code = await self.cluster.ended(index, REMOVED_SECONDS)
         assert code == 0, f"{name} ended with {code}"
 
-    async def _spread(self, client: HivememClient) -> None:
-        """Wait until every partition is where it should be, and nothing more is to move."""
+    async def _spread(self, client: HivememClient) -> Partitions:
+        """Where every partition is, once it is where it should be and nothing is to move."""
+        found: list[Partitions] = []
         last: list[str] = ["nobody says where the partitions are"]
 
         async def settled() -> bool:
@@ -163,12 +167,14 @@ class Moves:
                 last[0] = str(error)
                 return False
             last[0] = str(view["progress"])
+            found[:] = [view]
             return _settled(view)
 
         try:
             await eventually(settled, SPREAD_SECONDS, "the partitions are not spread")
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {last[0]}") from None
+        return found[0]
 
     # --- Kills ---------------------------------------------------------------------
 

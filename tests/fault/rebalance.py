@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from node.errors import HivememError
 from tests.cluster.harness import LocalCluster
 from tests.fault.judgement import Judgement
 from tests.fault.moves import CALM_SECONDS, Moves, Phase
@@ -128,7 +129,7 @@ async def run(options: argparse.Namespace, number: int) -> dict[str, Any] | None
             )
             try:
                 judged = await moves.run()
-            except (TimeoutError, AssertionError, RuntimeError) as error:
+            except (TimeoutError, AssertionError, RuntimeError, HivememError) as error:
                 print(f"\nrun {number}: {type(error).__name__}: {error}", flush=True)
                 _keep(options.keep, number, record, cluster)
                 return None
