@@ -51,12 +51,14 @@ class Moves:
     kill: bool = False
     remove_leader: bool = False  # of the system group, rather than the first node
     calm_seconds: float = CALM_SECONDS
+    more: int = 2  # nodes that are added
     phases: list[Phase] = field(default_factory=list)
     _gone: set[str] = field(default_factory=set)  # names of removed nodes
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
         self._kills: list[str] = []
+        self._leaving = ""
         self._settled = asyncio.Event()  # of the phase under way
 
     async def run(self) -> Judgement:
@@ -69,12 +71,12 @@ class Moves:
         async with workload:
             await workload.reach(100)
             await self._calm("before")
-            for number in (4, 5):
+            for number in range(4, 4 + self.more):
                 await self._phase(f"add node{number}", lambda n=number: self._add(f"node{n}"))
                 workload.use(self._endpoints())
-            await self._calm("five nodes")
-            leaving = await self._leaving()
-            await self._phase(f"remove {leaving}", lambda: self._remove(leaving))
+            await self._calm("spread")
+            self._leaving = await self._who_leaves()
+            await self._phase(f"remove {self._leaving}", lambda: self._remove(self._leaving))
             workload.use(self._endpoints())
             await self._calm("after")
         return await judge(self.record, self._endpoints())
@@ -115,7 +117,7 @@ class Moves:
 
             await eventually(votes, SPREAD_SECONDS, f"{name} has no vote")
 
-    async def _leaving(self) -> str:
+    async def _who_leaves(self) -> str:
         """Name of the node that is to be removed."""
         if self.remove_leader:
             return self.cluster.nodes[await self.cluster.wait_leader()].name
@@ -201,6 +203,8 @@ class Moves:
             self._kills.append(f"{kind} ({self.cluster.nodes[index].name})")
             await let_pass(DOWN_SECONDS)
             await self.cluster.restart(index, ready=False)
+            if self.cluster.nodes[index].name != self._leaving:
+                await self.cluster.wait_ready(index)  # one at a time: two may be a majority
 
     async def _victim(self, kind: str) -> int | None:
         """A node with that part in a move that is under way; None: all have ended."""
