@@ -135,6 +135,7 @@ async def run(options: argparse.Namespace, number: int) -> dict[str, Any] | None
                 return None
             if not judged.good:
                 print(judged.explain(), file=sys.stderr)
+            if options.keep_all or not judged.good:
                 _keep(options.keep, number, record, cluster)
     rows = [figures(phase, record) for phase in moves.phases]
     print(f"\nrun {number}, seed {seed}\n{HEAD}")
@@ -150,6 +151,8 @@ def _keep(folder: Path, number: int, record: Record, cluster: LocalCluster) -> N
     place = folder / f"moves-{number}"
     place.mkdir(parents=True, exist_ok=True)
     record.history.save(place / "history.jsonl")
+    with open(place / "timings.jsonl", "w") as file:
+        file.writelines(json.dumps(each) + "\n" for each in record.timings)
     for index, node in enumerate(cluster.nodes):
         (place / f"{node.name}.log").write_text(cluster.log_text(index))
     print(f"kept in {place}", file=sys.stderr)
@@ -176,6 +179,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--keep-all", action="store_true", help="what good runs left, too")
     parser.add_argument("--keep", type=Path, default=Path("fault-failures"), metavar="FOLDER")
     return parser.parse_args(arguments)
 
