@@ -61,8 +61,12 @@ class BackupWriter:
         self._path = folder / "backup"
         self._file = created(self._path)
         self._unsynced = 0
-        self._write(header(MANIFEST, reserved(groups), created_ms))
-        self._write(bytes(reserved(groups)))
+
+    def begin(self) -> None:
+        """Leave room for the manifest, which is known at the end. Raises OSError."""
+        size = reserved(self._groups)
+        self._write(header(MANIFEST, size, self._created_ms))
+        self._write(bytes(size))
 
     def add(self, state: GroupState, path: Path) -> None:
         """Append a state, whose bytes are in the file at `path`. Raises OSError."""
@@ -104,6 +108,7 @@ def writing(target: Path, created_ms: int, groups: int) -> Iterator[BackupWriter
     try:
         writer = BackupWriter(folder, target, created_ms, groups)
         try:
+            writer.begin()
             yield writer
         finally:
             writer.close()
