@@ -21,6 +21,7 @@ only voter while they catch up, and each would fetch a copy that is here already
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -117,13 +118,18 @@ def holders(group: int, nodes: Sequence[LocalNode], made: PartitionMap | None) -
 
 @contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """A folder on the file system of `root`; what is left in it at the end goes away."""
+    """A folder on the file system of `root`; what is left in it at the end goes away, and so do
+    the folders above it that were made for it, if there is no `root` in them."""
+    made = [folder for folder in root.parents if not folder.exists()]  # the innermost first
     root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(".restoring", f".{root.name}.", root.parent))
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def _checked(request: Request, file: BinaryIO) -> Manifest:

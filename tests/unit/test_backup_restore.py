@@ -239,6 +239,19 @@ def test_damage_is_refused_and_nothing_is_left(backup: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
+def test_folders_above_the_target_are_made_and_a_refusal_takes_them_back(
+    backup: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "a" / "b" / "new"
+    file = tmp_path / "damaged"
+    file.write_bytes(backup.read_bytes()[:-1])
+    with pytest.raises(BackupError):
+        restored(file, root)
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+    assert restored(backup, root).plan.root == root
+    assert [path.name for path in root.parent.iterdir()] == ["new"]
+
+
 def test_a_folder_that_is_not_empty_is_left_as_it_is(backup: Path, tmp_path: Path) -> None:
     root = tmp_path / "new"
     root.mkdir()
