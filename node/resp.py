@@ -72,7 +72,7 @@ class RespServer:
             parts.groups.count,
             parts.overview,
             parts.service,
-            parts.router,
+            parts.way_to,
             parts.limits,
             parts.clock,
             self._figures,

@@ -1,8 +1,9 @@
-"""SCAN and DBSIZE: walks over the names of a namespace, page by page.
+"""SCAN and DBSIZE: walks over the names of a namespace, one partition after the other.
 
 Redis's cursors are numbers, and a place here is a session and a key; so this node remembers
-which place a number stands for. As in Redis, what is there during the whole walk is shown
-at least once, and what comes or goes meanwhile may be shown. Unlike there, nothing twice.
+which place a number stands for. A session stays in its partition. As in Redis, what is there
+during the whole walk is shown at least once, and what comes or goes meanwhile may be shown.
+Unlike there, nothing twice.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ STEP_RECORDS_MAX = 1_000  # looked at in one step, whatever COUNT says
 
 
 class Place(NamedTuple):
-    """Where a walk goes on: after this key of this session; key b"": with the session."""
+    """Where a walk goes on: in this group, after this session and key; None: at its start."""
 
     namespace: str
-    session: str
-    key: bytes
+    group: int
+    after: tuple[str, bytes] | None = None
 
 
 class Cursors:
@@ -55,19 +56,20 @@ class Names(NamedTuple):
     place: Place | None
 
 
-def walk(namespace: str, place: Place | None, count: int) -> WalkNamespace:
-    """What to read for `count` records behind `place` (None: the first ones)."""
-    return WalkNamespace(namespace, None if place is None else (place.session, place.key), count)
+def walk(place: Place, count: int) -> WalkNamespace:
+    """What to read for `count` records."""
+    return WalkNamespace(place.namespace, place.after, count)
 
 
-def names_of(page: ListedPage, namespace: str, now_ms: int) -> Names:
-    """The names of a page, without those that have expired or have no name here."""
+def names_of(page: ListedPage, place: Place, now_ms: int) -> Names:
+    """The names of a page, without those that have expired or have no name here, and where
+    the walk over the group goes on."""
     names = [
         name
         for session, key, expires_ms in page.records
         if (name := join(session, key)) is not None and not 0 < expires_ms <= now_ms
     ]
-    return Names(names, Place(namespace, *page.records[-1][:2]) if page.more else None)
+    return Names(names, place._replace(after=page.records[-1][:2]) if page.more else None)
 
 
 def pattern(glob: bytes) -> re.Pattern[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from collections import Counter
@@ -30,11 +31,12 @@ from node.resp_commands import COMMANDS
 from node.resp_connection import Connection
 from node.resp_controls import CONNECTION_COMMANDS, REDIS_VERSION, Spec, text
 from node.resp_limits import RespLimits
+from node.resp_lookups import WayTo
 from node.resp_names import slot_of
 from node.resp_reply import Reply
 from node.resp_scan import STEP_RECORDS_MAX, Cursors, Names, Place, names_of, pattern, walk
 from node.resp_steps import Alone, Step
-from node.service import Router, Service
+from node.service import Service
 from node.views import NodeInfo, StatusView
 
 SCAN_COUNT: Final = 10  # Redis's default
@@ -69,7 +71,7 @@ class ServerCommands:
         partitions: int,
         overview: Overview,
         service: Service,
-        router: Router,
+        way_to: WayTo,
         limits: RespLimits,
         clock: Clock,
         figures: DoorFigures,
@@ -79,8 +81,8 @@ class ServerCommands:
         self._partitions = partitions
         self._overview = overview
         self._pictures = Pictures(info, partitions, overview, clock)
-        self._service = service
-        self._router = router
+        self._offload = service.offload
+        self._way_to = way_to
         self._limits = limits
         self._clock = clock
         self._figures = figures
@@ -102,8 +104,9 @@ class ServerCommands:
 
     def _scan(self, connection: Connection, words: list[bytes]) -> Step:
         number = integer(words[1])
-        place = self._cursors.get(number)
-        if number != 0 and (place is None or place.namespace != connection.namespace):
+        first = Place(connection.namespace, self._data_groups()[0])
+        place = self._cursors.get(number) if number else first
+        if place is None or place.namespace != connection.namespace:
             raise CommandError("this cursor is not known here any more: begin again with 0")
         glob, count, strings = None, SCAN_COUNT, True
         options = iter(words[2:])
@@ -121,14 +124,17 @@ class ServerCommands:
                 raise CommandError("syntax error")
         if count < 1:
             raise CommandError("syntax error")
-        where = connection.namespace
+        begin = place
 
         async def run() -> Reply:
             found = await self._names(
-                connection, where, place, min(count, STEP_RECORDS_MAX), self._deadline()
+                connection, begin, min(count, STEP_RECORDS_MAX), self._deadline()
             )
             names = [each for each in found.names if glob is None or glob.fullmatch(each)]
-            cursor = 0 if found.place is None else self._cursors.put(found.place)
+            following = found.place
+            if following is None and begin.group != self._data_groups()[-1]:
+                following = Place(begin.namespace, begin.group + 1)
+            cursor = 0 if following is None else self._cursors.put(following)
             return [str(cursor), names if strings else []]
 
         return Alone(run)
@@ -138,30 +144,34 @@ class ServerCommands:
 
         async def run() -> Reply:
             deadline = self._deadline()
-            total = 0
-            place: Place | None = None
-            while True:
-                found = await self._names(connection, where, place, WALK_ITEMS_MAX, deadline)
-                total += len(found.names)
-                place = found.place
-                if place is None:
-                    return total
+            counts = (
+                self._count(connection, Place(where, group), deadline)
+                for group in self._data_groups()
+            )
+            return sum(await asyncio.gather(*counts))
 
         return Alone(run)
 
+    async def _count(self, connection: Connection, place: Place, deadline: float) -> int:
+        """The names of one group."""
+        total = 0
+        following: Place | None = place
+        while following is not None:
+            found = await self._names(connection, following, WALK_ITEMS_MAX, deadline)
+            total += len(found.names)
+            following = found.place
+        return total
+
     async def _names(
-        self,
-        connection: Connection,
-        namespace: str,
-        place: Place | None,
-        count: int,
-        deadline: float,
+        self, connection: Connection, place: Place, count: int, deadline: float
     ) -> Names:
         options = STALE if connection.stale else LINEARIZABLE
-        request = walk(namespace, place, count)
-        page, _ = await self._router.read(request, options, deadline)
+        page, _ = await self._way_to(place.group).read(walk(place, count), options, deadline)
         now_ms = self._clock.now_ms()
-        return await self._service.offload(lambda: names_of(page, namespace, now_ms), deadline)
+        return await self._offload(lambda: names_of(page, place, now_ms), deadline)
+
+    def _data_groups(self) -> range:
+        return range(1, self._partitions + 1) if self._partitions else range(1)
 
     def _deadline(self) -> float:
         return self._clock.monotonic() + self._limits.command_timeout_ms / 1000
