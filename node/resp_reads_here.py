@@ -15,8 +15,6 @@ from node.reads import LINEARIZABLE
 from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
 from node.resp_lookups import AnswerTooLarge, Found, Groups, Hosted, Waiting, tell, value_bytes
 
-LOOK_SECONDS = 0.2  # a read that waits for the leader's word looks whether the group is still here
-
 Elsewhere = Callable[[int, list[Waiting]], None]
 
 
@@ -60,30 +58,16 @@ class ReadsHere:
         hosted.group.read_index(confirmed)
 
     async def _ask(self, group: int, hosted: Hosted, batch: list[Waiting]) -> None:
+        deadline = self._clock.monotonic() + self._timeout_seconds
         try:
-            if not await self._barrier(group, hosted):
+            await hosted.router.barrier(LINEARIZABLE, deadline)
+        except Exception as error:
+            if self._groups.serving(group) is hosted:
+                tell(batch, as_hivemem(error, writes=False))
+            else:  # it left meanwhile
                 self._elsewhere(group, batch)
-                return
-        except HivememError as error:
-            tell(batch, error)
         else:
             self.answer(group, hosted, batch)
-
-    async def _barrier(self, group: int, hosted: Hosted) -> bool:
-        """Wait until the state here may answer; False: the group is not here any more, and
-        what is left of it would learn nothing more. Raises: HivememError."""
-        deadline = self._clock.monotonic() + self._timeout_seconds
-        if not self._groups.count:
-            await hosted.router.barrier(LINEARIZABLE, deadline)
-            return True
-        barrier = self._loop.create_task(hosted.router.barrier(LINEARIZABLE, deadline))
-        while not barrier.done():
-            await asyncio.wait((barrier,), timeout=LOOK_SECONDS)
-            if not barrier.done() and self._groups.serving(group) is not hosted:
-                barrier.cancel()
-                return False
-        await barrier
-        return True
 
     def resume(self) -> None:
         """A client takes answers again, or is gone: look at what was left for later."""

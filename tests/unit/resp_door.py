@@ -37,7 +37,7 @@ from node.reads import ReadOptions
 from node.replica import Shared
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
-from node.router import Router
+from node.router import Away, Router
 from node.service import Service
 from node.views import ClusterView, MemberView
 from tests.unit.http_door import ScriptedInfo, open_state
@@ -134,6 +134,17 @@ class Part:
         return await self.router.read(request, options, deadline)
 
 
+class OtherWay:
+    """To a group that has left this node."""
+
+    def __init__(self, part: Part) -> None:
+        self.elsewhere = cast(Away, part.group)
+        self.read = part.read
+
+    def leader_address(self) -> str | None:
+        return None
+
+
 @dataclass
 class Groups:
     """`here`: the groups that are on this node."""
@@ -207,7 +218,14 @@ class OpenDoor:
     groups: Groups
     info: Info
     overview: ScriptedOverview
+    threads: ReaderThreads
     fatal: list[BaseException] = field(default_factory=list)
+
+    def moved(self, part: Part) -> Part:
+        """The same group on another node."""
+        reads = LocalReads(part.readers, self.threads)
+        router = Router("n1", part.group, part.machine, None, SystemClock(), {}, reads)
+        return replace(part, router=router, requests=[])
 
     def client(self, **options: object) -> redis.Redis:
         """A client with one connection, which does not try again by itself."""
@@ -264,7 +282,7 @@ async def open_door(
         try:
             yield OpenDoor(
                 info.port, first.group, first.machine, server, first.store, groups, info, overview,
-                fatal,
+                threads, fatal,
             )  # fmt: skip
         finally:
             await server.stop(at_once=True)

@@ -12,9 +12,11 @@ from cluster.errors import NotLeader, Overloaded
 from cluster.slots import SLOTS, session_slot
 from engines.interfaces import Limits
 from engines.read_requests import GetHeld
+from node.clock import SystemClock
+from node.resp_cluster import PICTURE_SECONDS_MAX, Pictures
 from node.resp_limits import RespLimits
 from tests.unit.http_door import until
-from tests.unit.resp_door import ONE, TWO, OpenDoor, Part, open_door
+from tests.unit.resp_door import ONE, TWO, OpenDoor, OtherWay, Part, open_door
 
 MIB = 1 << 20
 HOST = "127.0.0.1"
@@ -212,7 +214,9 @@ async def test_a_partition_that_leaves_is_asked_elsewhere(tmp_path: Path) -> Non
             read = asyncio.create_task(client.get(name))
             await until(lambda: part.group.rounds > 0, "the read waits for the leader's word")
             door.groups.here.discard(1)
+            door.groups.parts[1] = elsewhere = door.moved(part)
             part.group.error, part.group.leads = None, True
+            part.router.leave(OtherWay(elsewhere))
             assert await read == b"v"
 
 
@@ -384,6 +388,37 @@ async def test_clients_that_ask_at_once_share_an_answer(tmp_path: Path) -> None:
         finally:
             await asyncio.gather(*(each.aclose() for each in clients))
         assert 1 <= door.info.asked < 16
+
+
+class SetClock(SystemClock):
+    """Stands still until it is told otherwise."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_the_picture_of_the_cluster_is_asked_for_again_when_it_is_old(tmp_path: Path) -> None:
+    async with open_door(tmp_path, partitions=PARTITIONS) as door:
+        clock = SetClock()
+        pictures = Pictures(door.info, PARTITIONS, door.overview, clock)
+        first = await pictures.get()
+        door.overview.leaders = dict.fromkeys(door.overview.leaders, ONE)
+        clock.now += PICTURE_SECONDS_MAX
+        assert await pictures.get() is first
+        clock.now += 0.001
+        assert [shard.leader for shard in (await pictures.get()).shards] == [ONE] * PARTITIONS
+
+
+async def test_who_gives_up_does_not_take_the_picture_from_others(tmp_path: Path) -> None:
+    async with open_door(tmp_path, partitions=PARTITIONS) as door:
+        pictures = Pictures(door.info, PARTITIONS, door.overview, SetClock())
+        one, two = (asyncio.create_task(pictures.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        one.cancel()
+        assert len((await two).shards) == PARTITIONS
+        assert door.info.asked == 1
 
 
 async def test_info_sums_what_is_here(tmp_path: Path) -> None:
