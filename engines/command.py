@@ -101,6 +101,8 @@ _new_tuple = tuple.__new__
 
 def encode(command: Command) -> bytes:
     """The command's bytes for the log."""
+    if type(command) is Put:
+        return _VERSION_BYTE + pack((_PUT, *command))
     return _VERSION_BYTE + pack(_parts(command, stamped=True))
 
 

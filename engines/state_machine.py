@@ -35,7 +35,7 @@ from engines.made_changes import MadeChanges
 from engines.overlay import Overlay
 from engines.requests import RequestTable
 from engines.store import Databases, Store, Transaction
-from engines.validation import Validator
+from engines.validation import validate
 
 LIMITS_KEY = b"limits"
 
@@ -197,7 +197,6 @@ class _Application:
     ) -> None:
         self.counters: Counters = load_counters(txn, databases)
         self.limits = limits
-        self._validator = Validator(limits)
         self._txn = txn
         self._databases = databases
         self._overlay = overlay = Overlay(txn, databases)
@@ -225,7 +224,7 @@ class _Application:
 
     def _execute(self, command: Command) -> Result:
         try:
-            self._validator.validate(command)
+            validate(command, self.limits)
         except InvalidArgument as error:
             return Rejected(RejectCode.LIMIT_EXCEEDED, str(error))
         if type(command) is Put and command.request_id is None:
@@ -261,7 +260,6 @@ class _Application:
         if changed:
             _save_limits(self._txn, self._databases, limits)
             self.limits = limits
-            self._validator = Validator(limits)
         return ConfigureResult(changed)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from engines.edits import (
     NUMBER_MAX,
@@ -40,6 +41,8 @@ from engines.mutations import (
 )
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]+").fullmatch
+KNOWN_NAMES_MAX = 1024  # pairs of a namespace and a session that are known to be valid
+NOW_MS_MAX = INTEGER_MAX // 2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 
 
@@ -47,12 +50,7 @@ def validate(command: Command, limits: Limits) -> None:
     """Raises InvalidArgument, naming the first field at fault."""
     match command:
         case Put():
-            validate_namespace(command.namespace, limits)
-            validate_session(command.session, limits)
-            validate_key(command.key, limits)
-            _validate_value(command.value, command.content_type, limits)
-            _validate_stamps(command.now_ms, command.expires_ms, limits)
-            _validate_condition(command.if_version, command.request_id, limits)
+            _validate_put(command, limits)
         case Delete():
             validate_namespace(command.namespace, limits)
             validate_session(command.session, limits)
@@ -71,41 +69,32 @@ def validate(command: Command, limits: Limits) -> None:
                 raise InvalidArgument("limits", "; ".join(problems))
 
 
-class Validator:
-    """`validate` for many commands under the same limits: looks at each name once.
+def _validate_put(put: Put, limits: Limits) -> None:
+    """The most frequent command: what needs no look is not looked at."""
+    namespace, session, key, value, content_type, now_ms, expires_ms, if_version, request_id = put
+    _validate_names(namespace, session, limits)
+    if not 0 < len(key) <= limits.key_bytes_max:
+        validate_key(key, limits)
+    if content_type or len(value) > limits.value_bytes_max:
+        _validate_value(value, content_type, limits)
+    if expires_ms is not None or not 0 <= now_ms <= NOW_MS_MAX:
+        _validate_stamps(now_ms, expires_ms, limits)
+    if if_version is not None or request_id is not None:
+        _validate_condition(if_version, request_id, limits)
 
-    It remembers the names it saw, so it is to be as short-lived as one apply.
-    """
 
-    __slots__ = ("_limits", "_names", "_types")
+def _validate_names(namespace: str, session: str, limits: Limits) -> None:
+    _remembered_names(namespace, session, limits.namespace_bytes_max, limits.session_bytes_max)
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._names: set[tuple[str, str]] = set()  # namespaces with sessions that are valid
-        self._types: set[str] = set()  # content types that are
 
-    def validate(self, command: Command) -> None:
-        """Raises InvalidArgument, naming the first field at fault."""
-        limits = self._limits
-        if type(command) is not Put:
-            validate(command, limits)
-            return
-        _, _, key, value, content_type, now_ms, expires_ms, if_version, request_id = command
-        # What certainly passes, at a glance; anything else is looked at in full.
-        if (
-            command[:2] in self._names
-            and content_type in self._types
-            and 0 < len(key) <= limits.key_bytes_max
-            and len(value) <= limits.value_bytes_max
-            and 0 <= now_ms <= INTEGER_MAX // 2
-            and expires_ms is None
-            and if_version is None
-            and request_id is None
-        ):
-            return
-        validate(command, limits)
-        self._names.add(command[:2])
-        self._types.add(content_type)
+@lru_cache(KNOWN_NAMES_MAX)
+def _remembered_names(
+    namespace: str, session: str, namespace_bytes_max: int, session_bytes_max: int
+) -> None:
+    """Only names that are valid are remembered: errors are not."""
+    limits = Limits(namespace_bytes_max=namespace_bytes_max, session_bytes_max=session_bytes_max)
+    validate_namespace(namespace, limits)
+    validate_session(session, limits)
 
 
 def validate_namespace(namespace: str, limits: Limits) -> None:
@@ -162,7 +151,7 @@ def _validate_value(value: bytes, content_type: str, limits: Limits, prefix: str
 
 
 def _validate_stamps(now_ms: int, expires_ms: int | None, limits: Limits, prefix: str = "") -> None:
-    if not 0 <= now_ms <= INTEGER_MAX // 2:
+    if not 0 <= now_ms <= NOW_MS_MAX:
         raise InvalidArgument("now_ms", "is not a time in milliseconds since 1970")
     if expires_ms is not None and not 0 < expires_ms - now_ms <= limits.ttl_ms_max:
         raise InvalidArgument(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from engines.edits import (
@@ -49,14 +48,12 @@ class Look(NamedTuple):
     aspect: Aspect
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     looks: tuple[Look, ...]
     reply: Callable[[Sequence[Answer]], Reply]
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """`plain`: it is nothing but a put, which costs the log less than an edit."""
 
     session: str

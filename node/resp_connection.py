@@ -375,7 +375,8 @@ class Connection(asyncio.Protocol):
             self._writes -= 1
         else:
             self._reads -= 1
-        if not self._closing and not self._reads and not self._writes:
+        waiting = self._commands or self._next is not NOTHING or self._paused
+        if waiting and not self._closing and not self._reads and not self._writes:
             self._advance()
         else:
             self._flush()

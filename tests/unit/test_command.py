@@ -45,7 +45,6 @@ from engines.interfaces import (
     Result,
     TxnResult,
 )
-from engines.validation import Validator
 
 NOW = 1_700_000_000_000
 PUT = Put("n", "s", b"k", b"v", "text/plain", NOW)
@@ -383,11 +382,10 @@ def test_bad_input_is_refused_and_the_field_named(command: Command, field: str, 
         validate(command, LIMITS)
     assert (caught.value.field, caught.value.code) == (field, code)
     assert str(caught.value).startswith(f"{field}: ")
-    # Nor does it pass behind one with the same names.
-    validator = Validator(LIMITS)
-    validator.validate(SMALL_PUT)
+    # Nor does it pass the second time, or behind one with the same names.
+    validate(SMALL_PUT, LIMITS)
     with pytest.raises(InvalidArgument) as caught:
-        validator.validate(command)
+        validate(command, LIMITS)
     assert (caught.value.field, caught.value.code) == (field, code)
 
 
@@ -414,9 +412,15 @@ def test_bad_input_is_refused_and_the_field_named(command: Command, field: str, 
 )
 def test_what_the_limits_just_allow_is_accepted(command: Command) -> None:
     validate(command, LIMITS)
-    validator = Validator(LIMITS)
-    validator.validate(command)
-    validator.validate(command)
+    validate(command, LIMITS)
+
+
+def test_names_are_refused_once_the_limits_have_shrunk() -> None:
+    put = SMALL_PUT._replace(namespace="abcd", session="abcd")
+    validate(put, LIMITS)
+    for field in ("namespace", "session"):
+        with pytest.raises(InvalidArgument, match=field):
+            validate(put, replace(LIMITS, **{f"{field}_bytes_max": 3}))
 
 
 def test_the_default_limits_work_and_each_impossible_one_is_named() -> None:
