@@ -5,11 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
-from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
-from engines.read_requests import KEY_BYTES_MAX, MANY_ITEMS_MAX, GetHeld, WantedHeld
+from engines.interfaces import PHYSICAL_KEY_BYTES_MAX, Held
+from engines.read_requests import (
+    HELD_BYTES,
+    KEY_BYTES_MAX,
+    MANY_ITEMS_MAX,
+    GetHeld,
+    Shown,
+    WantedHeld,
+)
 from node.clock import Clock
 from node.errors import HivememError
 from node.http_errors import FATAL, as_hivemem
@@ -113,20 +121,32 @@ class ReadsElsewhere:
             for item in batch:
                 item.done([None] * len(item.wanted))
             return []
-        request = GetHeld(tuple(each for some in wanted for each in some), ANSWER_BYTES_MAX)
-        held = list((await read(request, options, deadline)).found)
+        everything = GetHeld(tuple(each for some in wanted for each in some), HELD_BYTES)
+        found = (await read(everything, options, deadline)).found
+        begin = 0
         for at, (item, some) in enumerate(zip(batch, wanted, strict=True)):
-            found, held = held[: len(some)], held[len(some) :]
-            while len(found) < len(some):
+            part: Sequence[Held | None] = found[begin : begin + len(some)]
+            begin += len(some)
+            if len(part) < len(some):
                 if at:
                     return batch[at:]  # whole, so that all of it is read from one state
-                if value_bytes(found) > ANSWER_BYTES_MAX and len(found) > 1:
-                    break
-                # The values so far are as many as fit; what follows may have none.
-                more = GetHeld(tuple(some[len(found) :]), ANSWER_BYTES_MAX)
-                found += (await read(more, options, deadline)).found
-            item.done(_result(item, some, found))
+                part = await _whole(some, partial(read, options=options, deadline=deadline))
+            item.done(_result(item, some, part))
         return []
+
+
+async def _whole(
+    wanted: list[WantedHeld], read: Callable[[GetHeld], Awaitable[Shown[Sequence[Held | None]]]]
+) -> Sequence[Held | None]:
+    """All that one command looks for, in one request: from one state. Only where the values
+    are as many as one answer may hold, what follows them is asked for by itself."""
+    found: list[Held | None] = []
+    while len(found) < len(wanted):
+        request = GetHeld(tuple(wanted[len(found) :]), ANSWER_BYTES_MAX)
+        found += (await read(request)).found
+        if len(found) > 1 and value_bytes(found) > ANSWER_BYTES_MAX:
+            break  # it will be refused
+    return found
 
 
 def _possible(item: Waiting) -> list[WantedHeld]:
@@ -142,10 +162,12 @@ def _may_exist(session: str, key: bytes) -> bool:
     return len(key) <= KEY_BYTES_MAX and len(session.encode()) <= PHYSICAL_KEY_BYTES_MAX
 
 
-def _result(item: Waiting, asked: list[WantedHeld], found: Found) -> Found | HivememError:
+def _result(
+    item: Waiting, asked: list[WantedHeld], found: Sequence[Held | None]
+) -> Found | HivememError:
     if value_bytes(found) > ANSWER_BYTES_MAX and len(item.wanted) > 1:
         return AnswerTooLarge()
     if len(asked) == len(item.wanted):
-        return found
+        return list(found)
     answers = iter(found)
     return [next(answers) if _may_exist(each[0], each[1]) else None for each in item.wanted]

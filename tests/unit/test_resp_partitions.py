@@ -14,7 +14,7 @@ from engines.interfaces import Limits
 from engines.read_requests import GetHeld
 from node.clock import SystemClock
 from node.resp_cluster import PICTURE_SECONDS_MAX, Pictures
-from node.resp_limits import RespLimits
+from node.resp_limits import ANSWER_BYTES_MAX, RespLimits
 from tests.unit.http_door import until
 from tests.unit.resp_door import ONE, TWO, OpenDoor, OtherWay, Part, open_door
 
@@ -133,6 +133,18 @@ async def test_large_values_come_in_several_requests(tmp_path: Path) -> None:
                 assert [value and len(value) for value in replies[2 * at + 1]] == [
                     7 * MIB, None, 7 * MIB,
                 ]  # fmt: skip
+
+
+async def test_large_values_of_one_command_are_read_from_one_state(tmp_path: Path) -> None:
+    async with open_door(tmp_path, partitions=1, here=()) as door:
+        some = [f"{{s}}{n}" for n in range(4)]
+        for name in some:
+            await put(door, name, b"v" * (3 * MIB))
+        async with door.client() as client:
+            assert len(b"".join(await client.mget(some))) == 12 * MIB
+        requests = door.groups.parts[1].requests
+        assert [each.bytes_max for each in requests] == [MIB, ANSWER_BYTES_MAX]
+        assert asked(door.groups.parts[1]) == [4, 4]
 
 
 async def test_a_value_as_large_as_an_answer(tmp_path: Path) -> None:
