@@ -186,8 +186,9 @@ def event(change: Change, *, values: bool) -> bytes:
 
 def under_id(frame: bytes, identity: str) -> bytes:
     """An event that `event` encoded, under another id."""
-    kind, _, rest = frame.partition(b"\n")
-    return b"%b\nid: %b\n%b" % (kind, identity.encode("ascii"), rest.partition(b"\n")[2])
+    kind = frame.index(b"\n")
+    rest = frame.index(b"\n", kind + 1)
+    return b"".join((frame[:kind], b"\nid: ", identity.encode("ascii"), memoryview(frame)[rest:]))
 
 
 def sse(kind: str, fields: Json, identity: str | None = None) -> bytes:

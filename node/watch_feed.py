@@ -62,6 +62,7 @@ class PartitionFeed:
         self._remote = remote
         self._clock = clock
         self._local: Subscription | None = None
+        self._hub: WatchHub | None = None  # which `_local` is of
         self._position = ChangeId(0, 0)
 
     @property
@@ -94,7 +95,7 @@ class PartitionFeed:
         Raises: Compacted.
         """
         while True:
-            self._return()
+            self._look_here()
             if self._local is not None:
                 try:
                     return await self._local.next(POLL_MS / 1000)
@@ -111,12 +112,12 @@ class PartitionFeed:
         """Idempotent."""
         self._leave()
 
-    def _return(self) -> None:
-        """Use the replica here as soon as there is one."""
-        if self._local is not None:
-            return
+    def _look_here(self) -> None:
+        """Use the replica here as soon, and as long, as there is one that can serve."""
         hub = self._here()
-        if hub is None:
+        if self._local is not None and hub is not self._hub:
+            self._leave()
+        if hub is None or self._local is not None:
             return
         # One that is being closed, or has no room for more, is as good as none.
         with contextlib.suppress(Unavailable):
@@ -130,6 +131,7 @@ class PartitionFeed:
 
     def _subscribed(self, hub: WatchHub, since: ChangeId | None) -> Subscription:
         wanted = self._wanted
+        self._hub = hub
         return hub.subscribe(
             wanted.selector, since, values=wanted.values, batch_bytes_max=wanted.batch_bytes_max
         )

@@ -179,12 +179,13 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        ways = [
-            asyncio.create_task(_pass_on(reader, far_writer)),
-            asyncio.create_task(_pass_on(far_reader, writer)),
-        ]
+        writers = [writer]
+        ways: list[asyncio.Task[None]] = []
         try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+            writers.append(far_writer)
+            ways.append(asyncio.create_task(_pass_on(reader, far_writer)))
+            ways.append(asyncio.create_task(_pass_on(far_reader, writer)))
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             pass
@@ -193,7 +194,7 @@ class Proxy:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             self._tasks.discard(task)
-            for each in (writer, far_writer):
+            for each in writers:
                 each.transport.abort()
 
 

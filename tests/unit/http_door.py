@@ -49,7 +49,7 @@ from node.views import (
     StatusView,
 )
 from node.watch import WatchHub
-from node.watch_sources import HubWatches
+from node.watch_sources import HubWatches, Watches
 from tests.unit.member_group import IDS, Network, ScriptedGroup
 
 WAIT_SECONDS = 10.0
@@ -260,7 +260,9 @@ async def open_door(
     state_limits: Limits | None = None,
     tokens: Tokens | None = None,
     clock: SystemClock | None = None,
+    watches: Watches | None = None,
 ) -> AsyncIterator[OpenDoor]:
+    """`watches`: others than those of the door's own state."""
     clock = clock or SystemClock()
     limits = limits or HttpLimits()
     state_limits = state_limits or Limits()
@@ -289,7 +291,8 @@ async def open_door(
         transport = network.transport(IDS[1])
         forwarder = Forwarder(transport, member_group)
         members = MemberService(IDS[1], member_group, transport, forwarder, clock)
-        partitions, watches = ScriptedPartitions(), HubWatches(hub)
+        partitions = ScriptedPartitions()
+        watches = watches or HubWatches(hub)
         snapshots = SnapshotStore(
             folder / "snapshots", 0, machine, asyncio.get_running_loop().call_soon_threadsafe,
             fatal.append, monotonic=clock.monotonic,
