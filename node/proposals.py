@@ -8,6 +8,7 @@ is tried again only if the command carries a request id, which makes the retry h
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -38,17 +39,26 @@ class Proposals:
     """The write path of one group. Loop thread only."""
 
     def __init__(
-        self, leadership: Leadership, group: Consensus | None, elsewhere: Elsewhere | None
+        self,
+        leadership: Leadership,
+        group: Consensus | None,
+        elsewhere: Elsewhere | None,
+        attempt_seconds_max: float = math.inf,
     ) -> None:
-        """`group`: where this node proposes if it leads; None: it never does."""
+        """`group`: where this node proposes if it leads; None: it never does.
+
+        `attempt_seconds_max`: how long another node may take with what can be repeated.
+        """
         self._leadership = leadership
         self._group = group
         self._elsewhere = elsewhere
+        self._attempt_seconds_max = attempt_seconds_max
         self._loop = asyncio.get_running_loop()
 
-    def leave(self, elsewhere: Elsewhere) -> None:
+    def leave(self, elsewhere: Elsewhere, attempt_seconds_max: float) -> None:
         """The group is here no more: what waits, and what comes yet, goes elsewhere."""
         self._group, self._elsewhere = None, elsewhere
+        self._attempt_seconds_max = attempt_seconds_max
 
     async def propose(self, command: Command, deadline: float) -> Result:
         """Replicate one command and return its result (which may be a refusal).
@@ -67,7 +77,10 @@ class Proposals:
                 if asked.leads and self._group is not None:
                     return await self._propose_here(self._group, encoded, deadline)
                 if leader is not None and self._elsewhere is not None:
-                    answer = self._elsewhere.propose(leader, encoded, asked.remaining(deadline))
+                    seconds = asked.remaining(deadline)
+                    if repeatable:
+                        seconds = min(seconds, self._attempt_seconds_max)
+                    answer = self._elsewhere.propose(leader, encoded, seconds)
                     return await (asked.while_leading(leader, answer) if repeatable else answer)
             except Overloaded as error:
                 raise asked.unavailable("OVERLOADED", str(error), not applied_perhaps) from error

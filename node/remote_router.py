@@ -16,7 +16,7 @@ from engines.command import Command
 from engines.interfaces import Result
 from engines.read_requests import ReadRequest, Shown
 from node.clock import Clock
-from node.errors import HivememError, Unavailable
+from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.forward import propose_at
 from node.group_calls import Caller
 from node.leadership import RETRY_PAUSE_SECONDS, Leadership
@@ -25,6 +25,10 @@ from node.reads import ReadOptions
 from node.remote_reads import RemoteReads
 
 T = TypeVar("T")
+
+# For one node's answer, before another is asked. Who leads is only seen where a replica is:
+# one that is paused or cut off would hold every request until its connection is given up.
+ATTEMPT_SECONDS_MAX = 2.0
 
 
 class Elsewhere:
@@ -92,7 +96,8 @@ class RemoteRouter:
         self._leader_http = leader_http
         # This node is never the leader: it is none of the nodes that are asked.
         leadership = Leadership("", elsewhere, clock, self.leader_address)
-        self._proposals = Proposals(leadership, None, elsewhere)
+        self.attempt_seconds_max = ATTEMPT_SECONDS_MAX
+        self._proposals = Proposals(leadership, None, elsewhere, ATTEMPT_SECONDS_MAX)
 
     def leader_address(self) -> str | None:
         """HTTP address of the node that is asked."""
@@ -122,9 +127,15 @@ class RemoteRouter:
             if node is not None:
                 try:
                     return await self._remote_reads.read(
-                        node, self._group, request, options, remaining
+                        node, self._group, request, options, min(remaining, ATTEMPT_SECONDS_MAX)
                     )
                 except (PeerUnreachable, RemoteCallFailed) as error:
+                    problem = error
+                    self.elsewhere.mistaken(node)
+                except (Unavailable, DeadlineExceeded) as error:
+                    # Another one may answer in time; what is too old elsewhere is said at once.
+                    if remaining <= ATTEMPT_SECONDS_MAX or error.code == "STALE":
+                        raise
                     problem = error
                     self.elsewhere.mistaken(node)
             await asyncio.sleep(min(RETRY_PAUSE_SECONDS, max(0.0, remaining)))

@@ -47,6 +47,8 @@ class Away(Led, Elsewhere, Protocol):
 class OtherWay(Protocol):
     """The way to a group that is not here: `RemoteRouter`."""
 
+    attempt_seconds_max: float
+
     @property
     def elsewhere(self) -> Away: ...
 
@@ -90,7 +92,7 @@ class Router:
         """
         self._other_way = other_way
         self._leadership.follow(other_way.elsewhere)
-        self._proposals.leave(other_way.elsewhere)
+        self._proposals.leave(other_way.elsewhere, other_way.attempt_seconds_max)
         for waiter in self._applied_waiters:
             if not waiter.done():
                 waiter.set_exception(ReplicaLeft())

@@ -23,6 +23,7 @@ class There:
 
     def __init__(self) -> None:
         self.elsewhere = self
+        self.attempt_seconds_max = 1.0
         self.on_leader_change = lambda: None
         self.proposed: list[str] = []
 
