@@ -1,7 +1,7 @@
 """Nodes come and go under load, so that partitions move; optionally parties of a move die.
 
-Three nodes become five, one after the other, and then four: one that was there from the start
-is removed. What clients were told is judged as after every other fault (`judgement.py`).
+Three nodes become five, one after the other; one is drained, and taken back before it is empty;
+and then they become four: one that was there from the start is removed. What clients were told is judged as after every other fault (`judgement.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Phase(NamedTuple):
 
 @dataclass
 class Moves:
-    """One run. `kill`: kill -9 a leader, a learner and the system group's leader on the way."""
+    """One run. `kill`: kill -9 a leader, a learner, the system group's leader, and all nodes at
+    once, while partitions move."""
 
     cluster: LocalCluster
     record: Record
@@ -75,6 +76,8 @@ class Moves:
                 await self._phase(f"add node{number}", lambda n=number: self._add(f"node{n}"))
                 workload.use(self._endpoints())
             await self._calm("spread")
+            changing = f"node{3 + self.more}"
+            await self._phase(f"drain {changing}, undo", lambda: self._drain_and_undo(changing))
             self._leaving = await self._who_leaves()
             await self._phase(f"remove {self._leaving}", lambda: self._remove(self._leaving))
             workload.use(self._endpoints())
@@ -116,6 +119,32 @@ class Moves:
                 return False
 
             await eventually(votes, SPREAD_SECONDS, f"{name} has no vote")
+
+    async def _drain_and_undo(self, name: str) -> None:
+        """Partitions leave a node, and come back while others still leave."""
+        node = self.cluster.nodes[self.cluster.index(name)]
+        async with self._client() as client:
+
+            async def drained() -> bool:
+                with contextlib.suppress(HivememError):
+                    await client.drain_member(node.id)
+                    view = await client.partitions()
+                    return any(
+                        one["node"] == node.id and not one["wanted"]
+                        for each in view["partitions"]
+                        for one in each["replicas"]
+                    )
+                return False
+
+            async def undone() -> bool:
+                with contextlib.suppress(HivememError):
+                    await client.drain_member(node.id, draining=False)
+                    return True
+                return False
+
+            await eventually(drained, SPREAD_SECONDS, f"nothing leaves {name}")
+            await let_pass(self.calm_seconds)
+            await eventually(undone, SPREAD_SECONDS, f"{name} drains for ever")
 
     async def _who_leaves(self) -> str:
         """Name of the node that is to be removed."""
@@ -182,7 +211,7 @@ class Moves:
 
     @contextlib.asynccontextmanager
     async def _striking(self) -> AsyncIterator[None]:
-        """While it lasts, each of the three parties is killed once, in any order."""
+        """While it lasts, each party is killed once, in any order."""
         self._settled.clear()
         task = asyncio.create_task(self._strike_all()) if self.kill else None
         try:
@@ -193,18 +222,27 @@ class Moves:
                 await task
 
     async def _strike_all(self) -> None:
-        kinds = ["leader", "learner", "system leader"]
+        kinds = ["leader", "learner", "system leader", "all"]
         self._rng.shuffle(kinds)
         for kind in kinds:
-            index = await self._victim(kind)
+            index = await self._victim("leader" if kind == "all" else kind)
             if index is None:
                 return
-            await self.cluster.kill(index)
-            self._kills.append(f"{kind} ({self.cluster.nodes[index].name})")
+            victims = self._members() if kind == "all" else [index]
+            for victim in victims:
+                await self.cluster.kill(victim)
+            names = "" if kind == "all" else f" ({self.cluster.nodes[index].name})"
+            self._kills.append(f"{kind}{names}")
             await let_pass(DOWN_SECONDS)
-            await self.cluster.restart(index, ready=False)
-            if self.cluster.nodes[index].name != self._leaving:
-                await self.cluster.wait_ready(index)  # one at a time: two may be a majority
+            for victim in victims:
+                await self.cluster.restart(victim, ready=False)
+            for victim in victims:  # one at a time: two may be a majority
+                if self.cluster.nodes[victim].name != self._leaving:
+                    await self.cluster.wait_ready(victim)
+
+    def _members(self) -> list[int]:
+        """The nodes that run."""
+        return [index for index, node in enumerate(self.cluster.nodes) if node.pid is not None]
 
     async def _victim(self, kind: str) -> int | None:
         """A node with that part in a move that is under way; None: all have ended."""

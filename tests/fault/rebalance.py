@@ -28,7 +28,7 @@ from tests.fault.workload import Record, Timing
 
 RATE: Final = 400.0
 # With kills: copies are slow enough to be hit on the way.
-SLOW_COPIES: Final = {"HIVEMEM_STORAGE_SNAPSHOT_BYTES_PER_SECOND_MAX": str(1 << 20)}
+SLOW_COPIES: Final = {"HIVEMEM_STORAGE_SNAPSHOT_BYTES_PER_SECOND_MAX": str(1 << 17)}
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--kill",
         action="store_true",
-        help="kill -9 a moving partition's leader, its learner, and the system group's leader",
+        help="kill -9 a moving partition's leader, its learner, the system group's leader, and all",
     )
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")

@@ -39,7 +39,7 @@ async def test_nothing_is_lost_while_partitions_move(kill: bool, tmp_path: Path)
     assert judged.good, judged.explain()
     assert {record.group_of(session) for session in record.sessions} == {1, 2, 3, 4}
     names = [phase.name.partition(" ")[0] for phase in moves.phases]
-    assert names == ["before", "add", "spread", "remove", "after"]
+    assert names == ["before", "add", "spread", "drain", "remove", "after"]
     assert all(phase.moved for phase in moves.phases if phase.name.startswith(("add", "remove")))
 
 
