@@ -1,7 +1,8 @@
 """Nodes come and go under load, so that partitions move; optionally parties of a move die.
 
-Three nodes become five, one after the other; one is drained, and taken back before it is empty;
-and then they become four: one that was there from the start is removed. What clients were told is judged as after every other fault (`judgement.py`).
+Three nodes become five, one after the other; one is drained, and taken back before it is
+empty; and then they become four: one that was there from the start is removed. What clients
+were told is judged as after every other fault (`judgement.py`).
 """
 
 from __future__ import annotations
