@@ -54,6 +54,7 @@ class Moves:
     remove_leader: bool = False  # of the system group, rather than the first node
     calm_seconds: float = CALM_SECONDS
     more: int = 2  # nodes that are added
+    redis: bool = True  # some of the work goes through the Redis doors
     phases: list[Phase] = field(default_factory=list)
     _gone: set[str] = field(default_factory=set)  # names of removed nodes
 
@@ -68,20 +69,24 @@ class Moves:
         async with self._client() as client:
             await self._spread(client)
         workload = Workload(
-            self._endpoints(), self.record, seed=self.seed, ops_per_second=self.rate
+            self._endpoints(),
+            self.record,
+            seed=self.seed,
+            ops_per_second=self.rate,
+            redis=self._redis(),
         )
         async with workload:
             await workload.reach(100)
             await self._calm("before")
             for number in range(4, 4 + self.more):
                 await self._phase(f"add node{number}", lambda n=number: self._add(f"node{n}"))
-                workload.use(self._endpoints())
+                workload.use(self._endpoints(), self._redis())
             await self._calm("spread")
             changing = f"node{3 + self.more}"
             await self._phase(f"drain {changing}, undo", lambda: self._drain_and_undo(changing))
             self._leaving = await self._who_leaves()
             await self._phase(f"remove {self._leaving}", lambda: self._remove(self._leaving))
-            workload.use(self._endpoints())
+            workload.use(self._endpoints(), self._redis())
             await self._calm("after")
         return await judge(self.record, self._endpoints())
 
@@ -265,6 +270,10 @@ class Moves:
 
     def _endpoints(self) -> list[str]:
         return [node.http for node in self.cluster.nodes if node.name not in self._gone]
+
+    def _redis(self) -> list[tuple[str, int]] | None:
+        found = zip(self.cluster.nodes, self.cluster.redis_addresses, strict=True)
+        return [each for node, each in found if node.name not in self._gone] if self.redis else None
 
     def _client(self) -> HivememClient:
         return HivememClient(self._endpoints(), timeout_ms=VIEW_MS, follow=False)

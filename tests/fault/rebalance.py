@@ -126,6 +126,7 @@ async def run(options: argparse.Namespace, number: int) -> dict[str, Any] | None
                 kill=options.kill,
                 remove_leader=remove_leader,
                 calm_seconds=options.calm,
+                redis=not options.no_redis,
             )
             try:
                 judged = await moves.run()
@@ -179,6 +180,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--no-redis", action="store_true", help="only the HTTP doors are used")
     parser.add_argument("--keep-all", action="store_true", help="what good runs left, too")
     parser.add_argument("--keep", type=Path, default=Path("fault-failures"), metavar="FOLDER")
     return parser.parse_args(arguments)

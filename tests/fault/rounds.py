@@ -61,8 +61,7 @@ async def run_round(
         record,
         seed=seed,
         ops_per_second=ops_per_second,
-        # The Redis door of a cluster with partitions does not serve them yet.
-        redis=None if record.partitions else cluster.redis_addresses,
+        redis=cluster.redis_addresses,
     )
     async with workload:
         await workload.reach(WARM_WRITES)

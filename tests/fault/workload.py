@@ -172,9 +172,9 @@ class Workload:
             finally:
                 self.record.ended = time.monotonic()
 
-    def use(self, endpoints: list[str]) -> None:
+    def use(self, endpoints: list[str], redis: list[tuple[str, int]] | None = None) -> None:
         """Have the clients go on at these, from their next operation on."""
-        self._endpoints = endpoints
+        self._endpoints, self._redis = endpoints, redis
 
     async def reach(self, acknowledgements: int, seconds: float = 30.0) -> None:
         """Wait until so many more writes are acknowledged; TimeoutError after `seconds`."""
