@@ -127,7 +127,7 @@ class SnapshotHandlers:
                 return False
             try:
                 data = await self._service.read(group, meta.index, offset, PIECE_BYTES)
-            except Unavailable:
+            except (NotFound, Unavailable):
                 return False
             if not data:
                 return False

@@ -33,7 +33,7 @@ from node.reads import Consistency, ReadOptions
 from node.replica import SYSTEM_GROUP
 
 POLL_SECONDS = 0.02  # between looks at a snapshot that is being made
-READ_PATIENCE_SECONDS = 10.0  # for the disk's queue to take one more read
+READ_PATIENCE_SECONDS = 10.0  # for the disk to give one piece
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _LINEARIZABLE = ReadOptions(Consistency.LINEARIZABLE)
 
@@ -159,7 +159,7 @@ class SnapshotService:
     async def read(self, group: int, index: int, offset: int, size: int) -> bytes | None:
         """Bytes of a snapshot, all of `size` that there are; None: it is not held any more.
 
-        Raises Unavailable.
+        Raises Unavailable, NotFound.
         """
         snapshots = self._source(group).snapshots
         deadline = self._clock.monotonic() + READ_PATIENCE_SECONDS
@@ -170,14 +170,20 @@ class SnapshotService:
                 if not future.done():
                     future.set_result(data)
 
+            remaining = deadline - self._clock.monotonic()
             try:
                 snapshots.read(index, offset, size, done)
             except Overloaded as error:
-                if self._clock.monotonic() >= deadline:
+                if remaining <= 0:
                     raise Unavailable(str(error), code="OVERLOADED") from error
                 await asyncio.sleep(POLL_SECONDS)
-            else:
-                return await future
+                continue
+            try:
+                # Snapshots that are closed, with a replica that leaves this node, call nobody.
+                async with asyncio.timeout(max(remaining, 0.0)):
+                    return await future
+            except TimeoutError:
+                raise Unavailable("the disk does not answer", code="OVERLOADED") from None
 
     def _source(self, group: int) -> GroupSource:
         source = self.groups.source(group)

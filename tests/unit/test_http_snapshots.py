@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import Overloaded, StorageFailed
+from cluster.errors import ClusterError, Overloaded, StorageFailed
+from cluster.snapshot import Created
 from engines.state_file import examine
+from node import snapshot_service
 from node.auth import Tokens, new_token
-from node.errors import OutOfSpace, Unavailable
+from node.errors import Unavailable
 from node.http_limits import HttpLimits
 from node.http_snapshots import PIECE_BYTES
-from node.snapshot_service import _failure
 from tests.unit.http_door import WAIT_SECONDS, OpenDoor, open_door
 
 
@@ -79,6 +80,30 @@ async def test_what_is_not_ready_in_time_is_asked_for_again(door: OpenDoor) -> N
     assert again["snapshot"] == answer["snapshot"], "one that reaches far enough is not made anew"
 
 
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (StorageFailed("no room", errno.ENOSPC), 507, "DISK_FULL"),
+        (Overloaded("all readers are in use"), 503, "OVERLOADED"),
+    ],
+)
+async def test_a_snapshot_that_fails_says_why(
+    door: OpenDoor,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: ClusterError,
+    status: int,
+    code: str,
+) -> None:
+    def create(configuration_at: object, done: Created) -> bool:
+        done(None, failure)
+        return True
+
+    await door.put("k")
+    monkeypatch.setattr(door.snapshots, "create", create)
+    reply = await door.post("/v1/snapshots", {})
+    assert (reply.status, reply.code) == (status, code)
+
+
 async def test_a_stream_resumes_at_an_offset(door: OpenDoor) -> None:
     for number in range(4):
         await door.put(f"k{number}", bytes(PIECE_BYTES))
@@ -102,17 +127,33 @@ async def test_a_stream_that_cannot_go_on_is_cut_off(door: OpenDoor) -> None:
     (held,) = door.snapshots._held.values()
     with held.state.open("r+b") as file:
         file.truncate(PIECE_BYTES + 1)
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    writer.write(f"GET /v1/snapshots/{snapshot['id']} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    async with asyncio.timeout(WAIT_SECONDS):
-        try:
-            received = await reader.read(-1)
-        except ConnectionError:
-            received = b""
-    writer.close()
-    assert len(received) < snapshot["size"]
+    assert await received(door, snapshot["id"]) < snapshot["size"]
     reply = await door.request("GET", f"/v1/snapshots/{snapshot['id']}")
     assert (reply.status, reply.code) == (404, "SNAPSHOT_NOT_FOUND"), "it is set aside"
+
+
+async def test_a_stream_ends_with_the_replica_that_leaves_the_node(
+    door: OpenDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snapshots that are closed call nobody back."""
+    monkeypatch.setattr(snapshot_service, "READ_PATIENCE_SECONDS", 0.05)
+    await door.put("k", bytes(PIECE_BYTES))
+    snapshot = (await made(door))["snapshot"]
+    door.snapshots.close()
+    assert await received(door, snapshot["id"]) < snapshot["size"]
+
+
+async def received(door: OpenDoor, snapshot: str) -> int:
+    """How many bytes of an answer arrive before the node closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(f"GET /v1/snapshots/{snapshot} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    async with asyncio.timeout(WAIT_SECONDS):
+        try:
+            return len(await reader.read(-1))
+        except ConnectionError:
+            return 0
+        finally:
+            writer.close()
 
 
 async def test_the_list_says_which_groups_there_are(door: OpenDoor) -> None:
@@ -204,9 +245,3 @@ async def test_a_token_is_needed(tmp_path: Path) -> None:
             "GET", "/v1/snapshots", headers={"Authorization": f"Bearer {token}"}
         )
         assert reply.status == 200
-
-
-def test_a_snapshot_that_fails_says_why() -> None:
-    assert isinstance(_failure(StorageFailed("no room", errno.ENOSPC)), OutOfSpace)
-    assert isinstance(_failure(Overloaded("all readers are in use")), Unavailable)
-    assert isinstance(_failure(None), Unavailable)
