@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from engines.errors import CorruptRecord, EngineError
+from engines.errors import CorruptRecord, EngineError, UnknownFormat
 from engines.interfaces import Limits
 from engines.state_file import StateFacts, examine
 from node.backup_format import (
@@ -159,7 +159,7 @@ def extract(
     """Take each state out into `folder`, and see that it is whole and sound.
 
     What comes last is the end of the file: only a caller who asks to the end has a backup
-    that is whole. Raises DamagedBackup, OSError.
+    that is whole. Raises DamagedBackup, BackupError (another version's), OSError.
     """
     for state in manifest.groups:
         if _exactly(file, BLOCK_BYTES, state.path) != header(
@@ -208,11 +208,16 @@ def _exactly(file: BinaryIO, size: int, what: str) -> bytes:
 
 
 def facts_of(path: Path, name: str) -> StateFacts:
-    """What the state at `path` holds, every record checked. Raises DamagedBackup."""
+    """What the state at `path` holds, every record checked.
+
+    Raises DamagedBackup; BackupError for a state of another version.
+    """
     try:
         return examine(path)
     except CorruptRecord as error:
         raise DamagedBackup(f"{name}: {error}") from error
+    except UnknownFormat as error:
+        raise BackupError(f"{name} is of another version of hivemem: {error}") from error
     except EngineError as error:
         raise DamagedBackup(f"{name}: it cannot be opened: {error}") from error
 

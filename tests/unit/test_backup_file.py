@@ -16,6 +16,7 @@ from cluster.partition_map import encode as encoded_map
 from cluster.placement import NodeFacts, place
 from engines.command import Configure, encode
 from engines.interfaces import Limits
+from engines.layout import seal
 from engines.state_file import examine
 from node import backup_file
 from node.backup_format import (
@@ -260,6 +261,18 @@ def test_a_state_whose_records_are_rotten_is_refused_under_a_good_sha256(tmp_pat
     path.write_bytes(data)
     with pytest.raises(DamagedBackup, match="checksum mismatch"):
         backup_file.facts_of(path, "group 0")
+
+
+def test_a_state_of_another_version_is_not_called_damaged(tmp_path: Path) -> None:
+    with checked_state(tmp_path / "state") as state:
+        fill(state)
+        store = state.store
+        with store.write() as txn:
+            txn.put(b"format", seal(b"format", b"hivemem state 0"), db=store.databases.meta)
+        path = copy_of(state, tmp_path / "copy.mdb")
+    with pytest.raises(BackupError, match=r"another version.*hivemem state 0") as refused:
+        backup_file.facts_of(path, "group 0")
+    assert not isinstance(refused.value, DamagedBackup)
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
