@@ -76,6 +76,12 @@ class StateMachine:
         self.on_changes = on_changes
         self.on_replaced: Callable[[], None] | None = None
         self._store = store
+        self._first_limits = limits
+        self._begin(limits)
+
+    def _begin(self, limits: Limits) -> None:
+        """Take up what is stored; a state that is empty gets `limits`."""
+        store = self._store
         with store.write() as txn:
             counters = load_counters(txn, store.databases)
             stored = _load_limits(txn, store.databases)
@@ -170,6 +176,14 @@ class StateMachine:
         self._take_over(*found[0])
         if self.on_replaced is not None:
             self.on_replaced()
+
+    def reset(self) -> None:
+        """Drop the whole state: an empty one, with the limits that every state begins with.
+
+        `on_replaced` is not called. Raises StoreFailed.
+        """
+        self._store.clear()
+        self._begin(self._first_limits)
 
     def release_memory(self) -> None:
         """Give back memory of pages that were read. Any thread."""

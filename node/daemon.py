@@ -120,7 +120,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     data_dir.mark_running(clock.boot_id())
     node.halt = partitions.halt
     info = LocalNodeInfo(
-        config, data_dir, system.group, system.machine, system.forwarder, clock,
+        config, data_dir, system.group, system.machine, system.forwarder, clock, system.integrity,
         partitions.data if partitions.count else None,
     )  # fmt: skip
     router = PartitionRouter(partitions, shared) if partitions.count else system.router

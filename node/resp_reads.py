@@ -4,22 +4,27 @@ and, unless they are large, one transaction. Loop thread only."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cluster.errors import ClusterError, Overloaded
 from cluster.interfaces import Consensus
 from engines.edits import Answer, Aspect
+from engines.errors import EngineError
 from engines.interfaces import Held
 from engines.kv import KvReader
+from engines.read_requests import MANY_ITEMS_MAX, GetHeld, ReadRequest, Shown, WantedHeld
 from node.clock import Clock
 from node.errors import HivememError
 from node.http_errors import FATAL, as_hivemem
 from node.local_reads import Readers
+from node.quarantine import ReplicaQuarantined
 from node.reads import LINEARIZABLE, ReadOptions
 from node.resp_actions import Look
 from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
+
+T = TypeVar("T")
 
 Found = list[Held | None]
 Wanted = Sequence[tuple[str, bytes, bool]]  # session, key, with its value
@@ -30,6 +35,11 @@ class Barrier(Protocol):
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
         """Return when this node's state may answer the read."""
+
+    async def read(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]:
+        """What this node's state answers, or another's while it is damaged here."""
 
 
 class AnswerTooLarge(HivememError):
@@ -110,9 +120,7 @@ class ReadBatches:
         def confirmed(index: int | None, error: ClusterError | None) -> None:
             if index is None:
                 # Another node leads, or none: the router asks it, and tries again.
-                task = self._loop.create_task(self._ask(batch))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin_task(self._ask(batch))
                 return
             try:
                 self._group.when_applied(index, lambda: self._answer(batch))
@@ -120,6 +128,11 @@ class ReadBatches:
                 _tell(batch, as_hivemem(overload, writes=False))
 
         self._group.read_index(confirmed)
+
+    def _begin_task(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, batch: list[_Waiting]) -> None:
         deadline = self._clock.monotonic() + self._timeout_seconds
@@ -129,6 +142,31 @@ class ReadBatches:
             _tell(batch, error)
         else:
             self._answer(batch)
+
+    async def _ask_others(self, batch: list[_Waiting], refusal: HivememError) -> None:
+        """The state here is damaged: the router has another replica answer. One by one, since
+        that is rare and over in a moment."""
+        deadline = self._clock.monotonic() + self._timeout_seconds
+        for item in batch:
+            try:
+                item.done(await self._look_up_elsewhere(item, deadline))
+            except HivememError as error:
+                item.done(error)
+            except EngineError:
+                item.done(refusal)
+
+    async def _look_up_elsewhere(self, item: _Waiting, deadline: float) -> Found | HivememError:
+        found: Found = []
+        wanted = [
+            WantedHeld(item.namespace, session, key, values) for session, key, values in item.wanted
+        ]
+        while len(found) < len(wanted):
+            part = tuple(wanted[len(found) : len(found) + MANY_ITEMS_MAX])
+            shown = await self._router.read(GetHeld(part), LINEARIZABLE, deadline)
+            found.extend(shown.found)
+            if sum(held.size for held in found if held and held.value) > ANSWER_BYTES_MAX:
+                return AnswerTooLarge(f"the values are more than {ANSWER_BYTES_MAX} bytes")
+        return found
 
     def resume(self) -> None:
         """A client takes answers again, or is gone: look at what was left for later."""
@@ -145,6 +183,9 @@ class ReadBatches:
                 (self._parked if item.blocked() else ready).append(item)
             try:
                 results = self._look_up_some(ready)
+            except ReplicaQuarantined as error:
+                self._begin_task(self._ask_others(ready, error))
+                return
             except Exception as error:
                 if isinstance(error, FATAL):
                     self._fail(error)

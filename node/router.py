@@ -28,6 +28,8 @@ from node.forward import Forwarder
 from node.leadership import Leadership
 from node.local_reads import LocalReads
 from node.proposals import Proposals
+from node.quarantine import ReplicaQuarantined
+from node.read_failover import ReadFailover
 from node.reads import Consistency, ReadOptions
 
 T = TypeVar("T")
@@ -47,8 +49,11 @@ class Router:
         clock: Clock,
         leader_http: dict[str, str],
         reads: LocalReads,
+        failover: ReadFailover | None = None,
     ) -> None:
-        """`leader_http`: node id → HTTP address, for members of which the log says none."""
+        """`leader_http`: node id → HTTP address, for members of which the log says none.
+        `failover`: who answers while the state here is damaged."""
+        self._failover = failover
         self._group = group
         self._machine = machine
         self._forwarder = forwarder
@@ -82,10 +87,22 @@ class Router:
     async def read(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float
     ) -> Shown[T]:
-        """What this node's state answers, once it may.
+        """What this node's state answers, once it may; if it is damaged, another replica's.
 
-        Raises as `barrier`, and what the request raises; DeadlineExceeded.
+        Raises as `barrier`, and what the request raises; DeadlineExceeded, ReplicaQuarantined.
         """
+        try:
+            return await self.read_here(request, options, deadline)
+        except ReplicaQuarantined as error:
+            if self._failover is None:
+                raise
+            return await self._failover.read(request, options, deadline, error)
+
+    async def read_here(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]:
+        """As `read`, from this node's state alone."""
+        self._reads.check()
         await self.barrier(options, deadline)
         return await self._reads.run(request, deadline)
 

@@ -42,6 +42,7 @@ from node.views import (
     ClusterView,
     DiskView,
     GroupFigures,
+    IntegrityView,
     LimitView,
     MemberView,
     MemoryView,
@@ -140,6 +141,7 @@ class ScriptedInfo:
             1_760_000_000_123, LEADER, "127.0.0.1:7421", "127.0.0.1:7431", "/data",
             DiskView(1, 2, 3, None, 4, True),
             MemoryView(None), self.machine.stats().keys,
+            (IntegrityView(0, "serving", None, None, {}, None, None),),
             {"http.watches_max": LimitView(7, "watches")}, {"tokens": False}, {"voters": 1},
         )  # fmt: skip
 
