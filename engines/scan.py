@@ -8,10 +8,12 @@ may still see. What is found between two pieces is a state of several moments; s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from engines.digests import BUCKETS, DIGESTS_KEY, Deltas, add, differing, load_buckets
 from engines.errors import CorruptRecord
 from engines.keyspace import is_directory
 from engines.layout import (
@@ -86,15 +88,29 @@ def examine_file(
     """Look at every record of the copy of a state in the file at `path`; returns how many.
 
     `pace` is told the bytes of each piece and may take its time; False: give up.
-    Raises CorruptRecord, UnknownFormat.
+    Raises CorruptRecord, also where the records are not those of the hash tree; UnknownFormat.
     """
     records = 0
+    sums: Deltas = {}
     with opened_copy(path) as (txn, databases):
-        for piece in pieces(txn, databases, bytes_max, lambda number, key, value: None):
+        for piece in pieces(txn, databases, bytes_max, partial(add, sums)):
             records += piece.records
             if not pace(piece.size):
-                break
+                return records
+        check_sums(load_buckets(txn, databases), sums)
     return records
+
+
+def check_sums(buckets: Sequence[int], sums: Deltas) -> None:
+    """Raises CorruptRecord if the buckets of the hash tree are not the records' sums."""
+    wrong = differing(buckets, sums)
+    if wrong:
+        raise CorruptRecord(
+            "meta",
+            DIGESTS_KEY,
+            f"{len(wrong)} of {BUCKETS} buckets of the hash tree are not the sums of the records: "
+            "a record was changed, and its checksum with it",
+        )
 
 
 # --- What makes a record sound, by database ------------------------------------------------

@@ -49,7 +49,7 @@ from engines.errors import (
 from engines.layout import seal, unseal
 from engines.resident import find_mapping, release
 
-FORMAT = b"hivemem state 2"
+FORMAT = b"hivemem state 3"
 CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
 
 DATA = "data.mdb"  # LMDB's name for the file

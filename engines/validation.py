@@ -25,6 +25,7 @@ from engines.edits import (
 from engines.errors import InvalidArgument
 from engines.interfaces import INTEGER_MAX, Limits
 from engines.mutations import (
+    Checkpoint,
     Command,
     Compare,
     CompareOp,
@@ -69,6 +70,8 @@ def validate(command: Command, limits: Limits) -> None:
             problems = command.limits.problems()
             if problems:
                 raise InvalidArgument("limits", "; ".join(problems))
+        case Checkpoint():
+            pass
 
 
 class Validator:
