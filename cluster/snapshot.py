@@ -103,6 +103,11 @@ class SnapshotStore:
         return [self._held[index].meta for index in sorted(self._held, reverse=True)]
 
     @property
+    def newest_file(self) -> Path | None:
+        """The state's file of the newest one. It may be removed at any time."""
+        return self._held[max(self._held)].state if self._held else None
+
+    @property
     def busy(self) -> bool:
         return self._creating or self._incoming is not None
 

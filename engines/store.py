@@ -219,6 +219,11 @@ class Store:
         return self._environment.databases
 
     @property
+    def replaced(self) -> int:
+        """How often the whole state was exchanged."""
+        return self._replaced
+
+    @property
     def _incoming_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}.new")
 

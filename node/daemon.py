@@ -43,6 +43,7 @@ from node.remote_reads import RemoteReads
 from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
+from node.scrub import Scrubber
 from node.service import Service
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
@@ -137,7 +138,16 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         partitions,
         partitions.release_memory,
     )
-    for work in (upkeep, partitions, placement):
+    storage = config.storage
+    executor = ThreadPoolExecutor(1, thread_name_prefix="scrub")
+    stack.callback(executor.shutdown)
+    scrubber = Scrubber(
+        lambda: [replica.scrub for replica in partitions.here()],
+        executor,
+        storage.scrub_bytes_per_second_max,
+        storage.scrub_interval_seconds,
+    )
+    for work in (upkeep, partitions, placement, scrubber):
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     admin = PartitionService(partitions, placement, system.members, clock)

@@ -57,6 +57,7 @@ from node.quarantine import GuardedMachine, Quarantine, StateGuard, read_mark
 from node.read_failover import ReadFailover
 from node.remote_reads import RemoteReads
 from node.router import Router
+from node.scrub import GroupScrub
 from node.steps import Steps
 from node.watch import WatchHub
 
@@ -124,6 +125,7 @@ class Replica:
             )
             _reconcile(log, self.snapshots, self.machine)
             self.group = self._raft_group(log, self.snapshots, bootstrap)
+            self._log = log
             self._files = stack.pop_all()
         self._build_parts()
 
@@ -162,7 +164,13 @@ class Replica:
             asyncio.get_running_loop().call_soon_threadsafe,
         )
         self.quarantine.resume()
+        self.scrub = GroupScrub(
+            self.group, self.machine, self.store, self.snapshots, self._log, self.quarantine,
+            shared.clock, self._fail,
+        )  # fmt: skip
         self.integrity = Integrity(self.id, self.quarantine)
+        rate = config.storage.scrub_bytes_per_second_max
+        self.integrity.scrub = lambda: self.scrub.view(rate)
 
     async def start(self) -> None:
         """Take part in the group."""
@@ -186,6 +194,7 @@ class Replica:
     def close(self, *, keep: bool = True) -> None:
         """Take part no more, and close the files, to `keep` or to delete them. Idempotent."""
         self._keep = keep
+        self.scrub.close()
         self._driver.stop()
         self.group.halt()
         self._shared.transport.unregister(self.id)
