@@ -25,7 +25,8 @@ from engines.layout import (
     unpack_leaf,
     unseal,
 )
-from engines.store import Databases, Transaction, opened_copy
+from engines.state_file import opened
+from engines.store import Databases, Transaction
 
 RECORD_BYTES_MIN = 256  # what a record counts as: looking at a small one is not cheaper
 
@@ -92,7 +93,7 @@ def examine_file(
     """
     records = 0
     sums: Deltas = {}
-    with opened_copy(path) as (txn, databases):
+    with opened(path) as (txn, databases):
         for piece in pieces(txn, databases, bytes_max, partial(add, sums)):
             records += piece.records
             if not pace(piece.size):

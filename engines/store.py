@@ -29,8 +29,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -82,15 +81,13 @@ class Databases(NamedTuple):
 class Environment:
     """LMDB's environment in one directory. For this module and `Store.replace`."""
 
-    def __init__(self, path: Path, map_bytes: int, readers_max: int, *, copy: bool = False) -> None:
-        """`copy`: `path` is a data file that nobody changes, and it is only read."""
+    def __init__(self, path: Path, map_bytes: int, readers_max: int) -> None:
         self.map_bytes = map_bytes
         self.readers_max = readers_max
         self.path = path
         self.snapshots = 0  # open ones; guarded by the store's condition
         try:
-            if not copy:
-                path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             self.env = lmdb.open(
                 str(path),
                 map_size=map_bytes,
@@ -101,67 +98,37 @@ class Environment:
                 metasync=False,
                 # With a writable map a full disk would be a SIGBUS instead of an error.
                 writemap=False,
-                subdir=not copy,
-                readonly=copy,
-                lock=not copy,
             )
         except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
             raise UnknownFormat(str(path), f"not a store: {error}") from error
         except (lmdb.Error, OSError) as error:
             raise StoreFailed(f"cannot open the store {path}: {error}") from error
         try:
-            if not copy:
-                # Slots that a killed process left behind would pin its pages for ever.
-                self.env.reader_check()
-                self.databases = self._open_databases()
+            # Slots that a killed process left behind would pin its pages for ever.
+            self.env.reader_check()
+            self.databases = self._open_databases()
         except lmdb.Error as error:
             self.env.close()
             raise self.translated(error) from error
         except BaseException:
             self.env.close()
             raise
-        self._mapping = None if copy else find_mapping(path / DATA)
-
-    @classmethod
-    def of_copy(cls, path: Path) -> Environment:
-        """Raises UnknownFormat, StoreFailed, CorruptRecord."""
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise StoreFailed(f"cannot open the store {path}: {error}") from error
-        return cls(path, max(size, 1 << 20), 1, copy=True)
-
-    def find_databases(self, txn: Transaction) -> Databases:
-        """Handles that are good for `txn`. Raises UnknownFormat, CorruptRecord."""
-        self._check_format(txn)
-        try:
-            return Databases(
-                *(
-                    self.env.open_db(name.encode(), txn=txn, create=False)
-                    for name in Databases._fields
-                )
-            )
-        except lmdb.NotFoundError as error:
-            raise CorruptRecord("store", b"", "a database is missing") from error
+        self._mapping = find_mapping(path / DATA)
 
     def _open_databases(self) -> Databases:
         with self.env.begin(write=True, buffers=True) as txn:
             empty = txn.stat()["entries"] == 0
-            if not empty:
-                self._check_format(txn)
+            if not empty and self._format(txn) != FORMAT:
+                raise UnknownFormat(
+                    str(self.path),
+                    f"its format is {self._format(txn)!r}; this build knows {FORMAT!r}",
+                )
             databases = Databases(
                 *(self.env.open_db(name.encode(), txn=txn) for name in Databases._fields)
             )
             if empty:
                 txn.put(b"format", seal(b"format", FORMAT), db=databases.meta)
         return databases
-
-    def _check_format(self, txn: Transaction) -> None:
-        if self._format(txn) != FORMAT:
-            raise UnknownFormat(
-                str(self.path),
-                f"its format is {self._format(txn)!r}; this build knows {FORMAT!r}",
-            )
 
     def _format(self, txn: Transaction) -> bytes | None:
         try:
@@ -353,23 +320,6 @@ def _ask(environment: Environment, accept: Callable[[Transaction, Databases], No
         raise environment.translated(error) from error
     finally:
         txn.abort()
-
-
-@contextmanager
-def opened_copy(path: Path) -> Iterator[tuple[Transaction, Databases]]:
-    """Read the data file at `path`, which nobody changes: a copy, or the file of a node that
-    is stopped. Any thread. Raises UnknownFormat, StoreFailed, CorruptRecord."""
-    environment = Environment.of_copy(path)
-    try:
-        txn = environment.begin(write=False)
-        try:
-            yield txn, environment.find_databases(txn)
-        except lmdb.Error as error:
-            raise environment.translated(error) from error
-        finally:
-            txn.abort()
-    finally:
-        environment.env.close()
 
 
 class Snapshot:

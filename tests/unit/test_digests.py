@@ -79,8 +79,8 @@ def state(tmp_path: Path) -> State:
     return State(tmp_path)
 
 
-def put(number: int, value: bytes = b"v", **options: object) -> Put:
-    return Put("n", "s", b"%d" % number, value, "text/plain", 5, **options)  # type: ignore[arg-type]
+def put(number: int, value: bytes = b"v", request_id: str | None = None) -> Put:
+    return Put("n", "s", b"%d" % number, value, "text/plain", 5, request_id=request_id)
 
 
 WORK: list[Command] = [
