@@ -41,6 +41,7 @@ from engines.scan import examine_file
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.clock import SystemClock
+from node.comparison import Comparison
 from node.config_schema import NodeConfig, RaftSection
 from node.datadir import DataDir
 from node.driver import Drivers, GroupDriver
@@ -171,6 +172,12 @@ class Replica:
         self.integrity = Integrity(self.id, self.quarantine)
         rate = config.storage.scrub_bytes_per_second_max
         self.integrity.scrub = lambda: self.scrub.view(rate)
+        self.comparison = Comparison(
+            config.node.id, self.group, self.machine, shared.calls.of(self.id), self.quarantine,
+            shared.clock, config.storage.digest_interval_seconds,
+        )  # fmt: skip
+        self.integrity.comparison = self.comparison.view
+        self.scrub.on_suspect = self.comparison.suspect
 
     async def start(self) -> None:
         """Take part in the group."""
@@ -184,7 +191,7 @@ class Replica:
             shared.clock,
         )  # fmt: skip
         member = MemberDuties(facts, self.group, self.members, shared.transport, shared.clock)
-        for work in (leader.run(), member.run()):
+        for work in (leader.run(), member.run(), self.comparison.run()):
             await self._work.enter_async_context(background(work, self._fail))
 
     async def stop(self) -> None:
