@@ -32,6 +32,7 @@ from node.forward import NOT_HERE
 from node.group_calls import GroupCalls
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.integrity_service import IntegrityService
 from node.local_reads import ReaderThreads
 from node.node_info import LocalNodeInfo
 from node.overview import Overview
@@ -151,6 +152,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     admin = PartitionService(partitions, placement, system.members, clock)
+    integrity = IntegrityService(config.node.id, partitions.here, clock)
     snapshots = SnapshotService(
         config.cluster.id,
         HeldGroups(partitions),
@@ -158,8 +160,8 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         config.storage.snapshot_bytes_per_second_max,
     )
     parts = HttpParts(
-        service, admin, admin, snapshots, system.hub, info, clock, config.node.name, tokens,
-        HttpLimits(), node.fail,
+        service, admin, admin, snapshots, integrity, system.hub, info, clock, config.node.name,
+        tokens, HttpLimits(), node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:

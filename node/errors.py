@@ -86,7 +86,7 @@ class MethodNotAllowed(HivememError):
 
 class Conflict(HivememError):
     """VERSION_CONFLICT, REQUEST_ID_REUSED, LIMIT_EXCEEDED, MEMBERSHIP_CHANGE_REFUSED,
-    NOT_PARTITIONED."""
+    REPAIR_REFUSED, NOT_PARTITIONED."""
 
     status = 409
     code = "VERSION_CONFLICT"

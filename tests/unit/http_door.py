@@ -31,6 +31,7 @@ from node.errors import HivememError
 from node.forward import Forwarder
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.integrity_service import IntegrityService
 from node.local_reads import LocalReads, Readers, ReaderThreads
 from node.members import MemberService
 from node.partition_service import PartitionsView
@@ -301,6 +302,7 @@ async def open_door(
             members,
             partitions,
             saved,
+            IntegrityService("n1", list, clock),
             hub,
             info,
             clock,
