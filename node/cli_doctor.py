@@ -40,13 +40,13 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     repair.add_argument(
         "--reseed",
         action="store_true",
-        help="with --data-dir: set log, snapshots and state aside, whole; the node comes back as "
+        help="with --node-dir: set log, snapshots and state aside, whole; the node comes back as "
         "one that lost its disk",
     )
     for command in (doctor, repair):
         command.epilog = _EXIT + EXIT_CODES
         command.add_argument(
-            "--data-dir",
+            "--node-dir",
             type=Path,
             metavar="DIR",
             help="instead of a running cluster: the data folder of a node that is stopped",
@@ -58,7 +58,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def _either(online: Any, offline: Any) -> Any:
     def run(options: argparse.Namespace) -> int:
-        return int((online if options.data_dir is None else offline)(options))
+        return int((online if options.node_dir is None else offline)(options))
 
     return run
 
@@ -69,7 +69,7 @@ def _either(online: Any, offline: Any) -> Any:
 def _examine(options: argparse.Namespace) -> int:
     from node.examination import examine
 
-    findings = examine(options.data_dir)
+    findings = examine(options.node_dir)
     _show_findings(findings, options)
     return EXIT_DONE if all(each.ok for each in findings) else EXIT_FAILED
 
@@ -78,8 +78,8 @@ def _mend(options: argparse.Namespace) -> int:
     from node.examination import examine, mend, set_all_aside
 
     if options.node is not None or options.group is not None:
-        raise UsageError("NODE and --group are for a running cluster, not for --data-dir")
-    root = options.data_dir
+        raise UsageError("NODE and --group are for a running cluster, not for --node-dir")
+    root = options.node_dir
     findings = examine(root)
     if options.reseed:
         aside = set_all_aside(root)
@@ -230,7 +230,7 @@ def _compared_row(compared: Mapping[str, Any], names: Mapping[str, str]) -> tupl
 async def _reseed(client: HivememClient, options: argparse.Namespace) -> int:
     """Compare, which has odd replicas rebuilt; then rebuild the node that is named."""
     if options.reseed:
-        raise UsageError("--reseed is for --data-dir")
+        raise UsageError("--reseed is for --node-dir")
     if options.node is None:
         return await _look(client, options)
     view = await client.cluster()
