@@ -13,6 +13,8 @@ ClusterError
 ├── HandshakeRefused     a peer failed to prove membership
 ├── CorruptLog           fail-stop: names file and offset
 ├── CorruptSnapshot      names the file; it is refused and fetched again
+│   └── DamagedContent   its bytes are as they were made: the copy of a damaged state
+├── StateDamaged         the applied state does not verify: it is dropped and rebuilt
 ├── Removed              fail-stop: this node is no longer a member
 └── StorageFailed        fail-stop: the disk refused a write or an fsync
 """
@@ -105,6 +107,14 @@ class CorruptSnapshot(ClusterError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"corrupt snapshot: {path}: {reason}")
         self.path = path
+
+
+class DamagedContent(CorruptSnapshot):
+    """A snapshot whose bytes are what was copied, and what was copied was damaged."""
+
+
+class StateDamaged(ClusterError):
+    """The state machine met damage in its state: nothing may be answered from it."""
 
 
 class Removed(ClusterError):

@@ -27,10 +27,12 @@ from cluster.errors import (
     ChangeRefused,
     ClusterError,
     CorruptSnapshot,
+    DamagedContent,
     DiskFull,
     NoQuorum,
     NotLeader,
     Overloaded,
+    StateDamaged,
 )
 from cluster.interfaces import (
     CommittedBatch,
@@ -47,6 +49,7 @@ from cluster.messages import MalformedMessage, Message
 from cluster.proposals import Done, Proposals
 from cluster.raft import FlowLimits, Identity, Peers, SafeCore
 from cluster.reads import ReadRounds
+from cluster.repair import Repair
 from cluster.snapshot_transfer import SnapshotReceiver, SnapshotSender
 from cluster.standing import Standing
 from cluster.transfer import LeadershipTransfer
@@ -151,7 +154,7 @@ class RaftGroup:
         self._proposals = Proposals(lambda: core.leader)
         self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
         self._compactor = Compactor(
-            self._log, snapshots, compaction, self._snapshot_made, self._stop
+            self._log, snapshots, compaction, self._snapshot_made, self._snapshot_failed
         )
         self._compactor.started(core.applied_index)
         self._sender = SnapshotSender(
@@ -163,7 +166,9 @@ class RaftGroup:
             self._snapshot_received,
             self._stop,
             core.now,
+            lambda: core.repairing,
         )
+        self.repair = Repair(core, self._machine, snapshots, self._restored, self._stop)
 
     # --- Events --------------------------------------------------------------------
 
@@ -221,7 +226,7 @@ class RaftGroup:
         core = self._core
         if core.state != raft.LEADER or self._failed:
             done(None, NotLeader(core.leader))
-        elif core.transferring or core.stateless:
+        elif core.transferring or core.stateless or core.repairing:
             done(None, NotLeader(None))
         elif len(command) > self._limits.command_bytes_max:
             done(None, Overloaded("the command is larger than command_bytes_max"))
@@ -253,7 +258,7 @@ class RaftGroup:
 
     def when_applied(self, index: int, done: Callable[[], None]) -> None:
         """Call `done` once this node has applied `index`. Raises Overloaded."""
-        if self._core.applied_index >= index:
+        if self._core.applied_index >= index and not self._core.repairing:
             done()
         elif len(self._applied_waiters) >= self._limits.reads_waiting_max:
             raise Overloaded("too many reads wait for this node to catch up")
@@ -322,7 +327,8 @@ class RaftGroup:
 
     def make_snapshot(self) -> bool:
         """Begin a snapshot now. False: one is being made or received, or there is no state."""
-        if self._core.stateless or self._core.applied_index <= raft.FIRST_INDEX:
+        core = self._core
+        if core.stateless or core.repairing or core.applied_index <= raft.FIRST_INDEX:
             return False
         return self._compactor.begin(self._core.configuration_at)
 
@@ -340,11 +346,46 @@ class RaftGroup:
         self._core.drop_configurations(meta.index)
         self._wake()
 
+    def quarantine(self, reason: str, reseed_from: int = 0) -> None:
+        """The state was found damaged: answer nothing from it, give up leadership, rebuild it.
+
+        `reseed_from`: a log index at which it differed from the majority's, so that what was
+        made of it here does not do either; 0: it does not verify. See `repair.py`.
+        """
+        if self._failed:
+            return
+        logger.error("the state is damaged and is rebuilt: %s", reason)
+        try:
+            self.repair.begin(reason, reseed_from)
+        except Exception as error:
+            self._stop(error)
+            return
+        self._receiver.cancel()
+        self._reads.fail_all()
+        self._proposals.refuse_waiting()
+        self._wake()
+
+    def _restored(self) -> None:
+        """A snapshot has become the state."""
+        self._compactor.installed()
+        self._proposals.skip(self._core.applied_index)
+        self._release_waiters()
+        self._wake()
+
+    def _snapshot_failed(self, error: Exception) -> None:
+        if isinstance(error, StateDamaged):
+            self.quarantine(str(error))
+        else:
+            self._stop(error)
+
     def _snapshot_refused(self) -> None:
-        """A follower found our snapshot damaged. If it is, make another."""
+        """A follower found our snapshot damaged. If it is, make another; if it was made of a
+        state that was damaged already, so is that."""
 
         def verified(error: Exception | None) -> None:
-            if isinstance(error, CorruptSnapshot):
+            if isinstance(error, DamagedContent):
+                self.quarantine(str(error))
+            elif isinstance(error, CorruptSnapshot):
                 self.make_snapshot()
             elif error is not None:
                 self._stop(error)
@@ -371,9 +412,8 @@ class RaftGroup:
             return
         logger.info("the leader's snapshot at %d is installed", meta.index)
         self._core.adopt_snapshot(meta)
-        self._compactor.installed()
-        self._proposals.skip(meta.index)
-        self._release_waiters()
+        self.repair.ended()
+        self._restored()
 
     def _send(self, peer: str, message: Message, *, bulk: bool) -> None:
         self._peers.send(peer, messages.encode(message), bulk)
@@ -392,6 +432,7 @@ class RaftGroup:
             self._reads.confirm(self._core.voter_peers)
             self._apply()
             self._compact()
+            self.repair.check()
             self._transfer.check()
             self._standing.check()
         except Exception as error:
@@ -407,7 +448,8 @@ class RaftGroup:
 
     def _begin_read_round(self) -> None:
         core = self._core
-        able = core.noop_committed and core.is_voter and not core.stateless
+        able = core.noop_committed and core.is_voter
+        able = able and not core.stateless and not core.repairing
         if able and self._reads.begin(self._core.commit_index):
             self._core.read_seq = self._reads.seq
             self._core.broadcast_heartbeat()
@@ -436,7 +478,11 @@ class RaftGroup:
             CommittedBatch(item.index, item.term, entries_codec.unpack(item.payload))
             for item in entries
         ]
-        results = self._machine.apply(batches)
+        try:
+            results = self._machine.apply(batches)
+        except StateDamaged as error:
+            self.quarantine(str(error))
+            return
         self._core.set_applied(entries[-1].index)
         self._compactor.applied(sum(len(item.payload) for item in entries))
         for batch, batch_results in zip(batches, results, strict=True):
@@ -446,6 +492,8 @@ class RaftGroup:
             self._wake()
 
     def _release_waiters(self) -> None:
+        if self._core.repairing:
+            return
         applied = self._core.applied_index
         while self._applied_waiters and self._applied_waiters[0][0] <= applied:
             heappop(self._applied_waiters)[2]()
@@ -513,4 +561,6 @@ class RaftGroup:
             log_first_index=self._log.first_index,
             room=self._core.room,
             contact=self._core.contact.read(),
+            repairing=self._core.repairing,
+            stateless=self._core.stateless,
         )

@@ -51,9 +51,13 @@ class StateMachine(Protocol):
         """Apply committed entries, in order, in one transaction.
 
         Returns one list per batch with one result per command. A refusal is a
-        result. Raises only for what must stop the node: storage failure,
-        corruption, a command this build does not know.
+        result. Raises StateDamaged, with nothing applied, for a state that has to be
+        rebuilt; else only for what must stop the node: storage failure, a command this
+        build does not know.
         """
+
+    def reset(self) -> None:
+        """Drop the whole state: as one to which nothing was ever applied. Blocks briefly."""
 
 
 class RaftLog(Protocol):
@@ -175,7 +179,15 @@ class Snapshots(Protocol):
         that is being read is kept until nobody has read it for a while."""
 
     def verify(self, done: Callable[[Exception | None], None]) -> None:
-        """Check the newest one's bytes. CorruptSnapshot: it was set aside."""
+        """Check the newest one, its bytes and what they hold. CorruptSnapshot, of which
+        DamagedContent says that it was made of a damaged state: it was set aside."""
+
+    def prepare(self, done: Callable[[Exception | None], None]) -> None:
+        """Check the newest one as `verify` does, and get a copy ready for `install`."""
+
+    def distrust(self, *, held: bool) -> None:
+        """The state was found damaged: a snapshot of it that is being made is dropped.
+        `held`: those that were made of it are set aside, too."""
 
     def begin(self, meta: SnapshotMeta) -> int:
         """Get ready to receive this snapshot; returns how many of its bytes are here already
@@ -184,9 +196,10 @@ class Snapshots(Protocol):
     def write(self, offset: int, data: bytes, done: Callable[[Exception | None], None]) -> None:
         """Store bytes of the snapshot being received, at the place where they belong."""
 
-    def finish(self, done: Callable[[Exception | None], None]) -> None:
+    def finish(self, done: Callable[[Exception | None], None], *, thorough: bool = False) -> None:
         """Verify what was received, make it durable and the newest, and get a copy ready
-        for `install`. CorruptSnapshot: it was dropped, begin again."""
+        for `install`. `thorough`: look at every record in it, too.
+        CorruptSnapshot: it was dropped, begin again."""
 
     def abandon(self) -> None:
         """Stop receiving. What is here is kept for resuming."""
@@ -266,6 +279,8 @@ class GroupStatus(NamedTuple):
     log_first_index: int
     room: bool  # False: the disk is nearly full, so nothing is appended here
     contact: ContactGaps = ContactGaps()  # as a follower: how often the leader was heard
+    repairing: bool = False  # the state was found damaged, and is not rebuilt yet
+    stateless: bool = False  # the state waits for a snapshot of the leader
 
 
 class Consensus(Protocol):

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from cluster.errors import CorruptLog, Overloaded, StorageFailed
 from cluster.interfaces import LogEntry
+from cluster.log_check import Extent
 from cluster.log_format import (
     ENTRY,
     HARD_STATE,
@@ -154,6 +155,10 @@ class SegmentedLog:
     def cached_bytes(self) -> int:
         """Bytes of entries in memory: at most `cache_bytes` plus what is not durable."""
         return self._recent.bytes
+
+    def extents(self) -> list[Extent]:
+        """What is durable of each file, for `log_check`; oldest first."""
+        return [Extent(each.path, each.seed, each.bytes) for each in self._segments.segments]
 
     def term_at(self, index: int) -> int | None:
         if index == self._first_index - 1:

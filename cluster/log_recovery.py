@@ -101,6 +101,27 @@ def recover(directory: Path, group: int, options: LogOptions) -> Recovered:
     return replay.finish(end)
 
 
+class LogFacts(NamedTuple):
+    """What a log at rest holds."""
+
+    first_index: int
+    last_index: int
+    term: int
+    vote: str | None
+    torn_bytes: int  # a torn tail, which the next opening cuts
+
+
+def inspect(directory: Path, group: int) -> LogFacts | None:
+    """Read a log that nobody has open, and change nothing. None: there is none.
+
+    Raises CorruptLog, StorageFailed (a newer build's format), OSError.
+    """
+    paths = _segment_paths(directory)
+    replay = _Replay(directory, group, LogOptions(cache_bytes=0))
+    ends = [replay.segment(path, newest=path is paths[-1]) for path in paths]
+    return replay.facts(ends[-1]) if any(ends) else None
+
+
 class _SegmentEnd(NamedTuple):
     """How far one segment verified."""
 
@@ -145,6 +166,10 @@ class _Replay:
             return end
         finally:
             reader.close()
+
+    def facts(self, end: _SegmentEnd | None) -> LogFacts:
+        first, last = self._index.first_index, self._index.last_index
+        return LogFacts(first, last, self._term, self._vote, end.cut_bytes if end else 0)
 
     def begin(self) -> Recovered:
         """A log without segments: create the first."""

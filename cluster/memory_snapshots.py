@@ -41,6 +41,9 @@ class Dumps(Protocol):
     def load(self, data: bytes, index: int, term: int) -> None:
         """Replace the state by that of a `dump`."""
 
+    def examine_dump(self, data: bytes) -> None:
+        """Look at every record of a `dump`. Raises DamagedContent."""
+
 
 class CheckpointDumps:
     """`Dumps` of a machine with `Checkpoints`, through files in `directory`."""
@@ -62,6 +65,10 @@ class CheckpointDumps:
     def load(self, data: bytes, index: int, term: int) -> None:
         self._path.write_bytes(data)
         self._checkpoints.replace(self._path, index, term)
+
+    def examine_dump(self, data: bytes) -> None:
+        self._path.write_bytes(data)
+        self._checkpoints.examine(self._path, lambda: False)
 
 
 @dataclass(slots=True)
@@ -136,6 +143,7 @@ class MemorySnapshots:
         self._chunks_waiting = 0
         self._read_at: dict[int, float] = {}
         self._creating = False
+        self._distrusted = 0
         self._incoming: _Incoming | None = None
         self._prepared: Stored | None = None
         self._prepared_data = b""
@@ -163,6 +171,7 @@ class MemorySnapshots:
         if self.busy or self._closed:
             return False
         self._creating = True
+        distrusted = self._distrusted
 
         def answer(meta: SnapshotMeta | None, error: Exception | None) -> None:
             self._creating = False
@@ -171,6 +180,9 @@ class MemorySnapshots:
             done(meta, error)
 
         def copy() -> None:
+            if self._distrusted != distrusted:
+                self._do(lambda: answer(None, Overloaded("the state was found damaged")))
+                return
             try:
                 data, index, term = self._machine.dump()
                 if index < 1:
@@ -183,6 +195,9 @@ class MemorySnapshots:
 
         def keep(data: bytes, index: int, term: int) -> None:
             newest = self.newest
+            if self._distrusted != distrusted:
+                self._do(lambda: answer(None, Overloaded("the state was found damaged")))
+                return
             if newest is not None and index <= newest.index:
                 self._do(lambda: answer(newest, None))
                 return
@@ -229,7 +244,7 @@ class MemorySnapshots:
             stored = self.disk.held.get(newest.index)
             try:
                 if stored is not None:
-                    stored.verify()
+                    self._look_at(stored)
             except CorruptSnapshot as error:
                 del self.disk.held[newest.index]
                 done(error)
@@ -237,6 +252,38 @@ class MemorySnapshots:
                 done(None)
 
         self._do(check)
+
+    def prepare(self, done: Callable[[Exception | None], None]) -> None:
+        newest = self.newest
+        if newest is None:
+            done(CorruptSnapshot(_PLACE, "there is no snapshot"))
+            return
+
+        def look() -> None:
+            stored = self.disk.held.get(newest.index)
+            try:
+                if stored is None:
+                    raise CorruptSnapshot(_PLACE, "it is gone")
+                self._look_at(stored)
+            except CorruptSnapshot as error:
+                self.disk.held.pop(newest.index, None)
+                failure = error
+                self._do(lambda: done(failure))
+                return
+            self._prepared, self._prepared_data = stored, bytes(stored.data)
+            self._do(lambda: done(None))
+
+        self._do(look)
+
+    def _look_at(self, stored: Stored) -> None:
+        stored.verify()
+        self._machine.examine_dump(bytes(stored.data))
+
+    def distrust(self, *, held: bool) -> None:
+        self._distrusted += 1
+        if held:
+            self.disk.held.clear()
+            self._prepared = None
 
     def begin(self, meta: SnapshotMeta) -> int:
         if self._closed:
@@ -281,7 +328,7 @@ class MemorySnapshots:
             incoming.received = received
             raise
 
-    def finish(self, done: Callable[[Exception | None], None]) -> None:
+    def finish(self, done: Callable[[Exception | None], None], *, thorough: bool = False) -> None:
         incoming = self._receiving()
         incoming.finishing = True
         stored = incoming.stored
@@ -297,6 +344,8 @@ class MemorySnapshots:
         def receive() -> None:
             try:
                 stored.verify()
+                if thorough:
+                    self._machine.examine_dump(bytes(stored.data))
             except CorruptSnapshot as error:
                 failure = error
                 if incoming.whole:

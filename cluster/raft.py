@@ -144,11 +144,14 @@ class SafeCore(Elections, Leading, Following):
 
     def applicable_index(self) -> int:
         """Highest index that may be applied now."""
-        return 0 if self.stateless else min(self.commit_index, self._log.durable_index)
+        if self.stateless or self.held:
+            return 0
+        return min(self.commit_index, self._log.durable_index)
 
     def set_applied(self, index: int) -> None:
         self._SyncObj__raftLastApplied = index
         self._check_current()
+        self.check_repaired()
 
     def _SyncObj__onMessageReceived(self, node: Node, message: Message) -> None:
         self._HANDLERS[message["type"]](self, node, message)

@@ -139,7 +139,7 @@ class Following(Members):
     def wants_snapshot(self, meta: SnapshotMeta) -> bool:
         """Would installing it still bring this node forward?"""
         if self.stateless:
-            return meta.index >= self._log.first_index - 1
+            return meta.index >= max(self._log.first_index - 1, self._reseed_from)
         return meta.index > self.commit_index
 
     def adopt_snapshot(self, meta: SnapshotMeta) -> None:
@@ -157,7 +157,10 @@ class Following(Members):
             self._configurations = [meta.configuration]
         self._SyncObj__raftLastApplied = max(self.applied_index, meta.index)
         self._SyncObj__raftCommitIndex = max(self.commit_index, meta.index)
+        self._reseed_from = 0
+        self.held = False
         self._check_current()
+        self.check_repaired()
         self._adopt()
         leader = self._SyncObj__raftLeader
         if leader is not None and self.state != LEADER:

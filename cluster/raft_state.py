@@ -136,6 +136,9 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._heartbeat_at = NEVER
         self._quorum_checked_at = NEVER
         self._transfer: tuple[str, bool] | None = None  # target, told to campaign
+        self.repair_floor = 0  # see `repairing`
+        self.held = False  # whether the node's own snapshot will do is not known yet
+        self._reseed_from = 0  # only a snapshot at or above it brings the state back; 0: any
         self._read_seq_seen = 0
         self.read_seq = 0  # carried by appends; set by the owner when a read round starts
         self.on_read_echo: Callable[[str, int], None] = lambda peer, seq: None
@@ -189,13 +192,26 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
     @property
     def stateless(self) -> bool:
         """Is part of the state lost that the log no longer holds? A snapshot brings it."""
-        return self.applied_index < self._log.first_index - 1
+        if self.held:
+            return False
+        return self._reseed_from > 0 or self.applied_index < self._log.first_index - 1
+
+    @property
+    def log_base(self) -> int:
+        """What lies at or below this index only a snapshot holds."""
+        return self._log.first_index - 1
+
+    @property
+    def repairing(self) -> bool:
+        """Was the state dropped since it was damaged, and is not rebuilt yet up to where it
+        was? Until then nothing is answered from it: a reader may have seen more."""
+        return self.repair_floor > 0
 
     @property
     def fit(self) -> bool:
         """Can this node do a leader's work? Without room it takes no commands, without its
         state it answers nobody: it leads only to bring its log to one who can."""
-        return self.room and not self.stateless
+        return self.room and not self.stateless and not self.repairing
 
     @property
     def noop_committed(self) -> bool:
@@ -217,7 +233,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
     def staleness_seconds(self) -> float:
         """Age of the newest moment at which a leader said what was committed and all of it
         is applied here. For a leader: since a majority last answered it. inf: never."""
-        if self.state != LEADER:
+        if self.state != LEADER or self.repairing:
             return self.now() - self._current_at
         times = self._SyncObj__lastResponseTime
         answered = sorted((times[self._nodes[peer]] for peer in self.voter_peers), reverse=True)
@@ -226,6 +242,23 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
 
     def now(self) -> float:
         return float(upstream.syncobj.monotonicTime())
+
+    def drop_state(self, reseed_from: int) -> None:
+        """The state is gone; what it was is rebuilt from a snapshot and the log.
+
+        `reseed_from`: the own snapshots and the own log do not do, and the leader's do from
+        this index on; 0: they do.
+        """
+        self.repair_floor = max(self.repair_floor, self.applied_index)
+        self._reseed_from = max(self._reseed_from, reseed_from)
+        self._SyncObj__raftLastApplied = FIRST_INDEX
+        self._current_at = NEVER
+        self._current_mark = None
+
+    def check_repaired(self) -> None:
+        whole = not self.held and not self.stateless
+        if whole and self.applied_index >= self.repair_floor:
+            self.repair_floor = 0
 
     def _note_commit(self, commit_index: int) -> None:
         """A leader said now that everything up to `commit_index` is committed."""

@@ -84,6 +84,7 @@ class SnapshotStore:
         self._held = found.held
         self._read_at: dict[int, float] = {}
         self._creating = False
+        self._distrusted = 0  # times that the state was found damaged
         self._incoming: Incoming | None = None
         self._dropped = 0  # partial ones, which are then removed by the snapshot thread
         self._prepared: Path | None = None  # the snapshot of which PREPARED is a copy
@@ -102,6 +103,11 @@ class SnapshotStore:
         return [self._held[index].meta for index in sorted(self._held, reverse=True)]
 
     @property
+    def newest_file(self) -> Path | None:
+        """The state's file of the newest one. It may be removed at any time."""
+        return self._held[max(self._held)].state if self._held else None
+
+    @property
     def busy(self) -> bool:
         return self._creating or self._incoming is not None
 
@@ -113,18 +119,19 @@ class SnapshotStore:
         if self.busy or self._closed:
             return False
         self._creating = True
+        distrusted = self._distrusted
 
         def copied(copy: Copied | None, error: Exception | None) -> None:
+            newest = self.newest
+            if self._distrusted != distrusted:
+                # Whatever it is a copy of, or why there is none.
+                self._drop_copy(None, Overloaded("the state was found damaged"), done)
+                return
             if copy is None:
                 self._created(None, error, done)
                 return
-            newest = self.newest
             if newest is not None and copy.index <= newest.index:
-                self._jobs.submit(
-                    self._remove_making,
-                    lambda _, error: self._created(None if error else newest, error, done),
-                    bounded=False,
-                )
+                self._drop_copy(newest, None, done)
                 return
             try:
                 meta = SnapshotMeta(*copy, configuration_at(copy.index))
@@ -136,6 +143,10 @@ class SnapshotStore:
         def published(held: Held | None, error: Exception | None) -> None:
             if held is None:
                 self._created(None, error, done)
+                return
+            if self._distrusted != distrusted:
+                self._in_background(lambda: retire(held.path))
+                self._created(None, Overloaded("the state was found damaged"), done)
                 return
             if held.meta.index in self._held:  # received meanwhile
                 self._in_background(lambda: retire(held.path))
@@ -159,6 +170,14 @@ class SnapshotStore:
         except BaseException:
             self._remove_making()  # A full disk needs the room.
             raise
+
+    def _drop_copy(self, meta: SnapshotMeta | None, error: Exception | None, done: Created) -> None:
+        """The copy that was made is not wanted: `done` hears `meta`, or why not."""
+
+        def removed(_: None, failure: Exception | None) -> None:
+            self._created(None if failure else meta, failure or error, done)
+
+        self._jobs.submit(self._remove_making, removed, bounded=False)
 
     def _remove_making(self) -> None:
         snapshot_files.remove_tree(self.directory / MAKING)
@@ -212,7 +231,7 @@ class SnapshotStore:
         self._chunks.submit(lambda: _read_file(held.state, offset, expected), answered)
 
     def verify(self, done: Finished) -> None:
-        """Check the newest snapshot's sha256. CorruptSnapshot: it was set aside."""
+        """See `Snapshots.verify`. Raises Overloaded."""
         if self._closed:
             return
         if not self._held:
@@ -225,7 +244,41 @@ class SnapshotStore:
                 self._damaged(held, str(error))
             done(None if error is None else self._translated(error))
 
-        self._jobs.submit(lambda: verify(held.state, held.meta, self._cancelled), verified)
+        self._jobs.submit(lambda: self._look_at(held), verified)
+
+    def prepare(self, done: Finished) -> None:
+        """See `Snapshots.prepare`. Where there is none: CorruptSnapshot."""
+        if self._closed:
+            return
+        if not self._held:
+            done(CorruptSnapshot(str(self.directory), "there is no snapshot"))
+            return
+        held = self._held[max(self._held)]
+
+        def look_and_copy() -> None:
+            self._look_at(held)
+            clone(held.state, self.directory / PREPARED, self.options, self._pace())
+
+        def prepared(_: None, error: Exception | None) -> None:
+            if isinstance(error, CorruptSnapshot):
+                self._damaged(held, str(error))
+            elif error is None:
+                self._prepared = held.path
+            done(None if error is None else self._translated(error))
+
+        self._jobs.submit(look_and_copy, prepared, bounded=False)
+
+    def _look_at(self, held: Held) -> None:
+        """Snapshot thread: the bytes, and what they hold. Raises CorruptSnapshot."""
+        verify(held.state, held.meta, self._cancelled)
+        self._checkpoints.examine(held.state, self._cancelled.is_set)
+
+    def distrust(self, *, held: bool) -> None:
+        """See `Snapshots.distrust`. The newest one that is set aside is kept for a person."""
+        self._distrusted += 1
+        if held:
+            for index in sorted(self._held):
+                self._damaged(self._held[index], "it was made of a state that was damaged")
 
     def _prune(self) -> None:
         for index in prunable(self._held, self._read_at, self._monotonic(), self.options):
@@ -312,7 +365,7 @@ class SnapshotStore:
         )
         incoming.received = max(incoming.received, offset + len(data))
 
-    def finish(self, done: Finished) -> None:
+    def finish(self, done: Finished, *, thorough: bool = False) -> None:
         """See `Snapshots.finish`. Raises RuntimeError: nothing is begun."""
         incoming = self._receiving()
         incoming.finishing = True
@@ -321,7 +374,9 @@ class SnapshotStore:
             if error is not None:
                 received(None, error)
             else:
-                self._jobs.submit(lambda: self._receive(incoming), received, bounded=False)
+                self._jobs.submit(
+                    lambda: self._receive(incoming, thorough), received, bounded=False
+                )
 
         def received(held: Held | None, error: Exception | None) -> None:
             self._incoming = None
@@ -341,13 +396,19 @@ class SnapshotStore:
         # After the writes that are still waiting.
         self._chunks.submit(lambda: snapshot_incoming.close(incoming), written, bounded=False)
 
-    def _receive(self, incoming: Incoming) -> Held:
+    def _receive(self, incoming: Incoming, thorough: bool) -> Held:
         """Snapshot thread: verify, publish, and copy for `install`."""
         held = incoming.held
         if held is None:
             held = snapshot_incoming.complete(self.directory, incoming.meta, self._cancelled)
         else:
             verify(held.state, held.meta, self._cancelled)
+        if thorough:
+            try:
+                self._checkpoints.examine(held.state, self._cancelled.is_set)
+            except CorruptSnapshot:
+                set_aside(held.path)
+                raise
         clone(held.state, self.directory / PREPARED, self.options, self._pace())
         return held
 

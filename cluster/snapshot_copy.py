@@ -41,6 +41,12 @@ class Checkpoints(Protocol):
         `index`, `term`, or is damaged.
         """
 
+    def examine(self, path: Path, cancelled: Callable[[], bool]) -> None:
+        """Look at every record of the copy in the file at `path`, which stays as it is.
+
+        Snapshot thread. Ends early, without a word, once `cancelled()`. Raises DamagedContent.
+        """
+
     def release_memory(self) -> None:
         """Called now and then during a copy, from the snapshot thread."""
 

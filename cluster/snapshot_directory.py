@@ -164,6 +164,13 @@ def set_aside(path: Path) -> None:
     log_files.sync_directory(path.parent)
 
 
+def complete(directory: Path) -> list[Path]:
+    """Folders that bear a snapshot's name, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
 def _order(path: Path) -> int:
     matched = _NAME.fullmatch(path.name)
     return int(matched[2] or 0) if matched else -1

@@ -75,13 +75,16 @@ class SnapshotReceiver:
         on_received: Callable[[SnapshotMeta], None],
         fail: Callable[[Exception], None],
         now: Callable[[], float],
+        thorough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`on_received`: it is whole, durable and the newest. `fail` stops the node."""
+        """`on_received`: it is whole, durable and the newest. `fail` stops the node.
+        `thorough()`: whether every record in it is to be looked at."""
         self._snapshots = snapshots
         self._send = send
         self._on_received = on_received
         self._fail = fail
         self._now = now
+        self._thorough = thorough
         self._meta: SnapshotMeta | None = None
         self._peer = ""
         self._term = 0
@@ -171,7 +174,7 @@ class SnapshotReceiver:
         assert meta is not None
         if self._held == meta.size:
             self._finishing = True
-            self._snapshots.finish(self._finished)
+            self._snapshots.finish(self._finished, thorough=self._thorough())
             return
         while self._asked < meta.size and self._asked - self._held < WINDOW_BYTES:
             size = min(CHUNK_BYTES, meta.size - self._asked)

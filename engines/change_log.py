@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engines.digests import Tally
 from engines.errors import CorruptRecord
-from engines.store import Database, Transaction
+from engines.store import Databases, Transaction
 
 # Values wait in memory until then; more than that is written at once.
 WAITING_BYTES_MAX = 1 << 20
@@ -24,16 +25,21 @@ class ChangeLog:
     __slots__ = (
         "_database",
         "_dropped",
+        "_number",
         "_order",
         "_passing",
+        "_tally",
         "_txn",
         "_waiting",
         "_waiting_bytes",
     )
 
-    def __init__(self, txn: Transaction, database: Database) -> None:
+    def __init__(self, txn: Transaction, databases: Databases, number: int, tally: Tally) -> None:
+        """`number`: of the database in `databases`."""
         self._txn = txn
-        self._database = database
+        self._database = databases[number]
+        self._number = number
+        self._tally = tally
         self._waiting: dict[bytes, bytes] = {}
         self._order: list[bytes] = []  # every id since the last write, dropped ones as well
         self._waiting_bytes = 0
@@ -88,8 +94,11 @@ class ChangeLog:
         self._write()
         dropped, self._dropped = self._dropped, set()
         for change_id in sorted(dropped):
-            if not self._txn.delete(change_id, db=self._database):
+            record = self._txn.get(change_id, db=self._database)
+            if record is None:
                 raise CorruptRecord("changes", change_id, "a change to be dropped is missing")
+            self._tally.replaced(self._number, change_id, record, None)
+            self._txn.delete(change_id, db=self._database)
 
     def _write(self) -> None:
         self._passing = None  # It would not see what was written into the page it is in.
@@ -97,6 +106,9 @@ class ChangeLog:
         self._order = []
         if not waiting:
             return
+        number, replaced = self._number, self._tally.replaced
+        for change_id, record in waiting.items():
+            replaced(number, change_id, None, record)
         with self._txn.cursor(db=self._database) as cursor:
             _, added = cursor.putmulti(waiting.items(), append=True)
         if added != len(waiting):

@@ -12,6 +12,7 @@ from functools import partial
 from hashlib import blake2b
 
 from engines.counters import Counters, load_counters
+from engines.digests import BUCKETS, Deltas, add, differing, load_buckets
 from engines.errors import CorruptRecord
 from engines.interfaces import ChangeKind
 from engines.keyspace import ID_BYTES, find_leaf, find_root, grave_key, is_directory, walk
@@ -65,6 +66,7 @@ def problems(txn: Transaction, databases: Databases) -> list[str]:
         examination.expiry,
         examination.requests,
         examination.totals,
+        examination.digests,
     ):
         found.extend(_first(part, PROBLEMS_MAX - len(found)))
     return found
@@ -259,6 +261,16 @@ class _Examination:
             counted, stored = getattr(self._counted, name), getattr(self._counters, name)
             if counted != stored:
                 yield f"the counter {name} says {stored}, there are {counted}"
+
+    def digests(self) -> Iterator[str]:
+        """The hash tree: the sums of what is stored."""
+        sums: Deltas = {}
+        for number, database in enumerate(self._databases):
+            for key, value in self._entries(database):
+                add(sums, number, key, value)
+        wrong = differing(load_buckets(self._txn, self._databases), sums)
+        if wrong:
+            yield f"{len(wrong)} of {BUCKETS} buckets of the hash tree are not the records' sums"
 
     def _leaf(self, owner: bytes, key: bytes) -> Leaf | None:
         root = find_root(partial(self._txn.get, db=self._databases.sessions), owner)

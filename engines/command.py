@@ -23,6 +23,7 @@ from engines.edits import Edit, build_op, op_parts
 from engines.errors import UnknownCommand
 from engines.interfaces import DueRecord, Limits
 from engines.mutations import (
+    Checkpoint,
     Command,
     Compare,
     CompareOp,
@@ -46,6 +47,7 @@ from engines.validation import (
 )
 
 __all__ = [
+    "Checkpoint",
     "Command",
     "Compare",
     "CompareOp",
@@ -76,7 +78,7 @@ VERSION = 1
 REQUEST_DIGEST_BYTES = 16
 
 # Numbers in the log are forever: never reuse one.
-_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _EDIT = 1, 2, 3, 4, 5, 6
+_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _EDIT, _CHECKPOINT = 1, 2, 3, 4, 5, 6, 7
 _OP_PUT, _OP_DELETE, _OP_GET = 1, 2, 3
 _TARGETS = {
     CompareTarget.VERSION: 1,
@@ -159,6 +161,8 @@ def _parts(command: Command, *, stamped: bool) -> Packable:
             return (_EXPIRE, records, now)
         case Configure(limits):
             return (_CONFIGURE, [(name, getattr(limits, name)) for name in _LIMIT_NAMES])
+        case Checkpoint():
+            return (_CHECKPOINT,)
 
 
 def _compares(compare: Sequence[Compare]) -> Packable:
@@ -282,6 +286,7 @@ _COMMANDS = {
     _EDIT: _shape(_edit, _STR, _STR, _TUPLE, _TUPLE, _INT, _OPT_STR),
     _EXPIRE: _shape(_expire, _TUPLE, _INT),
     _CONFIGURE: _shape(_configure, _TUPLE),
+    _CHECKPOINT: _shape(Checkpoint),
 }
 _PUT_TYPES = _COMMANDS[_PUT].signatures
 _OPERATIONS = {

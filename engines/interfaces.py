@@ -190,8 +190,20 @@ class ConfigureResult:
     changed: bool  # False: the limits already were these
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointResult:
+    log_index: int  # of the entry after which the hash tree was noted
+
+
 Result = (
-    PutResult | DeleteResult | TxnResult | EditResult | ExpireResult | ConfigureResult | Rejected
+    PutResult
+    | DeleteResult
+    | TxnResult
+    | EditResult
+    | ExpireResult
+    | ConfigureResult
+    | CheckpointResult
+    | Rejected
 )
 
 

@@ -130,4 +130,9 @@ class Configure:
     limits: Limits
 
 
-Command = Put | Delete | Txn | Edit | Expire | Configure
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Have every replica note its hash tree as of the entry that holds this, whole."""
+
+
+Command = Put | Delete | Txn | Edit | Expire | Configure | Checkpoint

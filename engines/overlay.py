@@ -20,22 +20,44 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from engines.change_log import ChangeLog
-from engines.store import Database as StoreDatabase
+from engines.digests import Tally
 from engines.store import Databases, Transaction
 
 _BY_KEY = itemgetter(0)
+_NUMBERS = {name: number for number, name in enumerate(Databases._fields)}
 
 
 class Table:
     """One database, as the apply leaves it so far."""
 
-    __slots__ = ("_append", "_database", "_txn", "_written", "put")
+    __slots__ = (
+        "_append",
+        "_database",
+        "_number",
+        "_stored",
+        "_tally",
+        "_txn",
+        "_written",
+        "put",
+    )
 
-    def __init__(self, txn: Transaction, database: StoreDatabase, *, append: bool = False) -> None:
-        """`append`: every new key is greater than all before it, so that pages fill up."""
+    def __init__(
+        self,
+        txn: Transaction,
+        databases: Databases,
+        number: int,
+        tally: Tally,
+        *,
+        append: bool = False,
+    ) -> None:
+        """`number`: of the database in `databases`. `append`: every new key is greater than
+        all before it, so that pages fill up."""
         self._txn = txn
-        self._database = database
+        self._database = databases[number]
+        self._number = number
+        self._tally = tally
         self._append = append
+        self._stored: dict[bytes, bytes | None] = {}  # what was read
         self._written: dict[bytes, bytes | None] = {}  # None: deleted
         self.put: Callable[[bytes, bytes], None] = self._written.__setitem__
 
@@ -45,7 +67,8 @@ class Table:
             return self._written[key]
         except KeyError:
             record = self._txn.get(key, db=self._database)
-            return None if record is None else bytes(record)
+            found = self._stored[key] = None if record is None else bytes(record)
+            return found
 
     def delete(self, key: bytes) -> bool:
         """Whether there was one to delete."""
@@ -65,6 +88,7 @@ class Table:
         """Delete in the store at once, and write all that waits before it: for who looks
         at a database's neighbours next. Whether there was one."""
         self.flush()
+        self._tally.replaced(self._number, key, self._txn.get(key, db=self._database), None)
         return self._txn.delete(key, db=self._database)
 
     def first_from(self, key: bytes) -> bytes | None:
@@ -76,10 +100,17 @@ class Table:
     def flush(self) -> None:
         """Write what waits, in key order."""
         written = self._written
+        stored = self._stored
         if not written:
+            stored.clear()
             return
         puts: list[tuple[bytes, bytes]] = []
+        number, replaced = self._number, self._tally.replaced
         for key, record in written.items():
+            if key in stored:
+                replaced(number, key, stored[key], record)
+            else:
+                replaced(number, key, self._txn.get(key, db=self._database), record)
             if record is not None:
                 puts.append((key, record))
             else:
@@ -90,6 +121,7 @@ class Table:
             with self._txn.cursor(db=self._database) as cursor:
                 cursor.putmulti(puts, append=self._append)
         written.clear()
+        stored.clear()
 
 
 class Overlay:
@@ -106,15 +138,18 @@ class Overlay:
         "sessions",
     )
 
-    def __init__(self, txn: Transaction, databases: Databases) -> None:
-        self.sessions = Table(txn, databases.sessions)
-        self.leaves = Table(txn, databases.leaves)
-        self.graves = Table(txn, databases.graves)
-        self.changes = ChangeLog(txn, databases.changes)
-        self.leaving = Table(txn, databases.leaving)
-        self.expiry = Table(txn, databases.expiry)
-        self.requests = Table(txn, databases.requests)
-        self.request_order = Table(txn, databases.request_order, append=True)
+    def __init__(self, txn: Transaction, databases: Databases, tally: Tally) -> None:
+        def table(name: str, *, append: bool = False) -> Table:
+            return Table(txn, databases, _NUMBERS[name], tally, append=append)
+
+        self.sessions = table("sessions")
+        self.leaves = table("leaves")
+        self.graves = table("graves")
+        self.changes = ChangeLog(txn, databases, _NUMBERS["changes"], tally)
+        self.leaving = table("leaving")
+        self.expiry = table("expiry")
+        self.requests = table("requests")
+        self.request_order = table("request_order", append=True)
 
     def flush(self) -> None:
         """Write everything. Raises CorruptRecord."""

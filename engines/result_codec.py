@@ -22,6 +22,7 @@ from engines.codec import (
 from engines.edits import EditResult, answer_parts, build_answer
 from engines.errors import UnknownCommand
 from engines.interfaces import (
+    CheckpointResult,
     ConfigureResult,
     DeleteResult,
     ExpireResult,
@@ -37,7 +38,7 @@ from engines.interfaces import (
 VERSION = 1
 
 # Numbers on disk are forever: never reuse one.
-_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _REJECTED, _GET, _EDIT = 1, 2, 3, 4, 5, 6, 7, 8
+_PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _REJECTED, _GET, _EDIT, _CHECKPOINT = range(1, 10)
 _VERSION_BYTE = bytes([VERSION])
 
 AnyResult = Result | GetResult
@@ -76,6 +77,8 @@ def _parts(result: AnyResult) -> Packable:
             return (_EXPIRE, expired)
         case ConfigureResult(changed):
             return (_CONFIGURE, changed)
+        case CheckpointResult(log_index):
+            return (_CHECKPOINT, log_index)
         case Rejected(code, message, conflicting):
             return (_REJECTED, code.value, message, conflicting)
         case GetResult(record):
@@ -152,6 +155,7 @@ _BUILDERS: dict[int, Callable[..., AnyResult]] = {
     _EDIT: _edit,
     _EXPIRE: lambda expired: ExpireResult(integer(expired)),
     _CONFIGURE: lambda changed: ConfigureResult(boolean(changed)),
+    _CHECKPOINT: lambda log_index: CheckpointResult(integer(log_index)),
     _REJECTED: _rejected,
     _GET: _get,
 }

@@ -53,7 +53,7 @@ def examine(path: Path) -> StateFacts:
     Reads it twice; time in proportion to its size, memory not.
     Raises CorruptRecord (something in it is wrong), UnknownFormat, StoreFailed.
     """
-    with _opened(path) as (txn, databases):
+    with opened(path) as (txn, databases):
         if wrong := problems(txn, databases):
             raise CorruptRecord("state", b"", wrong[0])
         counters = load_counters(txn, databases)
@@ -98,7 +98,8 @@ def _limits(txn: Transaction, databases: Databases) -> Limits:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Transaction, Databases]]:
+def opened(path: Path) -> Iterator[tuple[Transaction, Databases]]:
+    """Read the file at `path`. Raises UnknownFormat, StoreFailed, CorruptRecord."""
     try:
         environment = lmdb.open(
             str(path),

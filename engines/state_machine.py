@@ -17,11 +17,31 @@ from pathlib import Path
 from typing import Protocol
 
 from engines.check import problems
-from engines.command import Command, Configure, Delete, Edit, Expire, Put, Txn, decode, encode
+from engines.command import (
+    Checkpoint,
+    Command,
+    Configure,
+    Delete,
+    Edit,
+    Expire,
+    Put,
+    Txn,
+    decode,
+    encode,
+)
 from engines.counters import COUNTERS_KEY, Counters, load_counters, save_counters
+from engines.digests import (
+    Digest,
+    Tally,
+    Watched,
+    digest_of,
+    load_buckets,
+    save_buckets,
+)
 from engines.errors import CorruptRecord, InvalidArgument, UnknownCommand
 from engines.interfaces import (
     Change,
+    CheckpointResult,
     ConfigureResult,
     Limits,
     RejectCode,
@@ -38,6 +58,7 @@ from engines.store import Databases, Store, Transaction
 from engines.validation import validate
 
 LIMITS_KEY = b"limits"
+DIGESTS_KEPT = 8  # of the newest Checkpoints, in memory
 
 
 class Batch(Protocol):
@@ -75,7 +96,17 @@ class StateMachine:
             raise InvalidArgument("limits", "; ".join(problems))
         self.on_changes = on_changes
         self.on_replaced: Callable[[], None] | None = None
+        # Hears of the records that each apply changed, after its commit; see `scan.py`.
+        self.on_records: Callable[[Sequence[Watched]], None] | None = None
+        self.digests: dict[int, Digest] = {}  # by log index, of the newest Checkpoints
         self._store = store
+        self._first_limits = limits
+        self._begin(limits)
+
+    def _begin(self, limits: Limits) -> None:
+        """Take up what is stored; a state that is empty gets `limits`."""
+        self.digests.clear()
+        store = self._store
         with store.write() as txn:
             counters = load_counters(txn, store.databases)
             stored = _load_limits(txn, store.databases)
@@ -118,13 +149,33 @@ class StateMachine:
         StoreFailed, CorruptRecord. What `on_changes` raises passes through, after the
         commit.
         """
+        results: list[list[object]] = []
+        while len(results) < len(batches):
+            results += self._apply(batches[len(results) :])
+        return results
+
+    def _apply(self, batches: Sequence[Batch]) -> list[list[object]]:
+        """Apply batches up to the first with a Checkpoint, in one transaction: what is noted is
+        the state after that whole entry, whatever it was batched with."""
         changes = None if self.on_changes is None else MadeChanges()
+        tally = Tally(None if self.on_records is None else [])
         store = self._store
+        results: list[list[object]] = []
         with store.write() as txn:
-            application = _Application(txn, store.databases, self._limits, changes)
-            results = [application.run(batch) for batch in batches]
+            application = _Application(txn, store.databases, self._limits, changes, tally)
+            for batch in batches:
+                results.append(application.run(batch))
+                if application.checkpoint:
+                    break
             application.finish()
+            noted = application.digest() if application.checkpoint else None
         self._take_over(application.counters, application.limits)
+        if noted is not None:
+            self.digests[noted.index] = noted
+            while len(self.digests) > DIGESTS_KEPT:
+                del self.digests[min(self.digests)]
+        if tally.watched and self.on_records is not None:
+            self.on_records(tally.watched)
         if changes and self.on_changes is not None:
             self.on_changes(changes)
         return results
@@ -167,9 +218,18 @@ class StateMachine:
             found.append((counters, limits))
 
         self._store.replace(path, accept)
+        self.digests.clear()
         self._take_over(*found[0])
         if self.on_replaced is not None:
             self.on_replaced()
+
+    def reset(self) -> None:
+        """Drop the whole state: an empty one, with the limits that every state begins with.
+
+        `on_replaced` is not called. Raises StoreFailed.
+        """
+        self._store.clear()
+        self._begin(self._first_limits)
 
     def release_memory(self) -> None:
         """Give back memory of pages that were read. Any thread."""
@@ -194,20 +254,26 @@ class _Application:
         databases: Databases,
         limits: Limits,
         changes: MadeChanges | None,
+        tally: Tally,
     ) -> None:
         self.counters: Counters = load_counters(txn, databases)
         self.limits = limits
+        self.checkpoint = False  # has a Checkpoint been applied?
+        self._tally = tally
+        self._buckets = load_buckets(txn, databases)
         self._txn = txn
         self._databases = databases
-        self._overlay = overlay = Overlay(txn, databases)
+        self._overlay = overlay = Overlay(txn, databases, tally)
         self._kv = KvEngine(overlay, self.counters, changes)
         self._requests = RequestTable(overlay, self.counters)
         self._advanced = False
+        self._index = 0  # of the entry that is applied
 
     def run(self, batch: Batch) -> list[object]:
         counters = self.counters
         if batch.index <= counters.applied_index:
             return [None] * len(batch.commands)
+        self._index = batch.index
         try:
             results: list[object] = [self._execute(decode(data)) for data in batch.commands]
         except UnknownCommand as error:
@@ -221,6 +287,11 @@ class _Application:
         if self._advanced:
             self._overlay.flush()
             save_counters(self._txn, self._databases, self.counters)
+            save_buckets(self._txn, self._databases, self._buckets, self._tally.deltas)
+
+    def digest(self) -> Digest:
+        """The hash tree, once it is finished."""
+        return digest_of(self._txn, self._databases, self.counters.applied_index)
 
     def _execute(self, command: Command) -> Result:
         try:
@@ -233,6 +304,9 @@ class _Application:
             return self._kv.expire(command, self.limits)
         if isinstance(command, Configure):
             return self._configure(command.limits)
+        if isinstance(command, Checkpoint):
+            self.checkpoint = True
+            return CheckpointResult(self._index)
         request_id = command.request_id
         if request_id is None:
             return self._write(command)

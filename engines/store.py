@@ -48,7 +48,7 @@ from engines.errors import (
 from engines.layout import seal, unseal
 from engines.resident import find_mapping, release
 
-FORMAT = b"hivemem state 2"
+FORMAT = b"hivemem state 3"
 CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
 
 DATA = "data.mdb"  # LMDB's name for the file
@@ -186,6 +186,11 @@ class Store:
         return self._environment.databases
 
     @property
+    def replaced(self) -> int:
+        """How often the whole state was exchanged."""
+        return self._replaced
+
+    @property
     def _incoming_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}.new")
 
@@ -212,6 +217,15 @@ class Store:
         one, or none: then the state is empty, and is to be made anew from elsewhere.
         Raises UnknownFormat, StoreFailed, CorruptRecord.
         """
+        self._exchange(path, accept)
+
+    def clear(self) -> None:
+        """Make an empty state the state. Otherwise as `replace`."""
+        self._exchange(None, lambda txn, databases: None)
+
+    def _exchange(
+        self, path: Path | None, accept: Callable[[Transaction, Databases], None]
+    ) -> None:
         if self._closed:
             raise StoreFailed(f"store {self.path} is closed")
         if self._writing:
@@ -220,7 +234,8 @@ class Store:
         try:
             shutil.rmtree(incoming, ignore_errors=True)
             incoming.mkdir(mode=0o700)
-            os.rename(path, incoming / DATA)
+            if path is not None:
+                os.rename(path, incoming / DATA)
             environment = Environment(incoming, self.map_bytes, self.readers_max)
             try:
                 _ask(environment, accept)

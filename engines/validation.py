@@ -26,6 +26,7 @@ from engines.edits import (
 from engines.errors import InvalidArgument
 from engines.interfaces import INTEGER_MAX, Limits
 from engines.mutations import (
+    Checkpoint,
     Command,
     Compare,
     CompareOp,
@@ -67,6 +68,8 @@ def validate(command: Command, limits: Limits) -> None:
             problems = command.limits.problems()
             if problems:
                 raise InvalidArgument("limits", "; ".join(problems))
+        case Checkpoint():
+            pass
 
 
 def _validate_put(put: Put, limits: Limits) -> None:

@@ -44,6 +44,7 @@ MODULES = {
     "node.cli_partitions": ("partitions",),
     "node.cli_mcp": ("mcp",),
     "node.cli_snapshot": ("snapshot",),
+    "node.cli_doctor": ("doctor", "repair"),
 }
 
 _ADVICE = {

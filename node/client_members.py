@@ -7,6 +7,8 @@ earlier attempt did already is no error.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from node import client_wire as wire
 from node.client_retry import Call, Reply
@@ -26,6 +28,10 @@ class MemberCalls(ABC):
     @abstractmethod
     async def _reply(self, call: Call, timeout_ms: int | None) -> Reply:
         """The successful answer to `call`. Raises: HivememError."""
+
+    @abstractmethod
+    async def _once(self, endpoint: str, call: Call, timeout_ms: int | None) -> Reply:
+        """The answer of one node, asked once. Raises: HivememError."""
 
     async def members(self, *, timeout_ms: int | None = None) -> Members:
         """The members, as the node that answers knows them."""
@@ -82,6 +88,23 @@ class MemberCalls(ABC):
         document = wire.dumps({"draining": draining})
         await self._reply(_call("POST", f"{_path(node)}/drain", document), timeout_ms)
 
+    async def compare_digests(
+        self, endpoint: str, *, leading: bool = True, timeout_ms: int | None = None
+    ) -> Sequence[Mapping[str, object]]:
+        """Have the replicas of the groups that are at `endpoint` compare their digests now;
+        `leading`: of those that it leads. One mapping for each, as the API documents."""
+        call = _call("POST", "/v1/cluster/digests", wire.dumps({"leading": leading}))
+        return wire.parsed((await self._once(endpoint, call, timeout_ms)).body, _comparisons)
+
+    async def reseed_member(
+        self, node: str, *, group: int | None = None, timeout_ms: int | None = None
+    ) -> Sequence[int]:
+        """Have a node drop its states, or that of one group, and take the leaders'. Returns
+        the groups that it begins with. Raises Conflict REPAIR_REFUSED: others do not serve."""
+        document = wire.dumps(wire.without_none({"group": group}))
+        reply = await self._reply(_call("POST", f"{_path(node)}/reseed", document), timeout_ms)
+        return wire.parsed(reply.body, _groups, mutates=True)
+
     async def transfer_leadership(
         self, target: str | None = None, *, timeout_ms: int | None = None
     ) -> str:
@@ -98,6 +121,14 @@ class MemberCalls(ABC):
     ) -> Members:
         reply = await self._reply(_call(method, path, wire.dumps(fields)), timeout_ms)
         return wire.parsed(reply.body, wire.members, mutates=True)
+
+
+def _comparisons(body: wire.Fields) -> Sequence[Mapping[str, object]]:
+    return [dict(each) for each in cast("list[dict[str, object]]", body["comparisons"])]
+
+
+def _groups(body: wire.Fields) -> Sequence[int]:
+    return [int(each) for each in cast("list[int]", body["groups"])]
 
 
 def _path(node: str) -> str:

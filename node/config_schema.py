@@ -302,6 +302,26 @@ class StorageSection:
             "ordinary disk does, so that the log's fsyncs do not wait.",
         ),
     )
+    scrub_bytes_per_second_max: int = field(
+        default=256 * 1024,
+        metadata=_note(
+            "bytes/s",
+            "Everything kept is read again this fast, to find damage that no read meets: a percent "
+            "of a core, a gigabyte in an hour and a bit. 0: never.",
+        ),
+    )
+    scrub_interval_seconds: int = field(
+        default=86_400,
+        metadata=_note("s", "A pass of the scrub begins at most this often; ended ones rest."),
+    )
+    digest_interval_seconds: int = field(
+        default=60,
+        metadata=_note(
+            "s",
+            "A leader has the replicas compare their digests this often while something is "
+            "written: one command of the log and one call per replica. 0: only when asked.",
+        ),
+    )
 
 
 _NO_NOTE = Note("", "", shared=True)  # a test finds whatever lacks one

@@ -32,6 +32,7 @@ from node.forward import NOT_HERE
 from node.group_calls import GroupCalls
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.integrity_service import IntegrityService
 from node.local_reads import ReaderThreads
 from node.node_info import LocalNodeInfo
 from node.overview import Overview
@@ -43,6 +44,7 @@ from node.remote_reads import RemoteReads
 from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
+from node.scrub import Scrubber
 from node.service import Service
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
@@ -121,7 +123,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     data_dir.mark_running(clock.boot_id())
     node.halt = partitions.halt
     info = LocalNodeInfo(
-        config, data_dir, system.group, system.machine, system.forwarder, clock,
+        config, data_dir, system.group, system.machine, system.forwarder, clock, system.integrity,
         partitions.data if partitions.count else None,
     )  # fmt: skip
     ways = PartitionRouter(partitions, shared)
@@ -139,10 +141,20 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         partitions,
         partitions.release_memory,
     )
-    for work in (upkeep, partitions, placement):
+    storage = config.storage
+    executor = ThreadPoolExecutor(1, thread_name_prefix="scrub")
+    stack.callback(executor.shutdown)
+    scrubber = Scrubber(
+        lambda: [replica.scrub for replica in partitions.here()],
+        executor,
+        storage.scrub_bytes_per_second_max,
+        storage.scrub_interval_seconds,
+    )
+    for work in (upkeep, partitions, placement, scrubber):
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     admin = PartitionService(partitions, placement, system.members, clock)
+    integrity = IntegrityService(config.node.id, partitions.here, clock)
     snapshots = SnapshotService(
         config.cluster.id,
         HeldGroups(partitions),
@@ -150,7 +162,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         config.storage.snapshot_bytes_per_second_max,
     )
     parts = HttpParts(
-        service, admin, admin, snapshots, _watches(partitions, shared), info, clock,
+        service, admin, admin, snapshots, integrity, _watches(partitions, shared), info, clock,
         config.node.name, tokens, HttpLimits(), node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)

@@ -102,6 +102,9 @@ class DataDir:
     def log_path(self, group: int) -> Path:
         return self.root / "groups" / str(group) / "log"
 
+    def group_path(self, group: int) -> Path:
+        return self.root / "groups" / str(group)
+
     def live_path(self, group: int) -> Path:
         return self.root / "groups" / str(group) / "live"
 
@@ -126,7 +129,7 @@ class DataDir:
             shutil.rmtree(doomed, ignore_errors=True)
             if folder.exists():
                 folder.rename(doomed)
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
             shutil.rmtree(doomed, ignore_errors=True)
 
     def remember_incarnation(self, node_id: str, incarnation: str) -> None:
@@ -163,7 +166,7 @@ class DataDir:
                 if wanted not in (None, folder):
                     continue
                 shutil.rmtree(folder)
-                _sync_folder(folder.parent)
+                sync_folder(folder.parent)
 
     def mark_running(self, boot_id: str) -> None:
         """Note that this boot writes `live/`: call before opening it."""
@@ -279,7 +282,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def explain(folder: Path, error: OSError) -> str:
@@ -380,7 +383,8 @@ def _json(fields: Mapping[str, object]) -> bytes:
     return json.dumps(fields, indent=2).encode() + b"\n"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -86,7 +86,7 @@ class MethodNotAllowed(HivememError):
 
 class Conflict(HivememError):
     """VERSION_CONFLICT, REQUEST_ID_REUSED, LIMIT_EXCEEDED, MEMBERSHIP_CHANGE_REFUSED,
-    NOT_PARTITIONED."""
+    REPAIR_REFUSED, NOT_PARTITIONED."""
 
     status = 409
     code = "VERSION_CONFLICT"
@@ -100,7 +100,8 @@ class CompactedError(HivememError):
 
 
 class Unavailable(HivememError):
-    """QUORUM_NOT_REACHED, OVERLOADED, STALE, OUTCOME_UNKNOWN, STOPPING, DRAINING."""
+    """QUORUM_NOT_REACHED, OVERLOADED, STALE, OUTCOME_UNKNOWN, STOPPING, DRAINING,
+    REPLICA_QUARANTINED."""
 
     status = 503
     code = "QUORUM_NOT_REACHED"

@@ -18,6 +18,7 @@ from node.clock import Clock
 from node.errors import MethodNotAllowed, NotFound, Unavailable
 from node.http_errors import FATAL, as_hivemem, bad_request
 from node.http_handlers import Handlers
+from node.http_integrity import IntegrityHandlers
 from node.http_limits import HttpLimits
 from node.http_members import MemberHandlers, Members
 from node.http_params import split_target
@@ -33,6 +34,7 @@ from node.http_wire import (
     Sender,
     error_response,
 )
+from node.integrity_service import IntegrityService
 from node.metrics import Metrics, RouteFigures, Sources
 from node.service import Service
 from node.snapshot_service import SnapshotService
@@ -83,6 +85,8 @@ ROUTES = (
     Route("DELETE", MEMBER, "remove_member"),
     Route("POST", f"{MEMBER}/promote", "promote_member"),
     Route("POST", f"{MEMBER}/drain", "drain_member"),
+    Route("POST", f"{MEMBER}/reseed", "reseed_member"),
+    Route("POST", "/v1/cluster/digests", "compare_digests"),
     Route("GET", "/v1/partitions", "partitions"),
     Route("POST", "/v1/cluster/transfer-leadership", "transfer_leadership"),
     Route("GET", SNAPSHOTS, "list_snapshots"),
@@ -114,7 +118,7 @@ def resolve(path: str) -> tuple[str, list[str]]:
             return _HISTORY, names
     if path.startswith(f"{MEMBERS}/"):
         name, slash, rest = path[len(MEMBERS) + 1 :].partition("/")
-        if rest in ("promote", "drain") or not slash:
+        if rest in ("promote", "drain", "reseed") or not slash:
             return MEMBER + slash + rest, [name]
     if path.startswith(f"{SNAPSHOTS}/"):
         return SNAPSHOT, [path[len(SNAPSHOTS) + 1 :]]
@@ -138,6 +142,7 @@ class HttpParts:
     members: Members
     partitions: PartitionAdmin
     snapshots: SnapshotService
+    integrity: IntegrityService
     watches: Watches
     info: NodeInfo
     clock: Clock
@@ -212,6 +217,7 @@ class HttpServer:
             MemberHandlers(parts.members, self._bodies),
             PartitionHandlers(parts.partitions, self._bodies),
             self._snapshots,
+            IntegrityHandlers(parts.integrity, self._bodies),
         )
         targets: dict[str, dict[str, Target]] = {}
         for route in ROUTES:

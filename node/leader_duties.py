@@ -21,6 +21,7 @@ from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import HivememError
 from node.local_reads import Readers
+from node.quarantine import ReplicaQuarantined
 from node.service import Router
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,11 @@ class LeaderDuties:
     async def expire_once(self) -> bool:
         """Propose one batch; True if a full batch was removed, so that more may be due."""
         now_ms = self._clock.now_ms()
-        with self._readers() as reader:
-            due = tuple(reader.due(now_ms, self._limits.expire_batch_max))
+        try:
+            with self._readers() as reader:
+                due = tuple(reader.due(now_ms, self._limits.expire_batch_max))
+        except ReplicaQuarantined:
+            return False  # Another node leads in a moment, or this one has its state again.
         if not due or not self._group.status().room:
             return False  # Without room on the disk nothing can be proposed.
         deadline = self._clock.monotonic() + PROPOSE_SECONDS_MAX

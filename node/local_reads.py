@@ -46,7 +46,14 @@ class ReaderThreads:
 class LocalReads:
     """Runs requests on one state. Loop thread only."""
 
-    def __init__(self, readers: Readers, threads: ReaderThreads) -> None:
+    def __init__(
+        self,
+        readers: Readers,
+        threads: ReaderThreads,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check()` raises what a reader would, if nothing can be read now."""
+        self.check = check
         self._readers = readers
         self._threads = threads
 

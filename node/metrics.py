@@ -107,6 +107,7 @@ class _NodeCollector(Collector):
         figures = self._sources.groups()
         yield from _raft(figures)
         yield from _state(figures)
+        yield from _integrity(figures)
 
     def _http(self) -> Iterator[Metric]:
         labels = ["route", "method", "status_class"]
@@ -254,3 +255,61 @@ def _state(figures: Sequence[GroupFigures]) -> Iterator[Metric]:
         if group.log_bytes is not None:
             log.add_metric([str(group.status.group)], group.log_bytes)
     yield log
+
+
+def _integrity(figures: Sequence[GroupFigures]) -> Iterator[Metric]:
+    """Whether a state is answered from, and what was found in it."""
+    quarantined = GaugeMetricFamily(
+        "hivemem_state_quarantined",
+        "1 while the state was found damaged and is being rebuilt",
+        labels=["group"],
+    )
+    found = CounterMetricFamily(
+        "hivemem_quarantines", "Times the state was found damaged", labels=["group", "found_by"]
+    )
+    views = [figure.integrity for figure in figures if figure.integrity is not None]
+    for view in views:
+        quarantined.add_metric([str(view.group)], view.state != "serving")
+        for found_by, count in sorted(view.quarantines.items()):
+            found.add_metric([str(view.group), found_by], count)
+    yield quarantined
+    yield found
+    scrubs = [(str(view.group), view.scrub) for view in views if view.scrub is not None]
+    for name, field, text in (
+        ("scrub_passes", "passes", "Finished passes of the scrub"),
+        ("scrub_bytes", "bytes", "Bytes that the scrub has verified"),
+        ("scrub_records", "records", "Records that the scrub has verified"),
+        ("scrub_errors", "errors", "Damage that the scrub has found"),
+    ):
+        counter = CounterMetricFamily(f"hivemem_{name}", text, labels=["group"])
+        for group, scrub in scrubs:
+            counter.add_metric([group], getattr(scrub, field))
+        yield counter
+    progress = GaugeMetricFamily(
+        "hivemem_scrub_progress", "Share of the pass that is done", labels=["group"]
+    )
+    finished = GaugeMetricFamily(
+        "hivemem_scrub_last_finished_timestamp_seconds",
+        "When the last pass of the scrub ended",
+        labels=["group"],
+    )
+    for group, scrub in scrubs:
+        if scrub.progress is not None:
+            progress.add_metric([group], scrub.progress)
+        if scrub.last_finished_at_ms is not None:
+            finished.add_metric([group], scrub.last_finished_at_ms / 1000)
+    yield progress
+    yield finished
+    compared = GaugeMetricFamily(
+        "hivemem_digest_compared_index", "Log index of the newest comparison", labels=["group"]
+    )
+    agreed = GaugeMetricFamily(
+        "hivemem_digest_agreed", "1 if it agreed with the majority's then", labels=["group"]
+    )
+    for view in views:
+        if view.comparison is not None:
+            compared.add_metric([str(view.group)], view.comparison.index)
+            if view.comparison.agreed is not None:
+                agreed.add_metric([str(view.group)], view.comparison.agreed)
+    yield compared
+    yield agreed

@@ -24,6 +24,8 @@ from node.config_schema import NodeConfig
 from node.datadir import DataDir, DiskUsage
 from node.forward import Forwarder
 from node.http_limits import HttpLimits
+from node.integrity import Integrity
+from node.quarantine import CODE as QUARANTINED
 from node.resp_limits import RespLimits
 from node.views import (
     ClusterView,
@@ -48,7 +50,7 @@ class DataReplica(Protocol):
 
     id: int
     group: RaftGroup
-    machine: StateMachine
+    integrity: Integrity
 
 
 def _serves(group: Consensus) -> bool:
@@ -104,10 +106,13 @@ class LocalNodeInfo:
         machine: StateMachine,
         forwarder: Forwarder,
         clock: Clock,
+        integrity: Integrity,
         data: Callable[[], Sequence[DataReplica]] | None = None,
     ) -> None:
-        """`group` and `machine` are the system group's; `data`: replicas of partitions that
-        are here. None: there are no partitions, and the system group holds the data."""
+        """`group`, `machine` and `integrity` are the system group's; `data`: replicas of
+        partitions that are here. None: there are no partitions, and the system group holds
+        the data."""
+        self._integrity = integrity
         self._config = config
         self._data_dir = data_dir
         self._group = group
@@ -160,6 +165,7 @@ class LocalNodeInfo:
             ),
             memory=MemoryView(rss_bytes()),
             keys=self._keys(),
+            integrity=tuple(each.view() for each in self._integrities()),
             limits=self._limits(),
             security=self._security(),
             durability={
@@ -170,10 +176,12 @@ class LocalNodeInfo:
             },
         )
 
-    def _keys(self) -> int:
-        if self._data is None:
-            return self._machine.stats().keys
-        return sum(replica.machine.stats().keys for replica in self._data())
+    def _keys(self) -> int | None:
+        """None while a state is not answered from."""
+        held = [self._integrity] if self._data is None else self._integrities()[1:]
+        found = [integrity.stats() for integrity in held]
+        known = [stats.keys for stats in found if stats is not None]
+        return sum(known) if len(known) == len(found) else None
 
     async def cluster_status(self, timeout: float) -> ClusterView:
         """In the order of their names, which is the one that people expect."""
@@ -195,6 +203,7 @@ class LocalNodeInfo:
             self._applied(status),
             self._membership(status.configuration),
             ReadinessCheck("disk", status.room, self._room(status.room), "DISK_FULL"),
+            self._state(),
             *self._partitions(),
         )
 
@@ -207,6 +216,18 @@ class LocalNodeInfo:
         yield ReadinessCheck(
             "partitions", not late, told if late else "the partitions here are served", "STALE"
         )
+
+    def _integrities(self) -> list[Integrity]:
+        """Of every group that is here."""
+        return [self._integrity, *(each.integrity for each in (self._data or list)())]
+
+    def _state(self) -> ReadinessCheck:
+        for integrity in self._integrities():
+            view = integrity.view()
+            if view.state != "serving":
+                message = f"the state of group {view.group} is being rebuilt: {view.reason}"
+                return ReadinessCheck("state", False, message, QUARANTINED)
+        return ReadinessCheck("state", True, "the state is answered from")
 
     def _membership(self, configuration: Configuration) -> ReadinessCheck:
         own = configuration.member(self._config.node.id)
@@ -254,13 +275,13 @@ class LocalNodeInfo:
         )
 
     def group_figures(self) -> tuple[GroupFigures, ...]:
-        held = [(self._group, self._machine)]
-        held += [(replica.group, replica.machine) for replica in (self._data or list)()]
+        held = [(self._group, self._integrity)]
+        held += [(replica.group, replica.integrity) for replica in (self._data or list)()]
         found = []
-        for group, machine in held:
+        for group, integrity in held:
             status = group.status()
             log_bytes = self._data_dir.log_bytes(status.group)
-            found.append(GroupFigures(status, machine.stats(), log_bytes))
+            found.append(GroupFigures(status, integrity.stats(), log_bytes, integrity.view()))
         return tuple(found)
 
     def _own_view(self) -> MemberView:

@@ -34,8 +34,8 @@ class ReplicaFacts:
     commit_index: int
     applied_index: int
     revision: int
-    keys: int
-    value_bytes: int
+    keys: int | None  # None: the state is damaged, and is not answered from now
+    value_bytes: int | None
     configuration: Configuration
     committed: bool  # is that configuration
 
@@ -109,7 +109,7 @@ class Overview:
         return [self._facts(replica) for replica in self._here()]
 
     def _facts(self, replica: Replica) -> ReplicaFacts:
-        status, stats = replica.group.status(), replica.machine.stats()
+        status, stats = replica.group.status(), replica.quarantine.stats()
         return ReplicaFacts(
             node=self._self_id,
             group=replica.id,
@@ -119,9 +119,9 @@ class Overview:
             last_index=status.last_index,
             commit_index=status.commit_index,
             applied_index=status.applied_index,
-            revision=stats.revision,
-            keys=stats.keys,
-            value_bytes=stats.value_bytes,
+            revision=replica.machine.revision,
+            keys=stats.keys if stats else None,
+            value_bytes=stats.value_bytes if stats else None,
             configuration=status.configuration,
             committed=status.configuration.index <= status.commit_index,
         )

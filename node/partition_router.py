@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-from engines.command import Command, Configure, Expire
+from engines.command import Checkpoint, Command, Configure, Expire
 from engines.interfaces import Result
 from engines.read_merge import merge_listed, merge_names, within
 from engines.read_requests import (
@@ -163,7 +163,7 @@ class PartitionRouter:
 
 def _session(command: Command) -> str:
     # Those two concern a group as a whole, whose leader proposes them by itself.
-    assert not isinstance(command, Expire | Configure)
+    assert not isinstance(command, Expire | Configure | Checkpoint)
     return command.session
 
 

@@ -166,7 +166,7 @@ class PlacementDuties:
                 draining=state.node(node).draining,
                 alive=node in sight.answered,
                 load={
-                    group: facts.replicas[node].keys
+                    group: facts.replicas[node].keys or 0
                     for group, facts in sight.partitions.items()
                     if group and node in facts.replicas
                 },

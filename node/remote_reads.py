@@ -53,7 +53,7 @@ class DamagedReplica(RemoteCallFailed):
 class GroupReads(Protocol):
     """One group's reads on this node, as its `Router` has them."""
 
-    async def read(
+    async def read_here(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float
     ) -> Shown[T]: ...
 
@@ -132,7 +132,7 @@ class RemoteReads:
         self, reads: GroupReads, request: ReadRequest[Any], options: ReadOptions, deadline: float
     ) -> bytes:
         try:
-            shown = await reads.read(request, options, deadline)
+            shown = await reads.read_here(request, options, deadline)
         except FATAL as error:
             self._fail(error)
             if not isinstance(error, CorruptRecord):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -16,7 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.compaction import CompactionLimits
-from cluster.errors import CorruptLog, CorruptSnapshot, Overloaded
+from cluster.errors import (
+    CorruptLog,
+    CorruptSnapshot,
+    DamagedContent,
+    Overloaded,
+    StateDamaged,
+)
 from cluster.group import GroupLimits, RaftGroup
 from cluster.log import SegmentedLog
 from cluster.log_format import LogOptions
@@ -30,10 +37,11 @@ from cluster.transport import Transport
 from cluster.upstream import RaftTiming
 from engines.errors import CorruptRecord, ReadersBusy, UnknownFormat
 from engines.interfaces import Limits
-from engines.kv import KvReader
+from engines.scan import examine_file
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.clock import SystemClock
+from node.comparison import Comparison
 from node.config_schema import NodeConfig, RaftSection
 from node.datadir import DataDir
 from node.driver import Drivers, GroupDriver
@@ -41,13 +49,17 @@ from node.errors import StartupError
 from node.forward import Forwarder
 from node.group_calls import GroupCalls
 from node.http_limits import HttpLimits
+from node.integrity import Integrity
 from node.leader_duties import LeaderDuties
 from node.local_reads import LocalReads, ReaderThreads
 from node.member_duties import MemberDuties
 from node.members import MemberService
+from node.quarantine import GuardedMachine, Quarantine, StateGuard, read_mark
+from node.read_failover import ReadFailover
 from node.remote_reads import RemoteReads
 from node.remote_watch import WatchServer
 from node.router import Router
+from node.scrub import GroupScrub
 from node.steps import Steps
 from node.watch import WatchHub
 
@@ -55,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 SYSTEM_GROUP = 0  # who belongs to the cluster, and where its partitions are
 LOG_CACHE_BYTES_MIN = 1 << 20  # of one group: its newest entry and some more
+EXAMINE_PAUSE_SECONDS_MAX = 0.1  # between two pieces of a state that is looked at whole
 READERS_MAX = 126  # LMDB reader slots of one state: loop, read threads and room for tools
 
 
@@ -103,16 +116,21 @@ class Replica:
         self._work = AsyncExitStack()
         self._keep = True  # False: the files are to be deleted
         with ExitStack() as stack:
+            if read_mark(shared.data_dir.group_path(group)) is not None:
+                shared.data_dir.discard_live(group)
             self.store = stack.enter_context(opened_state(shared, group, lambda: self._keep))
             # Every state begins with the same limits, whatever is configured here and now: the
             # same log must give the same state. The leader brings the configured ones into it.
             self.machine = StateMachine(self.store, Limits())
+            self.guard = StateGuard(self.store)
+            self.readers = self.guard.readers
             log = stack.enter_context(opened_log(shared, group))
             self.snapshots = stack.enter_context(
                 opened_snapshots(shared, group, self.machine, fail)
             )
             _reconcile(log, self.snapshots, self.machine)
             self.group = self._raft_group(log, self.snapshots, bootstrap)
+            self._log = log
             self._files = stack.pop_all()
         self._build_parts()
 
@@ -126,7 +144,10 @@ class Replica:
         http = {member.id: member.http for member in config.cluster.members}
         self.router = Router(
             config.node.id, self.group, self.machine, self.forwarder, shared.clock, http,
-            LocalReads(self.readers, shared.threads),
+            LocalReads(self.readers, shared.threads, self.guard.check),
+            ReadFailover(
+                config.node.id, self.id, self.group, shared.remote_reads, shared.clock
+            ),
         )  # fmt: skip
         shared.remote_reads.serve(self.id, self.router, lambda: self.votes)
         self.steps = Steps(config.node.id, self.group, shared.calls.of(self.id))
@@ -140,18 +161,34 @@ class Replica:
         self.machine.on_changes = self.hub.publish
         self.machine.on_replaced = self.hub.reset
         WatchServer(shared.calls.of(self.id), self.hub, shared.threads, self._follows, shared.fail)
+        self.quarantine = Quarantine(
+            shared.data_dir.group_path(self.id),
+            self.group,
+            self.machine,
+            self.guard,
+            shared.clock,
+            asyncio.get_running_loop().call_soon_threadsafe,
+        )
+        self.quarantine.resume()
+        self.scrub = GroupScrub(
+            self.group, self.machine, self.store, self.snapshots, self._log, self.quarantine,
+            shared.clock, self._fail,
+        )  # fmt: skip
+        self.integrity = Integrity(self.id, self.quarantine)
+        rate = config.storage.scrub_bytes_per_second_max
+        self.integrity.scrub = lambda: self.scrub.view(rate)
+        self.comparison = Comparison(
+            config.node.id, self.group, self.machine, shared.calls.of(self.id), self.quarantine,
+            shared.clock, config.storage.digest_interval_seconds,
+        )  # fmt: skip
+        self.integrity.comparison = self.comparison.view
+        self.scrub.on_suspect = self.comparison.suspect
 
     def _follows(self) -> bool:
         """Is its state that of the group, as far as this node can tell?"""
         group = self.group
         votes = self._shared.config.node.id in group.configuration().voters
         return votes and group.role().leader is not None
-
-    @contextmanager
-    def readers(self) -> Iterator[KvReader]:
-        """A reader on the newest applied state. Any thread."""
-        with self.store.read() as snapshot:
-            yield KvReader(snapshot)
 
     @property
     def votes(self) -> bool:
@@ -170,7 +207,7 @@ class Replica:
             shared.clock,
         )  # fmt: skip
         member = MemberDuties(facts, self.group, self.members, shared.transport, shared.clock)
-        for work in (leader.run(), member.run()):
+        for work in (leader.run(), member.run(), self.comparison.run()):
             await self._work.enter_async_context(background(work, self._fail))
 
     async def stop(self) -> None:
@@ -181,6 +218,7 @@ class Replica:
         """Take part no more, and close the files, to `keep` or to delete them. Idempotent."""
         self._keep = keep
         self.hub.close()  # watches go on at another node
+        self.scrub.close()
         self._driver.stop()
         self.group.halt()
         self._shared.transport.unregister(self.id)
@@ -203,7 +241,7 @@ class Replica:
             Identity(shared.config.node.id, shared.data_dir.identity.incarnation),
             bootstrap,
             log,
-            self.machine,
+            GuardedMachine(self.machine, self.guard),
             snapshots,
             shared.transport,
             wake=self._driver.wake,
@@ -269,7 +307,7 @@ def opened_snapshots(
     snapshots = SnapshotStore(
         shared.data_dir.snapshots_path(group),
         group,
-        Checkpoints(machine, shared.data_dir),
+        Checkpoints(machine, shared.data_dir, shared.clock.monotonic),
         asyncio.get_running_loop().call_soon_threadsafe,
         fail,
         SnapshotOptions(copy_bytes_per_second_max=storage.snapshot_bytes_per_second_max),
@@ -311,9 +349,12 @@ def opened_log(shared: Shared, group: int) -> Iterator[SegmentedLog]:
 class Checkpoints:
     """The machine's copies, with the errors told apart that do not have to stop the node."""
 
-    def __init__(self, machine: StateMachine, data_dir: DataDir) -> None:
+    def __init__(
+        self, machine: StateMachine, data_dir: DataDir, monotonic: Callable[[], float]
+    ) -> None:
         self._machine = machine
         self._data_dir = data_dir
+        self._monotonic = monotonic
         self.release_memory = machine.release_memory
 
     def copy_to(self, fd: int) -> tuple[int, int]:
@@ -321,6 +362,25 @@ class Checkpoints:
             return self._machine.copy_to(fd)
         except ReadersBusy as error:
             raise Overloaded(str(error)) from error
+        except CorruptRecord as error:
+            raise StateDamaged(str(error)) from error
+
+    def examine(self, path: Path, cancelled: Callable[[], bool]) -> None:
+        """As long as it takes, but no more than half of the time: it is Python that works."""
+        began = self._monotonic()
+
+        def pace(size: int) -> bool:
+            nonlocal began
+            time.sleep(min(self._monotonic() - began, EXAMINE_PAUSE_SECONDS_MAX))
+            began = self._monotonic()
+            return not cancelled()
+
+        try:
+            examine_file(path, pace=pace)
+        except CorruptRecord as error:
+            raise DamagedContent(str(path), str(error)) from error
+        except UnknownFormat as error:
+            raise CorruptSnapshot(str(path), str(error)) from error
 
     def replace(self, path: Path, index: int, term: int) -> None:
         """A snapshot is as good as the state that it was copied from. Where that was found

@@ -21,6 +21,7 @@ _CODES: Final[Mapping[str, str]] = {
     "UNAUTHENTICATED": "WRONGPASS",
     "DEADLINE_EXCEEDED": "TIMEOUT",
     "STALE": "STALE",
+    "REPLICA_QUARANTINED": "CLUSTERDOWN",
 }
 
 

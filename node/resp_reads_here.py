@@ -11,6 +11,7 @@ from engines.kv import KvReader
 from node.clock import Clock
 from node.errors import HivememError
 from node.http_errors import FATAL, as_hivemem
+from node.quarantine import ReplicaQuarantined
 from node.reads import LINEARIZABLE
 from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
 from node.resp_lookups import AnswerTooLarge, Found, Groups, Hosted, Waiting, tell, value_bytes
@@ -95,6 +96,9 @@ class ReadsHere:
                     ready.append(item)
             try:
                 results = _look_up_some(hosted, ready)
+            except ReplicaQuarantined:
+                self._elsewhere(group, ready)  # the group's router has another replica answer
+                return
             except Exception as error:
                 if isinstance(error, FATAL):
                     self._fail(error)

@@ -243,10 +243,11 @@ class ServerCommands:
             return _Held(1, led, status.keys, status.commit_index, status.applied_index)
         # The system group's records are nobody's keys.
         data = [each for each in self._overview.own() if each.group != SYSTEM_GROUP]
+        keys = [each.keys for each in data]  # None: its state is damaged, and being rebuilt
         return _Held(
             len(data),
             sum(each.role == "leader" for each in data),
-            sum(each.keys for each in data),
+            None if None in keys else sum(each or 0 for each in keys),
             sum(each.commit_index for each in data),
             sum(each.applied_index for each in data),
         )

@@ -29,6 +29,8 @@ from node.forward import Forwarder
 from node.leadership import Leadership, Led
 from node.local_reads import LocalReads
 from node.proposals import Elsewhere, Proposals
+from node.quarantine import ReplicaQuarantined
+from node.read_failover import ReadFailover
 from node.reads import Consistency, ReadOptions
 
 T = TypeVar("T")
@@ -71,8 +73,11 @@ class Router:
         clock: Clock,
         leader_http: dict[str, str],
         reads: LocalReads,
+        failover: ReadFailover | None = None,
     ) -> None:
-        """`leader_http`: node id → HTTP address, for members of which the log says none."""
+        """`leader_http`: node id → HTTP address, for members of which the log says none.
+        `failover`: who answers while the state here is damaged."""
+        self._failover = failover
         self._group = group
         self._machine = machine
         self._forwarder = forwarder
@@ -122,18 +127,30 @@ class Router:
     async def read(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float
     ) -> Shown[T]:
-        """What this node's state answers, once it may; another's, if the replica leaves.
+        """What this node's state answers, once it may; another replica's, if the one here is
+        damaged, or leaves.
 
-        Raises as `barrier`, and what the request raises; DeadlineExceeded.
+        Raises as `barrier`, and what the request raises; DeadlineExceeded, ReplicaQuarantined.
         """
         if self._other_way is None:
             try:
-                await self.barrier(options, deadline)
-                return await self._reads.run(request, deadline)
+                return await self.read_here(request, options, deadline)
+            except ReplicaQuarantined as error:
+                if self._failover is None:
+                    raise
+                return await self._failover.read(request, options, deadline, error)
             except (ReplicaLeft, StoreFailed):
                 if self._other_way is None:
                     raise
         return await self._other_way.read(request, options, deadline)
+
+    async def read_here(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]:
+        """As `read`, from this node's state alone."""
+        self._reads.check()
+        await self.barrier(options, deadline)
+        return await self._reads.run(request, deadline)
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
         """Return when this node's state may answer the read.

@@ -39,6 +39,46 @@ class MemoryView:
 
 
 @dataclass(frozen=True, slots=True)
+class ScrubView:
+    """What the scrub of one group has done since the node started. Times are UTC ms."""
+
+    running: bool
+    progress: float | None  # of the pass that is under way, 0..1
+    passes: int  # finished
+    bytes: int
+    records: int
+    errors: int  # damage that was found
+    last_error: str | None
+    last_started_at_ms: int | None
+    last_finished_at_ms: int | None
+    bytes_per_second_max: int  # 0: switched off
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonView:
+    """The newest comparison of a group's digests that this node knows of. Times are UTC ms."""
+
+    index: int  # log index at which all were taken
+    at_ms: int
+    digest: str | None  # this node's, in hexadecimal; None: it took none
+    agreed: bool | None  # with the majority; None: there is none, or it is not known here
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityView:
+    """Whether one group's state is answered from here, and what was found in it."""
+
+    group: int
+    state: str  # serving | quarantined
+    reason: str | None  # of the quarantine under way, or of the last one
+    quarantined_at_ms: int | None  # UTC; of the same
+    quarantines: Mapping[str, int]  # since the node started, by who found why
+    scrub: ScrubView | None
+    comparison: ComparisonView | None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusView:
     """This node. `role` is leader | follower | candidate | learner; indexes are log indexes."""
 
@@ -67,6 +107,7 @@ class StatusView:
     disk: DiskView
     memory: MemoryView
     keys: int | None
+    integrity: tuple[IntegrityView, ...]  # one for each group that is here
     limits: Mapping[str, LimitView]
     security: Mapping[str, object]  # JSON values: what guards each door
     durability: Mapping[str, object]  # JSON values: what an acknowledgement means here
@@ -114,7 +155,8 @@ class ReadinessCheck:
     name: str
     ok: bool
     message: str
-    code: str = "QUORUM_NOT_REACHED"  # QUORUM_NOT_REACHED | STALE | STOPPING | DISK_FULL
+    # QUORUM_NOT_REACHED | STALE | STOPPING | DISK_FULL | REPLICA_QUARANTINED
+    code: str = "QUORUM_NOT_REACHED"
 
     def error(self) -> HivememError:
         """What a caller is told while the check fails."""
@@ -129,6 +171,7 @@ class GroupFigures:
     status: GroupStatus
     state: StateStats | None
     log_bytes: int | None
+    integrity: IntegrityView | None = None
 
 
 class NodeInfo(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from cluster.errors import DamagedContent
 from cluster.interfaces import SnapshotMeta, Snapshots
 from cluster.membership import Configuration, Member
 from cluster.memory_snapshots import MemorySnapshots
@@ -38,6 +39,8 @@ class Machine:
         self.term = 1
         self.failure: Exception | None = None
         self.released = 0
+        self.examined = 0
+        self.damaged: bytes | None = None  # a state that is found to be damaged
 
     def advance(self, size: int = 20_000) -> None:
         """Apply something: a state of `size` bytes that tells its index."""
@@ -58,6 +61,14 @@ class Machine:
 
     def release_memory(self) -> None:
         self.released += 1
+
+    def examine(self, path: Path, cancelled: Callable[[], bool]) -> None:
+        self.examine_dump(path.read_bytes())
+
+    def examine_dump(self, data: bytes) -> None:
+        self.examined += 1
+        if self.damaged is not None and data == self.damaged:
+            raise DamagedContent("a state", "it was made of a damaged one")
 
     def dump(self) -> tuple[bytes, int, int]:
         if self.failure is not None:

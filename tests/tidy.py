@@ -48,6 +48,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "hiredis": ("node/resp_reader.py",),
     # The store in use, and a copy at rest: one writes and shares, the other does neither.
     "lmdb": ("engines/store.py", "engines/state_file.py"),
+    "xxhash": ("engines/digests.py",),
     "mcp": ("mcp_server.py",),
     "msgpack": ("engines/codec.py",),
     "multidict": ("node/http*.py",),  # with aiohttp

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.fault import nemesis_disks  # noqa: F401  # registers its nemeses
+from tests.fault import nemesis_disks, nemesis_rot  # noqa: F401  # register their nemeses
 from tests.fault.nemesis import NEMESES, Nemesis
 from tests.fault.possible import impossible
 from tests.fault.rounds import Round, run_round, settings

@@ -244,9 +244,12 @@ async def _rot(
         await cluster.restart(victim, ready=False)
         # Damage may be met much later: whenever the node stops over it, it is repaired.
         cluster.tend(tend(cluster, victim))
-        await eventually(lambda: _well(cluster, victim), DETECT_SECONDS, "the victim is not well")
+        await eventually(lambda: well(cluster, victim), DETECT_SECONDS, "the victim is not well")
         if any(words in cluster.said(victim) for words in REFUSED_SNAPSHOT):
             cluster.repairs["snapshot refused"] += 1
+        status = await cluster.status(victim)
+        if status is not None and status["integrity"][0]["quarantines"]:
+            cluster.repairs["quarantined"] += 1
 
 
 def newest(group: Path, pattern: str) -> list[Path]:
@@ -284,7 +287,7 @@ async def serves(cluster: FaultCluster, index: int) -> bool:
     return outcome[0]
 
 
-async def _well(cluster: FaultCluster, index: int) -> bool:
+async def well(cluster: FaultCluster, index: int) -> bool:
     """Whether a node serves, also everything that it holds."""
     if cluster.nodes[index].pid is None or not await asyncio.to_thread(cluster.answers, index):
         return False

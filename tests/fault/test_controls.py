@@ -13,7 +13,7 @@ import pytest
 from node.client import HivememClient
 from node.errors import InternalError, Unavailable
 from tests.cluster.harness import eventually
-from tests.fault import nemesis_disks  # noqa: F401  # registers its nemeses
+from tests.fault import nemesis_disks, nemesis_rot  # noqa: F401  # register their nemeses
 from tests.fault.cluster import FaultCluster
 from tests.fault.judgement import Judgement, judge
 from tests.fault.nemesis import NEMESES

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault import nemesis_disks  # noqa: F401  # registers its nemeses
+from tests.fault import nemesis_disks, nemesis_rot  # noqa: F401  # register their nemeses
 from tests.fault.nemesis import NEMESES
 from tests.fault.possible import impossible
 from tests.fault.rounds import run_round, settings

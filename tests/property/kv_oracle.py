@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from engines.command import (
+    Checkpoint,
     Command,
     Compare,
     CompareOp,
@@ -64,6 +65,8 @@ class Oracle:
                 changed = limits != self.limits
                 self.limits = limits
                 return ConfigureResult(changed)
+            case Checkpoint():
+                raise AssertionError("its result is the log's business")
             case Expire():
                 return self._expire(command)
             case Put() | Delete() | Txn() | Edit():

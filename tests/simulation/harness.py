@@ -15,7 +15,7 @@ from pysyncobj import syncobj as upstream
 
 from cluster import membership
 from cluster.compaction import CompactionLimits
-from cluster.errors import ClusterError, Removed
+from cluster.errors import ClusterError, DamagedContent, Removed
 from cluster.group import GroupLimits, RaftGroup
 from cluster.interfaces import CommittedBatch, StateMachine
 from cluster.membership import Change, Member
@@ -26,6 +26,8 @@ from cluster.raft import FlowLimits, Identity
 from cluster.reconcile import reconcile
 from cluster.snapshot_rules import SnapshotOptions
 from cluster.upstream import RaftTiming
+
+DAMAGE = b"damage"  # a command of which a state that holds it is taken for damaged
 
 
 class ListMachine:
@@ -50,6 +52,13 @@ class ListMachine:
     def dump(self) -> tuple[bytes, int, int]:
         state = json.dumps([command.decode("latin-1") for command in self.commands])
         return state.encode(), self.applied_index, self.applied_term
+
+    def reset(self) -> None:
+        self.commands, self.applied_index, self.applied_term = [], 1, 0
+
+    def examine_dump(self, data: bytes) -> None:
+        if DAMAGE in data:
+            raise DamagedContent("memory", "it was made of a damaged state")
 
     def load(self, data: bytes, index: int, term: int) -> None:
         self.commands = [text.encode("latin-1") for text in json.loads(data)]
@@ -313,6 +322,8 @@ class Cluster:
                 term = self.core(name).term
                 assert self.leaders.setdefault(term, name) == name, f"two leaders in term {term}"
             applied = node.machine.commands
+            if node.group is not None and DAMAGE in applied:
+                assert self.core(name).repairing, f"{name} serves a damaged state"
             shared = min(len(applied), len(longest))
             assert applied[:shared] == longest[:shared], "state machines diverge"
             if len(applied) > len(longest):

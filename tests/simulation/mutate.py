@@ -18,6 +18,7 @@ FILES = (
     "membership",
     "snapshots_sim",
     "compaction_sim",
+    "repair",
 )
 FAILURES_MAX = 3  # tests that are named in the table
 

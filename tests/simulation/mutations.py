@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from tests.simulation.mutation import Mutation
 from tests.simulation.mutations_core import ELECTIONS, READS, REPLICATION
+from tests.simulation.mutations_repair import REPAIR
 from tests.simulation.mutations_snapshots import MEMBERS, SNAPSHOTS
 
-MUTATIONS: tuple[Mutation, ...] = (*ELECTIONS, *REPLICATION, *READS, *SNAPSHOTS, *MEMBERS)
+MUTATIONS: tuple[Mutation, ...] = (
+    *ELECTIONS,
+    *REPLICATION,
+    *READS,
+    *SNAPSHOTS,
+    *MEMBERS,
+    *REPAIR,
+)
 
 # Overrides of upstream, and handlers of messages, that no mutation is about.
 UNMUTATED = {

@@ -30,6 +30,7 @@ FAULTS = (
     "wipe",
     "snapshot",
     "corrupt_snapshot",
+    "damage_state",
     "full_disk",
     "member_add",
     "member_promote",
@@ -74,6 +75,7 @@ class Schedule:
             (self.wipe, 0.15),
             (self.snapshot, 1.2),
             (self.corrupt_snapshot, 0.4),
+            (self.damage_state, 0.4),
             (self.full_disk, 0.2),
             (self.member_add, 0.3),
             (self.member_promote, 0.6),
@@ -268,6 +270,20 @@ class Schedule:
         else:
             return
         self.count("corrupt_snapshot")
+
+    def damage_state(self) -> None:
+        """A node finds its state damaged, or hears that it differs from the others', where
+        they can still make up for it."""
+        configuration = self.world.settled_configuration()
+        if configuration is None or len(configuration.voters) < 3:
+            return
+        name = self.rng.choice(sorted(configuration.ids & set(self.world.up())))
+        core = self.world.core(name)
+        reseed_from = core.applied_index if self.rng.random() < 0.5 else 0
+        with self.world.as_node(name):
+            self.world.group(name).quarantine("a test says so", reseed_from)
+        self.world.damaged = name
+        self.count("damage_state")
 
     # --- Members -----------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from itertools import combinations
 from pathlib import Path
 from zlib import crc32
 
+from cluster.errors import DamagedContent
 from cluster.group import RaftGroup
 from cluster.interfaces import CommittedBatch, LogEntry
 from cluster.membership import Configuration, Promote
@@ -25,8 +26,10 @@ from cluster.memory_log import MemoryLog
 from cluster.memory_snapshots import CheckpointDumps
 from cluster.raft import SafeCore
 from engines.check import check, digest
+from engines.errors import CorruptRecord
 from engines.interfaces import ChangeId, Limits, Record
 from engines.kv import KvReader
+from engines.scan import examine_file
 from engines.state_machine import StateMachine
 from engines.store import Store
 from tests.simulation.harness import Cluster, Machine, SimNode
@@ -60,6 +63,19 @@ class RealMachine:
 
     def load(self, data: bytes, index: int, term: int) -> None:
         self._dumps.load(data, index, term)
+
+    def reset(self) -> None:
+        self._machine.reset()
+
+    def examine_dump(self, data: bytes) -> None:
+        path = self.folder.parent / "examined"
+        path.write_bytes(data)
+        try:
+            examine_file(path)
+        except CorruptRecord as error:
+            raise DamagedContent(str(path), str(error)) from error
+        finally:
+            path.unlink()
 
     def get(self, key: str) -> Record | None:
         with self._store.read() as snapshot:
@@ -124,6 +140,7 @@ for _name in (
     "transfer_leadership",
     "staleness_seconds",
     "_log_is_durable",
+    "quarantine",
     "_snapshot_made",
     "_snapshot_received",
 ):
@@ -239,7 +256,7 @@ class World(Cluster):
     def is_sound(self, name: str) -> bool:
         """Does this node have its state, and are its snapshots as they were made?"""
         node = self.nodes[name]
-        if node.group is None or self.core(name).stateless:
+        if node.group is None or self.core(name).stateless or self.core(name).repairing:
             return False
         return all(
             hashlib.sha256(stored.data).digest() == stored.meta.sha256
@@ -397,6 +414,8 @@ class World(Cluster):
             life, *before = self.commit_seen.get(name, (core, 0, 0))
             if life is not core:
                 before = [0, 0]  # started anew: the commit index is learned again
+            if core.repairing:
+                before[1] = 0  # the state was dropped
             now = (core.commit_index, core.applied_index)
             assert now[0] >= before[0], f"{name}: the commit index falls"
             assert now[1] >= before[1], f"{name}: the applied index falls"

@@ -31,6 +31,7 @@ from node.errors import HivememError
 from node.forward import Forwarder
 from node.http import HttpParts, HttpServer
 from node.http_limits import HttpLimits
+from node.integrity_service import IntegrityService
 from node.local_reads import LocalReads, Readers, ReaderThreads
 from node.members import MemberService
 from node.partition_service import PartitionsView
@@ -42,6 +43,7 @@ from node.views import (
     ClusterView,
     DiskView,
     GroupFigures,
+    IntegrityView,
     LimitView,
     MemberView,
     MemoryView,
@@ -141,6 +143,7 @@ class ScriptedInfo:
             1_760_000_000_123, LEADER, "127.0.0.1:7421", "127.0.0.1:7431", "/data",
             DiskView(1, 2, 3, None, 4, True),
             MemoryView(None), self.machine.stats().keys,
+            (IntegrityView(0, "serving", None, None, {}, None, None),),
             {"http.watches_max": LimitView(7, "watches")}, {"tokens": False}, {"voters": 1},
         )  # fmt: skip
 
@@ -299,7 +302,8 @@ async def open_door(
         )  # fmt: skip
         saved = snapshot_service(snapshots, router, machine, clock)
         parts = HttpParts(
-            service, members, partitions, saved, watches, info, clock, "one", tokens, limits,
+            service, members, partitions, saved, IntegrityService("n1", list, clock), watches,
+            info, clock, "one", tokens, limits,
             fatal.append,
         )  # fmt: skip
         server = HttpServer(parts)

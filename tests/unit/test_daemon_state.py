@@ -107,7 +107,8 @@ def snapshots_of(
     root: Path, machine: StateMachine, damaged: bool
 ) -> tuple[SnapshotStore, LoopQueue]:
     loop = LoopQueue()
-    checkpoints = replica.Checkpoints(machine, Folder(damaged))  # type: ignore[arg-type]
+    folder: Any = Folder(damaged)
+    checkpoints = replica.Checkpoints(machine, folder, lambda: 0.0)
     failures: list[Exception] = []
     options = SnapshotOptions(copy_bytes_per_second_max=0)
     store = SnapshotStore(

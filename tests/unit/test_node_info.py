@@ -18,6 +18,7 @@ from node.clock import SystemClock
 from node.config_schema import ClusterSection, NodeConfig, NodeSection, RedisSection
 from node.datadir import DiskUsage
 from node.node_info import LEARNER_STALENESS_SECONDS_MAX, LocalNodeInfo, redis_address
+from node.views import IntegrityView
 from tests.unit.member_group import IDS, ScriptedGroup, configuration, member
 
 CLUSTER = "11111111-1111-4111-8111-111111111111"
@@ -53,6 +54,9 @@ def config(place: int, *, join: bool = False) -> NodeConfig:
     )
 
 
+SOUND = IntegrityView(0, "serving", None, None, {}, None, None)
+
+
 def info(
     group: ScriptedGroup,
     place: int = 1,
@@ -60,6 +64,7 @@ def info(
     join: bool = False,
     peers: Peers | None = None,
     redis: RedisSection | None = None,
+    integrity: IntegrityView = SOUND,
 ) -> LocalNodeInfo:
     data_dir = SimpleNamespace(root=Path("data"), usage=lambda: DiskUsage(10, 20, 30, 40))
     state = StateStats(*(0 for _ in StateStats.__dataclass_fields__))
@@ -71,6 +76,7 @@ def info(
         machine,
         (peers or Peers()).of(IDS[place]),
         SystemClock(),
+        SimpleNamespace(stats=machine.stats, view=lambda: integrity),
     )
 
 
@@ -88,6 +94,17 @@ def test_status_tells_membership_log_and_room() -> None:
     assert not info(group).local_status().disk.room
 
 
+def test_a_node_whose_state_is_being_rebuilt_says_so_and_is_not_ready() -> None:
+    group = ScriptedGroup()
+    damaged = IntegrityView(0, "quarantined", "a bit flipped", 9, {"read": 1}, None, None)
+    found = info(group, integrity=damaged)
+    assert found.local_status().integrity == (damaged,)
+    (failed,) = [check for check in found.readiness() if not check.ok]
+    assert (failed.name, failed.code) == ("state", "REPLICA_QUARANTINED")
+    assert "a bit flipped" in failed.message
+    assert all(check.ok for check in info(group).readiness())
+
+
 def test_a_node_without_a_vote_is_a_learner() -> None:
     group = ScriptedGroup(LEARNER, leader=IDS[2])
     status = info(group).local_status()
@@ -101,7 +118,7 @@ def checks(about: LocalNodeInfo) -> dict[str, tuple[bool, str, str]]:
 
 def test_a_voter_that_keeps_up_is_ready() -> None:
     found = checks(info(ScriptedGroup()))
-    assert list(found) == ["leader", "quorum", "applied", "member", "disk"]
+    assert list(found) == ["leader", "quorum", "applied", "member", "disk", "state"]
     assert all(ok for ok, _, _ in found.values())
 
 

@@ -93,7 +93,16 @@ class ScriptedForwarder:
 
 
 class ScriptedReads:
+    check_error: Exception | None = None
+    run_error: Exception | None = None
+
+    def check(self):
+        if self.check_error is not None:
+            raise self.check_error
+
     async def run(self, request, deadline):
+        if self.run_error is not None:
+            raise self.run_error
         return Shown(request, 3)
 
 

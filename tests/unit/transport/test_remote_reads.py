@@ -76,13 +76,15 @@ class Reads:
         self.seen: list[tuple[ReadOptions, float]] = []
         self.hold: asyncio.Event | None = None
 
-    async def read(self, request: ReadRequest[Any], options: ReadOptions, deadline: float) -> Any:
+    async def read_here(
+        self, request: ReadRequest[Any], options: ReadOptions, deadline: float
+    ) -> Any:
         self.seen.append((options, deadline - CLOCK.monotonic()))
         if self.hold is not None:
             await self.hold.wait()
         if self.error is not None:
             raise self.error
-        return await self._router.read(request, options, deadline)
+        return await self._router.read_here(request, options, deadline)
 
 
 class Both:

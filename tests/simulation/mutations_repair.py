@@ -1,0 +1,138 @@
+"""Safety rules of a state that is rebuilt, each switched off: see `mutations.py`."""
+
+from __future__ import annotations
+
+from tests.simulation.mutation import CORE, FOLLOWING, GROUP, STATE, one
+
+REPAIR_PART = "cluster.repair:Repair."
+
+REPAIR = (
+    one(
+        "a state is answered from before it is back where it was",
+        "-",
+        GROUP + "_release_waiters",
+        "if self._core.repairing:",
+        "if False:",
+        "repair.reads_do_not_see_a_state_on_its_way",
+    ),
+    one(
+        "a read that asks while the state is rebuilt is answered at once",
+        "-",
+        GROUP + "when_applied",
+        "and not self._core.repairing",
+        "",
+        "repair.reads_do_not_see_a_state_on_its_way",
+    ),
+    one(
+        "where the state was is forgotten when it is dropped",
+        "-",
+        STATE + "drop_state",
+        "max(self.repair_floor, self.applied_index)",
+        "FIRST_INDEX",
+        "repair.reads_do_not_see_a_state_on_its_way",
+    ),
+    one(
+        "a state that was dropped counts as fresh",
+        "-",
+        STATE + "drop_state",
+        "self._current_at = NEVER",
+        "pass",
+        "repair.reads_wait_until_the_state_is_back_where_it_was",
+    ),
+    one(
+        "a leader without its state takes commands",
+        "-",
+        GROUP + "submit",
+        "or core.repairing",
+        "",
+        "repair.a_leader_hands_over_and_answers_nobody",
+    ),
+    one(
+        "a leader without its state keeps its place",
+        "-",
+        STATE + "fit",
+        " and not self.repairing",
+        "",
+        "repair.a_leader_hands_over_and_answers_nobody",
+    ),
+    one(
+        "a leader without its state confirms reads",
+        "-",
+        GROUP + "_begin_read_round",
+        "and not core.repairing",
+        "",
+        "repair.a_leader_that_has_no_heir_leads_on_and_still_answers_nobody",
+    ),
+    one(
+        "reads that wait are not refused when the state is dropped",
+        "-",
+        GROUP + "quarantine",
+        "self._reads.fail_all()",
+        "pass",
+        "repair.a_leader_hands_over_and_answers_nobody",
+    ),
+    one(
+        "entries are applied to nothing while the snapshot is looked at",
+        "-",
+        CORE + "applicable_index",
+        "self.stateless or self.held",
+        "self.stateless",
+        "repair.reads_wait_until_the_state_is_back_where_it_was",
+    ),
+    one(
+        "a state that differs is rebuilt from what is here",
+        "-",
+        REPAIR_PART + "begin",
+        "own = not reseed_from and not again",
+        "own = not again",
+        "repair.a_state_that_differs_from_the_majoritys_comes_from_the_leader",
+    ),
+    one(
+        "a state that differs is rebuilt from the log",
+        "-",
+        STATE + "stateless",
+        "self._reseed_from > 0 or ",
+        "",
+        "repair.a_snapshot_from_before_the_difference_is_not_taken",
+    ),
+    one(
+        "a snapshot from before the difference will do",
+        "-",
+        FOLLOWING + "wants_snapshot",
+        "max(self._log.first_index - 1, self._reseed_from)",
+        "self._log.first_index - 1",
+        "repair.a_snapshot_from_before_the_difference_is_not_taken",
+    ),
+    one(
+        "damage that comes back is rebuilt from what is here",
+        "-",
+        REPAIR_PART + "begin",
+        "own = not reseed_from and not again",
+        "own = not reseed_from",
+        "repair.damage_that_comes_back_is_not_rebuilt_from_what_is_here",
+    ),
+    one(
+        "a snapshot of the damaged state is kept",
+        "-",
+        "cluster.memory_snapshots:MemorySnapshots.distrust",
+        "self._distrusted += 1",
+        "pass",
+        "repair.a_snapshot_that_is_being_made_of_the_damaged_state_is_dropped",
+    ),
+    one(
+        "nobody looks into a snapshot before a damaged state is rebuilt from it",
+        "-",
+        "cluster.memory_snapshots:MemorySnapshots._look_at",
+        "self._machine.examine_dump(bytes(stored.data))",
+        "pass",
+        "repair.what_the_leader_sends_is_looked_at_and_the_leader_too",
+    ),
+    one(
+        "a leader whose snapshot was made of damage goes on",
+        "-",
+        GROUP + "_snapshot_refused",
+        "if isinstance(error, DamagedContent):\n            self.quarantine(str(error))",
+        "if False:\n            pass",
+        "repair.what_the_leader_sends_is_looked_at_and_the_leader_too",
+    ),
+)
