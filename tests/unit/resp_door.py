@@ -137,6 +137,8 @@ class Part:
 class OtherWay:
     """To a group that has left this node."""
 
+    attempt_seconds_max = WAIT_SECONDS
+
     def __init__(self, part: Part) -> None:
         self.elsewhere = cast(Away, part.group)
         self.read = part.read

@@ -389,19 +389,6 @@ async def test_with_no_leader_at_all_the_cluster_is_down(tmp_path: Path) -> None
             await client.execute_command("CLUSTER", "SLOTS")
 
 
-async def test_clients_that_ask_at_once_share_an_answer(tmp_path: Path) -> None:
-    async with open_door(tmp_path, partitions=PARTITIONS) as door:
-        clients = [door.client() for _ in range(8)]
-        try:
-            await asyncio.gather(
-                *(each.execute_command("CLUSTER", word) for each in clients
-                  for word in ("SLOTS", "NODES"))
-            )  # fmt: skip
-        finally:
-            await asyncio.gather(*(each.aclose() for each in clients))
-        assert 1 <= door.info.asked < 16
-
-
 class SetClock(SystemClock):
     """Stands still until it is told otherwise."""
 
@@ -423,7 +410,7 @@ async def test_the_picture_of_the_cluster_is_asked_for_again_when_it_is_old(tmp_
         assert [shard.leader for shard in (await pictures.get()).shards] == [ONE] * PARTITIONS
 
 
-async def test_who_gives_up_does_not_take_the_picture_from_others(tmp_path: Path) -> None:
+async def test_who_asks_at_once_shares_a_picture_also_with_who_gives_up(tmp_path: Path) -> None:
     async with open_door(tmp_path, partitions=PARTITIONS) as door:
         pictures = Pictures(door.info, PARTITIONS, door.overview, SetClock())
         one, two = (asyncio.create_task(pictures.get()) for _ in range(2))
