@@ -88,6 +88,8 @@ class FakeNode:
         """Refuse new connections and drop those that are open."""
         if self._server is not None:
             self._server.close()
+            for _ in range(8):  # what was just accepted has no task yet
+                await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
