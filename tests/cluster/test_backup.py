@@ -189,7 +189,8 @@ async def check_apart(old: LocalCluster, new: LocalCluster) -> None:
         assert ids.isdisjoint(node.id for node in old.plan.nodes)
 
 
-async def test_partitions_are_restored_onto_other_nodes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 5])
+async def test_partitions_are_restored_onto_other_nodes(tmp_path: Path, count: int) -> None:
     clock, root = SystemClock(), tmp_path / "old" / "cluster"
     write_plan(with_ports(new_plan(root, 3, clock, 4, 2), None, clock, spare=True))
     file = tmp_path / "b.hivemem"
@@ -206,17 +207,16 @@ async def test_partitions_are_restored_onto_other_nodes(tmp_path: Path) -> None:
     ]  # fmt: skip
     data = {group: digest for group, digest in digests(saved).items() if group}
     assert len(set(data.values())) == 4
-    for count in (1, 5):
-        await restored(file, tmp_path / f"new{count}", count)
-        async with running_cluster(tmp_path / f"new{count}", count) as new:
-            for group, held in (await digests_of_replicas(new, tmp_path)).items():
-                assert held == [data[group]] * min(2, count)
-            async with new.client() as client:
-                found = await stored(client)
-                for session, keys in acknowledged.items():
-                    assert keys.items() <= found[session].items()
-                await client.put("app", "s", "k", "new")
-                assert (await client.get("app", "s", "k")).text() == "new"
+    await restored(file, tmp_path / "new", count)
+    async with running_cluster(tmp_path / "new", count) as new:
+        for group, held in (await digests_of_replicas(new, tmp_path)).items():
+            assert held == [data[group]] * min(2, count)
+        async with new.client() as client:
+            found = await stored(client)
+            for session, keys in acknowledged.items():
+                assert keys.items() <= found[session].items()
+            await client.put("app", "s", "k", "new")
+            assert (await client.get("app", "s", "k")).text() == "new"
 
 
 async def digests_of_replicas(cluster: LocalCluster, folder: Path) -> dict[int, list[str]]:
