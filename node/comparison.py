@@ -19,6 +19,7 @@ import logging
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 from cluster.anti_entropy import Verdict, judge, majority_of
@@ -240,10 +241,8 @@ class Comparison:
         """To one of those who agree. If that does not come off, the quarantine hands over."""
         for heir in sorted(set(heirs) & self._group.configuration().voters):
             with contextlib.suppress(ClusterError):
-                await decided(
-                    lambda done, heir=heir: self._group.transfer_leadership(heir, done),  # type: ignore[misc]
-                    TRANSFER_SECONDS_MAX,
-                )
+                handing = partial(self._group.transfer_leadership, heir)
+                await decided(handing, TRANSFER_SECONDS_MAX)
                 return
 
     # --- As a replica ------------------------------------------------------------------

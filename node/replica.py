@@ -188,7 +188,7 @@ class Replica:
         """Is its state that of the group, as far as this node can tell?"""
         group = self.group
         votes = self._shared.config.node.id in group.configuration().voters
-        return votes and group.role().leader is not None
+        return votes and group.role().leader is not None and not self.guard.closed
 
     @property
     def votes(self) -> bool:

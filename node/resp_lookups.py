@@ -11,8 +11,8 @@ from engines.edits import Answer, Aspect
 from engines.interfaces import Held
 from node.errors import HivememError
 from node.local_reads import Readers
-from node.reads import ReadOptions
 from node.partition_router import GroupRouter
+from node.reads import ReadOptions
 from node.resp_actions import Look
 from node.resp_limits import ANSWER_BYTES_MAX
 
