@@ -51,7 +51,15 @@ class DamagedReplica(RemoteCallFailed):
 
 
 class GroupReads(Protocol):
-    """One group's reads on this node, as its `Router` has them."""
+    """One group's reads, wherever they are answered."""
+
+    async def read(
+        self, request: ReadRequest[T], options: ReadOptions, deadline: float
+    ) -> Shown[T]: ...
+
+
+class OwnReads(Protocol):
+    """One group's reads on this node, as its `Router` has them. They are not passed on."""
 
     async def read_here(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float
@@ -73,12 +81,10 @@ class RemoteReads:
         self._threads = threads
         self._clock = clock
         self._fail = fail
-        self._groups: dict[int, tuple[GroupReads, Callable[[], bool]]] = {}
+        self._groups: dict[int, tuple[OwnReads, Callable[[], bool]]] = {}
         transport.on_call(READ, self._answer)
 
-    def serve(
-        self, group: int, reads: GroupReads, votes: Callable[[], bool] = lambda: True
-    ) -> None:
+    def serve(self, group: int, reads: OwnReads, votes: Callable[[], bool] = lambda: True) -> None:
         """Answer other nodes' reads of `group` from here, while this node `votes` in it: one
         that is still catching up would let them wait."""
         self._groups[group] = reads, votes
@@ -129,7 +135,7 @@ class RemoteReads:
             return _encode_error(error)
 
     async def _run(
-        self, reads: GroupReads, request: ReadRequest[Any], options: ReadOptions, deadline: float
+        self, reads: OwnReads, request: ReadRequest[Any], options: ReadOptions, deadline: float
     ) -> bytes:
         try:
             shown = await reads.read_here(request, options, deadline)

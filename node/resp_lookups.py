@@ -11,8 +11,8 @@ from engines.edits import Answer, Aspect
 from engines.interfaces import Held
 from node.errors import HivememError
 from node.local_reads import Readers
-from node.partition_router import GroupRouter
 from node.reads import ReadOptions
+from node.remote_reads import GroupReads
 from node.resp_actions import Look
 from node.resp_limits import ANSWER_BYTES_MAX
 
@@ -65,7 +65,7 @@ class Groups(Protocol):
         """The same, if reads may be answered from it."""
 
 
-WayTo = Callable[[int], GroupRouter]  # the way to a group, wherever it is
+WayTo = Callable[[int], GroupReads]  # the way to a group, wherever it is
 
 
 @dataclass(slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from engines.layout import pack_leaf, unpack_leaf
 from engines.store import Store
+from node import cli
 from node.client import HivememClient
 from tests.cluster.harness import eventually
 
@@ -156,3 +159,39 @@ async def test_a_record_that_changed_with_its_checksum_is_found_by_adding_up(clu
     found = await integrity(cluster, victim)
     assert "buckets" in found["reason"]
     assert found["scrub"]["errors"] == 1
+
+
+# --- The commands -------------------------------------------------------------------------------
+
+
+async def command(capsys, cluster, *words: str) -> tuple[int, dict]:
+    endpoints = ",".join(cluster.endpoints)
+    arguments = [*words, "--endpoints", endpoints, "-o", "json"]
+    status = await asyncio.to_thread(cli.main, arguments)
+    return status, json.loads(capsys.readouterr().out or "{}")
+
+
+async def test_doctor_and_repair_on_a_running_cluster(cluster, capsys):
+    leader = await cluster.wait_leader()
+    await fill(cluster)
+    status, found = await command(capsys, cluster, "doctor")
+    assert (status, found["problems"]) == (0, [])
+    compared = [each for node in found["nodes"] for each in node["comparisons"]]
+    assert [len(each["agreed"]) for each in compared] == [3]
+    victim = (leader + 1) % 3
+    name = cluster.nodes[victim].name
+    status, found = await command(capsys, cluster, "repair", name)
+    assert (status, found["groups"]) == (0, [0])
+    await healed(cluster, victim, "operator")
+    tamper(cluster, victim, b"000")
+    async with HivememClient(cluster.endpoints, timeout_ms=20_000) as client:
+        await client.delete("repair", "s", "000")
+    status, found = await command(capsys, cluster, "doctor")
+    assert status == 1
+    assert any(f"odd: {name}" in text for text in found["problems"])
+
+    async def sound() -> bool:
+        status, _ = await command(capsys, cluster, "doctor")
+        return status == 0
+
+    await eventually(sound, 60, "the odd replica is not rebuilt")
