@@ -134,12 +134,13 @@ class Moves:
             async def drained() -> bool:
                 with contextlib.suppress(HivememError):
                     await client.drain_member(node.id)
-                    view = await client.partitions()
-                    return any(
-                        one["node"] == node.id and not one["wanted"]
-                        for each in view["partitions"]
+                    found = [
+                        one["wanted"]
+                        for each in (await client.partitions())["partitions"]
                         for one in each["replicas"]
-                    )
+                        if one["node"] == node.id
+                    ]
+                    return not all(found) or not found  # some are on their way, or all left
                 return False
 
             async def undone() -> bool:
