@@ -40,7 +40,7 @@ REPAIR = (
         "repair.reads_wait_until_the_state_is_back_where_it_was",
     ),
     one(
-        "a leader without its state takes commands",
+        "a leader whose state is rebuilt takes commands",
         "-",
         GROUP + "submit",
         "or core.repairing",
@@ -56,7 +56,7 @@ REPAIR = (
         "repair.a_leader_hands_over_and_answers_nobody",
     ),
     one(
-        "a leader without its state confirms reads",
+        "a leader whose state is rebuilt confirms reads",
         "-",
         GROUP + "_begin_read_round",
         "and not core.repairing",
