@@ -106,9 +106,9 @@ class ScriptedReplica:
         assert self.group.halted, "it still acknowledged while it was being stopped"
         self.events.append("stop")
 
-    def close(self) -> None:
+    def close(self, *, keep: bool) -> None:
         assert self.folder.exists(), "deleted before it was closed"
-        self.events.append("close")
+        self.events.append("close" if keep else "close to delete")
 
 
 class Clock(SystemClock):

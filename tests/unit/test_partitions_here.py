@@ -162,7 +162,7 @@ async def test_a_replica_that_is_told_of_its_removal_is_deleted(node: OneNode) -
     replica.fail(Removed("removed"))
     assert not node.failures, "the node goes on"
     await node.partitions.look()
-    assert replica.events == ["start", "stop", "close"]
+    assert replica.events == ["start", "stop", "close to delete"]
     assert left == [1], "requests that wait for it were not told"
     assert node.held() == []
     assert node.folders() == []
@@ -229,7 +229,7 @@ async def test_a_replica_that_nobody_talks_to_asks_and_is_deleted(node: OneNode)
     replica.answers[IDS[3]] = members(9, *ELSEWHERE)
     await node.partitions.look()
     assert node.folders() == []
-    assert replica.events == ["start", "stop", "close"]
+    assert replica.events == ["start", "stop", "close to delete"]
 
 
 async def test_it_asks_those_that_took_over_too(node: OneNode) -> None:

@@ -13,7 +13,7 @@ from engines.read_requests import GetRecord, Shown
 from node.errors import Unavailable
 from node.reads import Consistency, ReadOptions
 from node.router import ReplicaLeft
-from tests.unit.test_router import DONE, PLAIN, REPEATABLE, make, soon
+from tests.unit.test_router import DONE, PLAIN, REPEATABLE, ScriptedReads, make, soon
 
 REQUEST = GetRecord("n", "s", b"k")
 
@@ -95,7 +95,7 @@ async def test_a_read_that_meets_the_closed_state_is_answered_there():
     router, _, _ = make()
     there = There()
 
-    class Closed:
+    class Closed(ScriptedReads):
         async def run(self, request, deadline):
             router.leave(there)
             raise StoreFailed("closed")
@@ -108,7 +108,7 @@ async def test_a_read_that_meets_the_closed_state_is_answered_there():
 async def test_a_failing_disk_is_not_mistaken_for_it():
     router, _, _ = make()
 
-    class Broken:
+    class Broken(ScriptedReads):
         async def run(self, request, deadline):
             raise StoreFailed("I/O error")
 
