@@ -8,6 +8,10 @@ from dataclasses import dataclass
 STALENESS_MS_MAX = 3_600_000
 
 
+class ReplicaLeft(Exception):
+    """The replica that was to answer is not on this node any more."""
+
+
 class Consistency(enum.StrEnum):
     """What a read may answer with."""
 

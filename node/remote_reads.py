@@ -24,7 +24,7 @@ from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.http_errors import FATAL, as_hivemem
 from node.http_limits import INLINE_BYTES_MAX, TIMEOUT_MS_MAX
 from node.local_reads import ReaderThreads
-from node.reads import Consistency, ReadOptions
+from node.reads import Consistency, ReadOptions, ReplicaLeft
 
 T = TypeVar("T")
 
@@ -131,6 +131,9 @@ class RemoteReads:
             return _encode_error(RemoteCallFailed(str(error), definite=True))
         except ReadersBusy as error:
             return _encode_error(as_hivemem(error, writes=False))
+        except ReplicaLeft:
+            left = RemoteCallFailed("the group is not on this node any more", definite=True)
+            return _encode_error(left)
         except (HivememError, RemoteCallFailed) as error:
             return _encode_error(error)
 

@@ -31,15 +31,11 @@ from node.local_reads import LocalReads
 from node.proposals import Elsewhere, Proposals
 from node.quarantine import ReplicaQuarantined
 from node.read_failover import ReadFailover
-from node.reads import Consistency, ReadOptions
+from node.reads import Consistency, ReadOptions, ReplicaLeft
 
 T = TypeVar("T")
 
 REVISION_POLL_SECONDS = 0.01  # a reader that waits for a revision looks again this often
-
-
-class ReplicaLeft(Exception):
-    """The replica that was to answer is not on this node any more."""
 
 
 class Away(Led, Elsewhere, Protocol):
@@ -139,18 +135,22 @@ class Router:
                 if self._failover is None:
                     raise
                 return await self._failover.read(request, options, deadline, error)
-            except (ReplicaLeft, StoreFailed):
-                if self._other_way is None:
-                    raise
+            except ReplicaLeft:
+                assert self._other_way is not None
         return await self._other_way.read(request, options, deadline)
 
     async def read_here(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float
     ) -> Shown[T]:
-        """As `read`, from this node's state alone."""
+        """As `read`, from this node's state alone. Raises ReplicaLeft, too."""
+        self._check_here()
         self._reads.check()
         await self.barrier(options, deadline)
-        return await self._reads.run(request, deadline)
+        try:
+            return await self._reads.run(request, deadline)
+        except StoreFailed:
+            self._check_here()  # it was closed because the replica left, which is no failure
+            raise
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
         """Return when this node's state may answer the read.

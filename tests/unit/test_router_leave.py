@@ -11,8 +11,7 @@ from cluster.interfaces import Role
 from engines.errors import StoreFailed
 from engines.read_requests import GetRecord, Shown
 from node.errors import Unavailable
-from node.reads import Consistency, ReadOptions
-from node.router import ReplicaLeft
+from node.reads import Consistency, ReadOptions, ReplicaLeft
 from tests.unit.test_router import DONE, PLAIN, REPEATABLE, ScriptedReads, make, soon
 
 REQUEST = GetRecord("n", "s", b"k")
@@ -103,6 +102,23 @@ async def test_a_read_that_meets_the_closed_state_is_answered_there():
     router._reads = Closed()
     options = ReadOptions(Consistency.STALE)
     assert (await router.read(REQUEST, options, soon(1))).found == "from there"
+
+
+async def test_what_asks_for_this_nodes_state_alone_hears_that_it_left():
+    """Another node's read, which is not passed on. A closed state is no failing disk."""
+    router, _, _ = make()
+
+    class Closed(ScriptedReads):
+        async def run(self, request, deadline):
+            router.leave(There())
+            raise StoreFailed("closed")
+
+    router._reads = Closed()
+    stale = ReadOptions(Consistency.STALE)
+    with pytest.raises(ReplicaLeft):
+        await router.read_here(REQUEST, stale, soon(1))
+    with pytest.raises(ReplicaLeft):
+        await router.read_here(REQUEST, stale, soon(1))
 
 
 async def test_a_failing_disk_is_not_mistaken_for_it():

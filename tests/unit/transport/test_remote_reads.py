@@ -41,7 +41,7 @@ from engines.read_requests import (
 from node.clock import SystemClock
 from node.errors import DeadlineExceeded, InternalError, Unavailable
 from node.local_reads import LocalReads, ReaderThreads
-from node.reads import LINEARIZABLE, Consistency, ReadOptions
+from node.reads import LINEARIZABLE, Consistency, ReadOptions, ReplicaLeft
 from node.remote_reads import READ, DamagedReplica, RemoteReads
 from node.router import Router
 from tests.unit.engine_state import State
@@ -219,6 +219,21 @@ async def test_busy_readers_are_an_overload(both: Both) -> None:
     with pytest.raises(Unavailable) as caught:
         await both.read(KEY)
     assert caught.value.code == "OVERLOADED"
+
+
+async def test_a_replica_that_leaves_meanwhile_is_no_failure_of_its_node(both: Both) -> None:
+    both.reads.error = ReplicaLeft()
+    with pytest.raises(RemoteCallFailed, match="not on this node any more") as caught:
+        await both.read(KEY)
+    assert caught.value.definite
+    assert not both.failed_b
+
+
+async def test_a_learner_answers_nobody(both: Both) -> None:
+    both.b.serve(GROUP, both.reads, lambda: False)
+    with pytest.raises(RemoteCallFailed, match="is not on this node") as caught:
+        await both.read(KEY)
+    assert caught.value.definite
 
 
 async def test_a_group_that_is_not_there_is_refused_and_not_passed_on(both: Both) -> None:
