@@ -66,8 +66,7 @@ class Moves:
 
     async def run(self) -> Judgement:
         """Raises TimeoutError, AssertionError: what must come to happen did not."""
-        async with self._client() as client:
-            await self._spread(client)
+        await self._spread()
         workload = Workload(
             self._endpoints(),
             self.record,
@@ -99,15 +98,14 @@ class Moves:
 
     async def _phase(self, name: str, change: Callable[[], Awaitable[None]]) -> None:
         """Until everything is where it should be."""
-        async with self._client() as client:
-            before = _held(await self._spread(client))
-            began = time.monotonic()
-            self._kills = []
-            async with self._striking():
-                await change()
-                await self._spread(client)
-            await self._all_up()
-            moved = len(_held(await self._spread(client)) - before)
+        before = _held(await self._spread())
+        began = time.monotonic()
+        self._kills = []
+        async with self._striking():
+            await change()
+            await self._spread()
+        await self._all_up()
+        moved = len(_held(await self._spread()) - before)
         self.phases.append(Phase(name, began, time.monotonic(), moved, tuple(self._kills)))
 
     async def _add(self, name: str) -> None:
@@ -193,25 +191,26 @@ class Moves:
         code = await self.cluster.ended(index, REMOVED_SECONDS)
         assert code == 0, f"{name} ended with {code}"
 
-    async def _spread(self, client: HivememClient) -> Partitions:
+    async def _spread(self) -> Partitions:
         """Where every partition is, once it is where it should be and nothing is to move."""
         found: list[Partitions] = []
-        last: list[str] = ["nobody says where the partitions are"]
+        last = ["nobody says where the partitions are"]
+        async with self._client() as client:
 
-        async def settled() -> bool:
+            async def settled() -> bool:
+                try:
+                    view = await client.partitions()
+                except HivememError as error:
+                    last[0] = str(error)
+                    return False
+                last[0] = str(view["progress"])
+                found[:] = [view]
+                return _settled(view)
+
             try:
-                view = await client.partitions()
-            except HivememError as error:
-                last[0] = str(error)
-                return False
-            last[0] = str(view["progress"])
-            found[:] = [view]
-            return _settled(view)
-
-        try:
-            await eventually(settled, SPREAD_SECONDS, "the partitions are not spread")
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}: {last[0]}") from None
+                await eventually(settled, SPREAD_SECONDS, "the partitions are not spread")
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}: {last[0]}") from None
         return found[0]
 
     # --- Kills ---------------------------------------------------------------------
