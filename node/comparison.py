@@ -19,7 +19,6 @@ import logging
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NamedTuple
 
 from cluster.anti_entropy import Verdict, judge, majority_of
@@ -241,9 +240,14 @@ class Comparison:
         """To one of those who agree. If that does not come off, the quarantine hands over."""
         for heir in sorted(set(heirs) & self._group.configuration().voters):
             with contextlib.suppress(ClusterError):
-                handing = partial(self._group.transfer_leadership, heir)
-                await decided(handing, TRANSFER_SECONDS_MAX)
+                await self._transfer(heir)
                 return
+
+    async def _transfer(self, heir: str) -> None:
+        """Raises ClusterError: it did not come off."""
+        await decided(
+            lambda done: self._group.transfer_leadership(heir, done), TRANSFER_SECONDS_MAX
+        )
 
     # --- As a replica ------------------------------------------------------------------
 
