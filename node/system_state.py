@@ -18,6 +18,7 @@ from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.http_errors import rejection
 from node.local_reads import Readers
+from node.quarantine import ReplicaQuarantined
 from node.service import Router
 
 _NAMESPACE, _SESSION = "system", "placement"
@@ -107,11 +108,15 @@ class SystemState:
         self.nodes: dict[str, NodeRecord] = {}
 
     def refresh(self) -> bool:
-        """Look at what was applied since; True if there was anything."""
+        """Look at what was applied since; True if there was anything. While the state is being
+        rebuilt, what was known stays."""
         if self._machine.revision == self._revision:
             return False
-        with self._readers() as reader:
-            found = records(reader)
+        try:
+            with self._readers() as reader:
+                found = records(reader)
+        except ReplicaQuarantined:
+            return False
         self._versions, self.nodes, self.map = found.versions, found.nodes, found.map
         self._revision = found.revision
         return True
