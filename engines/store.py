@@ -58,6 +58,15 @@ _OLD = ".old"  # suffix of a replaced directory until it is gone
 # no lock and no scan of the reader table.
 _SPARE_READERS_MAX = 16
 
+# What LMDB says of pages that lead nowhere, in circles, or into pages that are full.
+_DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.CursorFullError,
+    lmdb.PageFullError,
+    lmdb.BadTxnError,
+)
+
 # Quoted: the classes are generic in lmdb's stubs alone.
 Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
 Cursor: TypeAlias = "lmdb.Cursor[memoryview]"
@@ -153,7 +162,7 @@ class Environment:
     def translated(self, error: lmdb.Error) -> EngineError:
         if isinstance(error, lmdb.MapFullError):
             return StoreFull(str(self.path), self.map_bytes)
-        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
+        if isinstance(error, _DAMAGE):
             return CorruptRecord("store", b"", str(error))
         return StoreFailed(f"store {self.path}: {error}")
 

@@ -35,7 +35,7 @@ from cluster.snapshot import SnapshotStore
 from cluster.snapshot_rules import SnapshotOptions
 from cluster.transport import Transport
 from cluster.upstream import RaftTiming
-from engines.errors import CorruptRecord, ReadersBusy, UnknownFormat
+from engines.errors import CorruptRecord, ReadersBusy, StoreFailed, UnknownFormat
 from engines.interfaces import Limits
 from engines.scan import examine_file
 from engines.state_machine import StateMachine
@@ -377,7 +377,8 @@ class Checkpoints:
 
         try:
             examine_file(path, pace=pace)
-        except CorruptRecord as error:
+        except (CorruptRecord, StoreFailed) as error:
+            # Its bytes are what was copied: what LMDB cannot follow in them was damaged then.
             raise DamagedContent(str(path), str(error)) from error
         except UnknownFormat as error:
             raise CorruptSnapshot(str(path), str(error)) from error

@@ -36,7 +36,7 @@ from cluster.log import SegmentedLog
 from cluster.log_check import verify_records
 from cluster.snapshot import SnapshotStore
 from engines.digests import Deltas, Watched, add, load_buckets, total
-from engines.errors import CorruptRecord, ReadersBusy
+from engines.errors import CorruptRecord, ReadersBusy, StoreFailed
 from engines.scan import Piece, Position, check_sums, scan
 from engines.state_machine import StateMachine
 from engines.store import Snapshot, Store
@@ -171,8 +171,9 @@ class GroupScrub:
                 await self._spend(pace, piece.size)
             self._check_undisturbed(replaced)
             self._compare(sums)
-        except CorruptRecord as error:
-            if replaced != self._store.replaced:
+        except (CorruptRecord, StoreFailed) as error:
+            # A map is read without a call that could fail: what LMDB cannot follow is damaged.
+            if self._closed or replaced != self._store.replaced:
                 raise Interrupted from error
             self._found(str(error))
             self._quarantine.quarantine("scrub", str(error))

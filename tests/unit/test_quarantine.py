@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import membership
-from cluster.errors import StateDamaged
+from cluster.errors import DamagedContent, StateDamaged
 from cluster.group import RaftGroup
 from cluster.interfaces import CommittedBatch
 from cluster.membership import Member
@@ -19,7 +19,7 @@ from cluster.memory_snapshots import CheckpointDumps, MemorySnapshots
 from cluster.memory_transport import MemoryNetwork
 from cluster.raft import Identity
 from engines.command import Put, encode
-from engines.errors import CorruptRecord
+from engines.errors import CorruptRecord, StoreFailed
 from engines.interfaces import Limits
 from engines.state_machine import StateMachine
 from engines.store import Store
@@ -276,3 +276,17 @@ def test_guarded_machine_tells_damage_from_failure(rig: Rig) -> None:
     with pytest.raises(StateDamaged, match="leaves"):
         machine.apply([CommittedBatch(2, 1, ())])
     assert rig.guard.closed
+
+
+@pytest.mark.parametrize("error", [CorruptRecord("store", b"", "torn"), StoreFailed("EINVAL")])
+def test_a_snapshot_that_cannot_be_read_was_made_of_damage(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def examine(path: Path, pace: object) -> int:
+        raise error
+
+    monkeypatch.setattr("node.replica.examine_file", examine)
+    folder: Any = DataDir()
+    checkpoints = Checkpoints(rig.machine, folder, lambda: 0.0)
+    with pytest.raises(DamagedContent):
+        checkpoints.examine(tmp_path, lambda: False)

@@ -20,6 +20,7 @@ from cluster.snapshot import SnapshotStore
 from cluster.snapshot_rules import SnapshotOptions
 from engines.command import Delete, Put, encode
 from engines.digests import Deltas, Watched, add
+from engines.errors import StoreFailed
 from engines.interfaces import Limits
 from engines.scan import Piece, Position
 from engines.state_machine import StateMachine
@@ -328,3 +329,20 @@ def test_sums_tell_changes_before_in_and_behind_the_piece() -> None:
     sums.changed([Watched(2, b"l", 9), behind])
     scrub.total([Watched(2, b"l", 9)], expected)
     assert sums.total == expected
+
+
+async def test_pages_that_lmdb_cannot_follow_are_damage(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.fill()
+
+    def broken(*arguments: object) -> Piece:
+        raise StoreFailed("mdb_cursor_get: invalid argument")
+
+    monkeypatch.setattr(scrub, "scan", broken)
+    await rig.run()
+    assert rig.quarantine.told == [("scrub", "mdb_cursor_get: invalid argument")]
+    rig.quarantine.mark, rig.quarantine.told = None, []
+    rig.scrub.close()
+    await rig.run()
+    assert rig.quarantine.told == []
