@@ -195,3 +195,28 @@ async def test_doctor_and_repair_on_a_running_cluster(cluster, capsys):
         return status == 0
 
     await eventually(sound, 60, "the odd replica is not rebuilt")
+
+
+async def test_a_node_that_is_killed_while_it_repairs_itself_goes_on_when_it_starts(cluster):
+    leader = await cluster.wait_leader()
+    await fill(cluster)
+    victim = (leader + 1) % 3
+    node = cluster.nodes[victim]
+    async with HivememClient(cluster.endpoints, timeout_ms=20_000) as client:
+        assert await client.reseed_member(node.id) == [0]
+    await cluster.kill(victim)
+    # Whether it was over or not: as if it had not been, the mark stands, and the state is torn.
+    mark = node.data_dir / "groups" / "0" / "quarantine.json"
+    mark.write_text(json.dumps({"reason": "a test", "reseed_from": 1, "since_ms": 1}))
+    with state_file(cluster, victim).open("r+b") as file:
+        file.write(b"\xff" * 65536)
+    await cluster.restart(victim, ready=False)
+
+    async def serves() -> bool:
+        found = await integrity(cluster, victim)
+        return bool(found) and found["state"] == "serving" and found["quarantines"] != {}
+
+    await eventually(serves, 40, "it does not serve again")
+    assert (await integrity(cluster, victim))["quarantines"] == {"start": 1}
+    assert await read(cluster, victim, consistency="stale") == SECRET
+    assert not mark.exists()
