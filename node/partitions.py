@@ -251,8 +251,8 @@ class Partitions:
         The founders agree on each other, while the first map is in force. Who comes later
         listens to every node of the cluster, since any of them may lead by now, and has no
         vote before the log gives it one: it may have been here before, and have forgotten how
-        it voted. So the first map must stay in
-        force until the members of every group are committed (`placement_duties.py`).
+        it voted. So the first map must stay in force until the members of every group are
+        committed (`placement_duties.py`).
         """
         founders = set(partition.founders)
         if founds:

@@ -51,7 +51,7 @@ class Moves:
     rate: float
     seed: int = 0
     kill: bool = False
-    remove_leader: bool = False  # of the system group, rather than the first node
+    remove_leader: bool = False  # of the system group, rather than any of the first nodes
     calm_seconds: float = CALM_SECONDS
     more: int = 2  # nodes that are added
     redis: bool = True  # some of the work goes through the Redis doors

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import ClusterError, PeerUnreachable
+from cluster.errors import PeerUnreachable
 from cluster.interfaces import Role
 from cluster.membership import Configuration, Member
 from cluster.partition_map import Partition, PartitionMap
@@ -168,6 +168,3 @@ class OneNode:
 
     def folders(self) -> list[int]:
         return self.data_dir.groups()
-
-
-UNREACHABLE: ClusterError = PeerUnreachable("away", definite=True)
