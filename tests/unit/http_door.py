@@ -100,7 +100,9 @@ class ScriptedRouter(Router):
     async def propose_many(
         self, commands: Sequence[Command], deadline: float
     ) -> list[Result | HivememError]:
-        if self.error is not None and not isinstance(self.error, HivememError):
+        if isinstance(self.error, HivememError):
+            return [self.error] * len(commands)
+        if self.error is not None:
             raise self.error
         return await super().propose_many(commands, deadline)
 
