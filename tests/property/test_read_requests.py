@@ -48,7 +48,7 @@ EXAMPLES = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 PUTS = st.builds(
     Put, NAMESPACES, SESSIONS, KEYS, st.binary(max_size=30), st.just("text/plain"), st.just(1000),
-    st.none() | st.just(2000),
+    st.none() | st.just(2000), if_version=st.none(), request_id=st.none(),
 )  # fmt: skip
 DELETES = st.builds(Delete, NAMESPACES, SESSIONS, KEYS, st.just(1000))
 COMMANDS = st.lists(PUTS | PUTS | DELETES, max_size=25)
