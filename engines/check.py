@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 
+from engines.check_collections import collection_problems
 from engines.counters import Counters, load_counters
 from engines.digests import BUCKETS, Deltas, add, differing, load_buckets
 from engines.errors import CorruptRecord
@@ -27,6 +28,7 @@ from engines.layout import (
     unpack_leaf,
     unseal,
 )
+from engines.registry import load_registry
 from engines.store import Database, Databases, Snapshot, Transaction
 
 PROBLEMS_MAX = 100  # a check stops there: a broken store would repeat itself
@@ -65,6 +67,7 @@ def problems(txn: Transaction, databases: Databases) -> list[str]:
         examination.leaving,
         examination.expiry,
         examination.requests,
+        examination.collections,
         examination.totals,
         examination.digests,
     ):
@@ -255,6 +258,11 @@ class _Examination:
             unseal("requests", key, remembered)
             self._counted.request_bytes += len(remembered)
         self._counted.request_ids = self._txn.stat(self._databases.requests)["entries"]
+
+    def collections(self) -> Iterator[str]:
+        return collection_problems(
+            self._txn, self._databases, load_registry(), self._counters.collections
+        )
 
     def totals(self) -> Iterator[str]:
         for name in _Totals.__slots__:

@@ -1,21 +1,31 @@
 """MessagePack, narrowed to what this package stores: the only importer of msgpack.
 
-Values are None, bool, int, str, bytes and tuples of these. Maps and extension
-types are refused: nothing here needs them, and an extension type could carry
-meaning that another build reads differently.
+`pack` and `unpack` are for the package's own records: None, bool, int, str, bytes and tuples
+of these. `pack_value` and `unpack_value` are for what callers store in collections: JSON's
+values, and bytes. Extension types are refused: one could carry meaning that another build
+reads differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import NoReturn, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
 
+from engines.errors import InvalidArgument
+
 Packable = None | bool | int | str | bytes | Sequence["Packable"]
 Unpacked = None | bool | int | str | bytes | tuple["Unpacked", ...]
 
+# What callers store: JSON's values, and bytes.
+Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[str, "Value"]
+
 T = TypeVar("T")
+
+VALUE_DEPTH_MAX = 32  # arrays and objects within each other
+_INTEGER_MIN, _INTEGER_MAX = -(1 << 63), (1 << 64) - 1  # what MessagePack can hold
 
 
 class Malformed(ValueError):
@@ -43,6 +53,54 @@ def unpack(packed: bytes | memoryview) -> Unpacked:
 
 def _refuse(*_: object) -> NoReturn:
     raise Malformed("maps and extension types are not used")
+
+
+def pack_value(value: Value) -> bytes:
+    """Encode a value that `check_value` accepts; an object's members keep their order."""
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def unpack_value(packed: bytes | memoryview) -> Value:
+    """The value that `pack_value` wrote: lists for arrays. Raises Malformed."""
+    try:
+        value: Value = msgpack.unpackb(packed, ext_hook=_refuse)
+    except ValueError as error:
+        raise Malformed(str(error) or type(error).__name__) from error
+    return value
+
+
+def check_value(value: object, field: str, depth: int = VALUE_DEPTH_MAX) -> None:
+    """Raises InvalidArgument, naming the place within `field`, for what cannot be stored."""
+    kind = type(value)
+    if kind is str:
+        assert isinstance(value, str)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(field, "is not text that UTF-8 can hold") from None
+    elif kind is int:
+        assert isinstance(value, int)
+        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+            raise InvalidArgument(field, "does not fit 64 bits")
+    elif kind is float:
+        assert isinstance(value, float)
+        if not isfinite(value):
+            raise InvalidArgument(field, "must be a finite number")
+    elif isinstance(value, list | tuple | dict):
+        if depth == 0:
+            raise InvalidArgument(field, f"is nested deeper than {VALUE_DEPTH_MAX}")
+        if isinstance(value, dict):
+            for name, member in value.items():
+                if type(name) is not str:
+                    raise InvalidArgument(field, "has a member whose name is not text")
+                check_value(name, field)
+                check_value(member, f"{field}.{name}", depth - 1)
+        else:
+            for place, item in enumerate(value):
+                check_value(item, f"{field}[{place}]", depth - 1)
+    elif kind is not bool and kind is not bytes and value is not None:
+        raise InvalidArgument(field, f"a {kind.__name__} cannot be stored")
 
 
 # Checks of one decoded value. Types are compared exactly: a bool is not taken for an int.

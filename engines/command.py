@@ -24,6 +24,7 @@ from engines.errors import UnknownCommand
 from engines.interfaces import DueRecord, Limits
 from engines.mutations import (
     Checkpoint,
+    CollectionCommand,
     Command,
     Compare,
     CompareOp,
@@ -32,6 +33,7 @@ from engines.mutations import (
     Delete,
     Expire,
     Put,
+    Sweep,
     Txn,
     TxnDelete,
     TxnGet,
@@ -48,6 +50,7 @@ from engines.validation import (
 
 __all__ = [
     "Checkpoint",
+    "CollectionCommand",
     "Command",
     "Compare",
     "CompareOp",
@@ -58,6 +61,7 @@ __all__ = [
     "Edit",
     "Expire",
     "Put",
+    "Sweep",
     "Txn",
     "TxnDelete",
     "TxnGet",
@@ -79,6 +83,7 @@ REQUEST_DIGEST_BYTES = 16
 
 # Numbers in the log are forever: never reuse one.
 _PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _EDIT, _CHECKPOINT = 1, 2, 3, 4, 5, 6, 7
+_COLLECTION, _SWEEP = 8, 9
 _OP_PUT, _OP_DELETE, _OP_GET = 1, 2, 3
 _TARGETS = {
     CompareTarget.VERSION: 1,
@@ -163,6 +168,12 @@ def _parts(command: Command, *, stamped: bool) -> Packable:
             return (_CONFIGURE, [(name, getattr(limits, name)) for name in _LIMIT_NAMES])
         case Checkpoint():
             return (_CHECKPOINT,)
+        case CollectionCommand(ns, collection, operation, body, now, seed, request_id):
+            if not stamped:
+                now, seed, request_id = 0, 0, None
+            return (_COLLECTION, ns, collection, operation, body, now, seed, request_id)
+        case Sweep(items_max):
+            return (_SWEEP, items_max)
 
 
 def _compares(compare: Sequence[Compare]) -> Packable:
@@ -287,6 +298,8 @@ _COMMANDS = {
     _EXPIRE: _shape(_expire, _TUPLE, _INT),
     _CONFIGURE: _shape(_configure, _TUPLE),
     _CHECKPOINT: _shape(Checkpoint),
+    _COLLECTION: _shape(CollectionCommand, _STR, _STR, _STR, _BYTES, _INT, _INT, _OPT_STR),
+    _SWEEP: _shape(Sweep, _INT),
 }
 _PUT_TYPES = _COMMANDS[_PUT].signatures
 _OPERATIONS = {

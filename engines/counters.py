@@ -39,6 +39,7 @@ class Counters:
     request_next: int = 1  # number of the next one
     request_bytes: int = 0  # bytes of the remembered records
     leaving: int = 0  # entries of `leaving`
+    collections: int = 0  # those that are not dropped
 
     @property
     def floor(self) -> ChangeId:

@@ -3,6 +3,7 @@
 EngineError
 ├── InvalidArgument      names the field; nothing stored
 ├── Compacted            the revision asked for is no longer kept
+├── QueryCancelled       the caller's deadline passed; what the query found is not wanted
 ├── ReadersBusy          too many snapshots are open at once; retry
 ├── UnknownRead          a read or an answer that this build cannot decode; nothing was read
 ├── UnknownCommand       fail-stop: this build cannot read the log
@@ -25,7 +26,9 @@ class InvalidArgument(EngineError):
     def __init__(self, field: str, message: str, code: str = "INVALID_ARGUMENT") -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
-        self.code = code  # INVALID_ARGUMENT | KEY_TOO_LARGE | VALUE_TOO_LARGE | BODY_TOO_LARGE
+        # INVALID_ARGUMENT | KEY_TOO_LARGE | VALUE_TOO_LARGE | BODY_TOO_LARGE |
+        # COLLECTION_NOT_FOUND
+        self.code = code
 
 
 class Compacted(EngineError):
@@ -34,6 +37,10 @@ class Compacted(EngineError):
     def __init__(self, compacted_revision: int) -> None:
         super().__init__(f"revisions before {compacted_revision} are no longer kept")
         self.compacted_revision = compacted_revision
+
+
+class QueryCancelled(EngineError):
+    """Nobody waits for this query's answer any more."""
 
 
 class ReadersBusy(EngineError):

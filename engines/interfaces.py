@@ -142,6 +142,12 @@ class RejectCode(enum.StrEnum):
     VERSION_CONFLICT = "VERSION_CONFLICT"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+    # Of collections.
+    COLLECTION_NOT_FOUND = "COLLECTION_NOT_FOUND"
+    COLLECTION_EXISTS = "COLLECTION_EXISTS"
+    ITEM_NOT_FOUND = "ITEM_NOT_FOUND"
+    ITEM_EXISTS = "ITEM_EXISTS"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"  # by the settings of the collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,20 @@ class Rejected:
     code: RejectCode
     message: str
     version: int | None = None  # VERSION_CONFLICT: the record's version, 0 if absent
+    field: str | None = None  # INVALID_ARGUMENT: what is at fault
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionResult:
+    """What a command on a collection did: `codec.pack_value` of the engine's answer."""
+
+    answer: bytes
+    log_index: int  # of the entry that did it
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    removed: int  # items of dropped collections
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +223,8 @@ Result = (
     | ExpireResult
     | ConfigureResult
     | CheckpointResult
+    | CollectionResult
+    | SweepResult
     | Rejected
 )
 

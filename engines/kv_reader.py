@@ -9,9 +9,12 @@ not found. All raise CorruptRecord when a checksum does not verify.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+from engines.collection_reader import CollectionReader
 from engines.counters import Counters, load_counters
+from engines.derived import DerivedIndexes
 from engines.errors import Compacted, CorruptRecord, InvalidArgument
 from engines.interfaces import (
     Change,
@@ -43,15 +46,25 @@ from engines.layout import (
     unpack_change,
     unpack_leaf,
 )
+from engines.registry import Registry
 from engines.store import Snapshot, Transaction
 
 
 class KvReader:
     """Reads the state as of one snapshot."""
 
-    __slots__ = ("_databases", "_loaded", "_snapshot")
+    __slots__ = ("_databases", "_indexes", "_loaded", "_registry", "_snapshot", "stop")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        registry: Registry | None = None,
+        indexes: DerivedIndexes | None = None,
+    ) -> None:
+        """`registry`, `indexes`: for reads of collections."""
+        self._registry = registry
+        self._indexes = indexes
+        self.stop: Callable[[], bool] = lambda: False  # does nobody wait any more?
         self._snapshot = snapshot
         self._databases = snapshot.databases
         self._loaded: Counters | None = None
@@ -66,6 +79,14 @@ class KvReader:
         if self._loaded is None:
             self._loaded = load_counters(self._txn, self._databases)
         return self._loaded
+
+    @property
+    def collections(self) -> CollectionReader:
+        """Reads of collections."""
+        assert self._registry is not None
+        return CollectionReader(
+            self._snapshot, self._counters.applied_index, self._registry, self._indexes, self.stop
+        )
 
     @property
     def revision(self) -> int:

@@ -135,4 +135,33 @@ class Checkpoint:
     """Have every replica note its hash tree as of the entry that holds this, whole."""
 
 
-Command = Put | Delete | Txn | Edit | Expire | Configure | Checkpoint
+@dataclass(frozen=True, slots=True)
+class CollectionCommand:
+    """One command on one collection, which is placed as a session of its name is.
+
+    `operation`: CREATE, ALTER, DROP (`collections.py`), or one of its engine's that writes.
+    `body`: `codec.pack_value` of the parameters. `seed`: 64 random bits for ids that the
+    engine makes up.
+    """
+
+    namespace: str
+    collection: str
+    operation: str
+    body: bytes
+    now_ms: int
+    seed: int
+    request_id: str | None = None
+
+    @property
+    def session(self) -> str:
+        return self.collection
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Remove items of dropped collections, at most so many."""
+
+    items_max: int
+
+
+Command = Put | Delete | Txn | Edit | Expire | Configure | Checkpoint | CollectionCommand | Sweep

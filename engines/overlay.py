@@ -97,6 +97,23 @@ class Table:
         with self._txn.cursor(db=self._database) as cursor:
             return bytes(cursor.key()) if cursor.set_range(key) else None
 
+    def keys(self, low: bytes, high: bytes, reverse: bool, count: int) -> list[bytes]:
+        """The first `count` keys with low <= key < high, or the last; writes what waits."""
+        self.flush()
+        found: list[bytes] = []
+        with self._txn.cursor(db=self._database) as cursor:
+            if reverse:
+                there = cursor.prev() if cursor.set_range(high) else cursor.last()
+            else:
+                there = cursor.set_range(low)
+            while there and len(found) < count:
+                key = bytes(cursor.key())
+                if key < low or key >= high:
+                    break
+                found.append(key)
+                there = cursor.prev() if reverse else cursor.next()
+        return found
+
     def flush(self) -> None:
         """Write what waits, in key order."""
         written = self._written
@@ -128,6 +145,8 @@ class Overlay:
     """The tables of one apply."""
 
     __slots__ = (
+        "_lazy",
+        "_table",
         "changes",
         "expiry",
         "graves",
@@ -142,6 +161,8 @@ class Overlay:
         def table(name: str, *, append: bool = False) -> Table:
             return Table(txn, databases, _NUMBERS[name], tally, append=append)
 
+        self._table = table
+        self._lazy: dict[str, Table] = {}  # most applies touch no collection
         self.sessions = table("sessions")
         self.leaves = table("leaves")
         self.graves = table("graves")
@@ -151,8 +172,24 @@ class Overlay:
         self.requests = table("requests")
         self.request_order = table("request_order", append=True)
 
+    @property
+    def collections(self) -> Table:
+        return self._of("collections")
+
+    @property
+    def items(self) -> Table:
+        return self._of("items")
+
+    def _of(self, name: str) -> Table:
+        found = self._lazy.get(name)
+        if found is None:
+            found = self._lazy[name] = self._table(name)
+        return found
+
     def flush(self) -> None:
         """Write everything. Raises CorruptRecord."""
+        for table in self._lazy.values():
+            table.flush()
         self.sessions.flush()
         self.leaves.flush()
         self.graves.flush()

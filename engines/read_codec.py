@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
+from engines.catalog import COLLECTION_FIELDS, Collection
 from engines.codec import (
     Malformed,
     Packable,
@@ -20,8 +21,17 @@ from engines.codec import (
     integer,
     optional,
     pack,
+    pack_value,
     text,
     unpack,
+    unpack_value,
+)
+from engines.collection_requests import (
+    CollectionPage,
+    DescribeCollection,
+    ListCollections,
+    QueryAnswer,
+    QueryCollection,
 )
 from engines.errors import Compacted, CorruptRecord, InvalidArgument, UnknownRead
 from engines.interfaces import (
@@ -60,11 +70,17 @@ _VERSION_BYTE = bytes([VERSION])
 # Kinds of answers that are errors; the others are the numbers of their requests.
 _COMPACTED, _CORRUPT, _INVALID = 101, 102, 103
 _ARGUMENT_CODES = frozenset(
-    ("INVALID_ARGUMENT", "KEY_TOO_LARGE", "VALUE_TOO_LARGE", "BODY_TOO_LARGE")
+    (
+        "INVALID_ARGUMENT",
+        "KEY_TOO_LARGE",
+        "VALUE_TOO_LARGE",
+        "BODY_TOO_LARGE",
+        "COLLECTION_NOT_FOUND",
+    )
 )
 
 Check = Callable[[object], object]
-_Page = ScanSession | ListHistory | ListSessions | ListNamespaces | WalkNamespace
+_Page = ScanSession | ListHistory | ListSessions | ListNamespaces | WalkNamespace | ListCollections
 Refusal = Compacted | CorruptRecord | InvalidArgument
 
 
@@ -262,6 +278,37 @@ def _listed_page(request: WalkNamespace, parts: object) -> ListedPage:
     return ListedPage(tuple(map(_listed, _some(rows, more, request))), boolean(more))
 
 
+def _collection_parts(collection: Collection) -> Packable:
+    return pack_value([getattr(collection, name) for name in COLLECTION_FIELDS])
+
+
+def _collection(namespace: str, parts: object) -> Collection:
+    fields = unpack_value(data(parts))
+    if not isinstance(fields, list) or tuple(map(type, fields)) != _COLLECTION_TYPES:
+        raise Malformed("a collection has fields of the wrong number or type")
+    collection = Collection(*fields)
+    if collection.namespace != namespace:
+        raise Malformed("a collection of another namespace")
+    return collection
+
+
+def _described(request: DescribeCollection, parts: object) -> Collection:
+    collection = _collection(request.namespace, parts)
+    if collection.name != request.session:
+        raise Malformed("another collection than the one asked for")
+    return collection
+
+
+def _collection_page(request: ListCollections, parts: object) -> CollectionPage:
+    rows, more = array(parts)
+    found = tuple(_collection(request.namespace, row) for row in _some(rows, more, request))
+    return CollectionPage(found, boolean(more))
+
+
+def _collection_page_parts(page: CollectionPage) -> Packable:
+    return ([_collection_parts(each) for each in page.collections], page.more)
+
+
 def _some(rows: object, more: object, request: _Page) -> tuple[object, ...]:
     """The items of a page: bounded, and where it goes on is known."""
     items = array(rows)
@@ -309,6 +356,8 @@ _change = _row(
 )  # fmt: skip
 _wanted = _rows(_row(Wanted, text, text, data))
 _wanted_held = _rows(_row(WantedHeld, text, text, data, boolean))
+_query_answer = _row(QueryAnswer, data, text, _natural, _natural)
+_COLLECTION_TYPES = (str, str, bytes, str, dict, int, int, int, int)
 _place = _row(lambda *columns: columns, text, data)
 
 # Numbers travel between builds: never reuse one.
@@ -328,6 +377,15 @@ _KINDS: dict[int, _Kind] = {
     7: _kind(ListSessions, text, optional(text), integer, found=_name_page),
     8: _kind(ListNamespaces, optional(text), integer, found=_name_page),
     9: _kind(WalkNamespace, text, optional(_place), integer, integer, found=_listed_page),
+    10: _kind(DescribeCollection, text, text, parts=_collection_parts, found=_described),
+    11: _kind(
+        ListCollections, text, optional(text), integer,
+        parts=_collection_page_parts, found=_collection_page,
+    ),
+    12: _kind(
+        QueryCollection, text, text, text, data,
+        found=lambda request, parts: _query_answer(parts),
+    ),
 }  # fmt: skip
 _NUMBERS: dict[object, int] = {kind.request: number for number, kind in _KINDS.items()}
 _REFUSALS: dict[int, Callable[..., Refusal]] = {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from engines.collection_requests import CollectionPage
 from engines.interfaces import Record, RecordPage
 from engines.read_requests import (
     PAGE_BYTES_MAX,
@@ -30,6 +31,12 @@ def merge_names(pages: Sequence[NamePage], limit: int) -> NamePage:
     """
     merged = _merge([(page.names, page.more) for page in pages], limit, lambda name: name)
     return NamePage(*merged)
+
+
+def merge_collections(pages: Sequence[CollectionPage], limit: int) -> CollectionPage:
+    """The first page of all of them together. Each page: from the same `after`."""
+    parts = [(page.collections, page.more) for page in pages]
+    return CollectionPage(*_merge(parts, limit, lambda one: one.name))
 
 
 def merge_listed(

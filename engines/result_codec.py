@@ -13,6 +13,7 @@ from engines.codec import (
     Packable,
     array,
     boolean,
+    data,
     integer,
     optional,
     pack,
@@ -23,6 +24,7 @@ from engines.edits import EditResult, answer_parts, build_answer
 from engines.errors import UnknownCommand
 from engines.interfaces import (
     CheckpointResult,
+    CollectionResult,
     ConfigureResult,
     DeleteResult,
     ExpireResult,
@@ -32,6 +34,7 @@ from engines.interfaces import (
     RejectCode,
     Rejected,
     Result,
+    SweepResult,
     TxnResult,
 )
 
@@ -39,6 +42,7 @@ VERSION = 1
 
 # Numbers on disk are forever: never reuse one.
 _PUT, _DELETE, _TXN, _EXPIRE, _CONFIGURE, _REJECTED, _GET, _EDIT, _CHECKPOINT = range(1, 10)
+_COLLECTION, _SWEEP = 10, 11
 _VERSION_BYTE = bytes([VERSION])
 
 AnyResult = Result | GetResult
@@ -79,8 +83,14 @@ def _parts(result: AnyResult) -> Packable:
             return (_CONFIGURE, changed)
         case CheckpointResult(log_index):
             return (_CHECKPOINT, log_index)
-        case Rejected(code, message, conflicting):
+        case CollectionResult(answer, log_index):
+            return (_COLLECTION, answer, log_index)
+        case SweepResult(removed):
+            return (_SWEEP, removed)
+        case Rejected(code, message, conflicting, None):
             return (_REJECTED, code.value, message, conflicting)
+        case Rejected(code, message, conflicting, field):
+            return (_REJECTED, code.value, message, conflicting, field)
         case GetResult(record):
             return (_GET, None if record is None else record_parts(record))
 
@@ -124,8 +134,14 @@ def _edit(succeeded: object, revision: object, answers: object) -> EditResult:
     )
 
 
-def _rejected(code: object, message: object, version: object) -> Rejected:
-    return Rejected(RejectCode(text(code)), text(message), _optional_integer(version))
+def _rejected(code: object, message: object, version: object, field: object = None) -> Rejected:
+    return Rejected(
+        RejectCode(text(code)), text(message), _optional_integer(version), _optional_text(field)
+    )
+
+
+def _collection(answer: object, log_index: object) -> CollectionResult:
+    return CollectionResult(data(answer), integer(log_index))
 
 
 def _get(record: object) -> GetResult:
@@ -148,6 +164,7 @@ _RECORD_TYPES = frozenset(
 
 
 _optional_integer = optional(integer)
+_optional_text = optional(text)
 _BUILDERS: dict[int, Callable[..., AnyResult]] = {
     _PUT: _put,
     _DELETE: _delete,
@@ -158,4 +175,6 @@ _BUILDERS: dict[int, Callable[..., AnyResult]] = {
     _CHECKPOINT: lambda log_index: CheckpointResult(integer(log_index)),
     _REJECTED: _rejected,
     _GET: _get,
+    _COLLECTION: _collection,
+    _SWEEP: lambda removed: SweepResult(integer(removed)),
 }

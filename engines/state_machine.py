@@ -17,19 +17,23 @@ from pathlib import Path
 from typing import Protocol
 
 from engines.check import problems
+from engines.collection_writes import CollectionWrites
 from engines.command import (
     Checkpoint,
+    CollectionCommand,
     Command,
     Configure,
     Delete,
     Edit,
     Expire,
     Put,
+    Sweep,
     Txn,
     decode,
     encode,
 )
 from engines.counters import COUNTERS_KEY, Counters, load_counters, save_counters
+from engines.derived import DerivedIndexes
 from engines.digests import (
     Digest,
     Tally,
@@ -53,7 +57,9 @@ from engines.kv import KvEngine, KvReader
 from engines.layout import seal, unseal
 from engines.made_changes import MadeChanges
 from engines.overlay import Overlay
+from engines.registry import Registry, load_registry
 from engines.requests import RequestTable
+from engines.space import ItemChange
 from engines.store import Databases, Store, Transaction
 from engines.validation import validate
 
@@ -82,6 +88,7 @@ class StateMachine:
         store: Store,
         limits: Limits,
         on_changes: Callable[[Sequence[Change]], None] | None = None,
+        registry: Registry | None = None,
     ) -> None:
         """`limits`: those of a state that is still empty. They become part of it.
 
@@ -99,6 +106,8 @@ class StateMachine:
         # Hears of the records that each apply changed, after its commit; see `scan.py`.
         self.on_records: Callable[[Sequence[Watched]], None] | None = None
         self.digests: dict[int, Digest] = {}  # by log index, of the newest Checkpoints
+        self.registry = registry or load_registry()
+        self.indexes = DerivedIndexes(store)
         self._store = store
         self._first_limits = limits
         self._begin(limits)
@@ -162,7 +171,10 @@ class StateMachine:
         store = self._store
         results: list[list[object]] = []
         with store.write() as txn:
-            application = _Application(txn, store.databases, self._limits, changes, tally)
+            items: list[ItemChange] | None = [] if self.indexes.wanted else None
+            application = _Application(
+                txn, store.databases, self._limits, changes, tally, self.registry, items
+            )
             for batch in batches:
                 results.append(application.run(batch))
                 if application.checkpoint:
@@ -174,6 +186,10 @@ class StateMachine:
             self.digests[noted.index] = noted
             while len(self.digests) > DIGESTS_KEPT:
                 del self.digests[min(self.digests)]
+        for identity in application.ended:
+            self.indexes.dropped(identity)
+        if items:
+            self.indexes.changed(items, self._applied_index)
         if tally.watched and self.on_records is not None:
             self.on_records(tally.watched)
         if changes and self.on_changes is not None:
@@ -218,6 +234,7 @@ class StateMachine:
             found.append((counters, limits))
 
         self._store.replace(path, accept)
+        self.indexes.clear()
         self.digests.clear()
         self._take_over(*found[0])
         if self.on_replaced is not None:
@@ -229,6 +246,7 @@ class StateMachine:
         `on_replaced` is not called. Raises StoreFailed.
         """
         self._store.clear()
+        self.indexes.clear()
         self._begin(self._first_limits)
 
     def release_memory(self) -> None:
@@ -242,6 +260,7 @@ class StateMachine:
 
     def close(self) -> None:
         """Close the store. Idempotent."""
+        self.indexes.clear()
         self._store.close()
 
 
@@ -255,6 +274,8 @@ class _Application:
         limits: Limits,
         changes: MadeChanges | None,
         tally: Tally,
+        registry: Registry,
+        items: list[ItemChange] | None,
     ) -> None:
         self.counters: Counters = load_counters(txn, databases)
         self.limits = limits
@@ -266,6 +287,9 @@ class _Application:
         self._overlay = overlay = Overlay(txn, databases, tally)
         self._kv = KvEngine(overlay, self.counters, changes)
         self._requests = RequestTable(overlay, self.counters)
+        self._registry = registry
+        self._items = items
+        self._collections: CollectionWrites | None = None  # most applies touch none
         self._advanced = False
         self._index = 0  # of the entry that is applied
 
@@ -289,6 +313,11 @@ class _Application:
             save_counters(self._txn, self._databases, self.counters)
             save_buckets(self._txn, self._databases, self._buckets, self._tally.deltas)
 
+    @property
+    def ended(self) -> list[bytes]:
+        """Collections whose derived indexes are of no use any more."""
+        return [] if self._collections is None else self._collections.ended
+
     def digest(self) -> Digest:
         """The hash tree, once it is finished."""
         return digest_of(self._txn, self._databases, self.counters.applied_index)
@@ -307,6 +336,8 @@ class _Application:
         if isinstance(command, Checkpoint):
             self.checkpoint = True
             return CheckpointResult(self._index)
+        if isinstance(command, Sweep):
+            return self._collection_writes().sweep(command)
         request_id = command.request_id
         if request_id is None:
             return self._write(command)
@@ -314,11 +345,11 @@ class _Application:
         if result is not None:
             return result
         result = self._write(command)
-        if not isinstance(result, Rejected) or result.code is RejectCode.VERSION_CONFLICT:
+        if not isinstance(result, Rejected) or result.code is not RejectCode.LIMIT_EXCEEDED:
             self._requests.remember(command.namespace, request_id, command, result, self.limits)
         return result
 
-    def _write(self, command: Put | Delete | Txn | Edit) -> Result:
+    def _write(self, command: Put | Delete | Txn | Edit | CollectionCommand) -> Result:
         match command:
             case Put():
                 return self._kv.put(command, self.limits)
@@ -328,6 +359,15 @@ class _Application:
                 return self._kv.txn(command, self.limits)
             case Edit():
                 return self._kv.edit(command, self.limits)
+            case CollectionCommand():
+                return self._collection_writes().run(command, self._index)
+
+    def _collection_writes(self) -> CollectionWrites:
+        if self._collections is None:
+            self._collections = CollectionWrites(
+                self._overlay, self.counters, self._registry, self._items
+            )
+        return self._collections
 
     def _configure(self, limits: Limits) -> ConfigureResult:
         changed = limits != self.limits

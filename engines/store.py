@@ -48,7 +48,7 @@ from engines.errors import (
 from engines.layout import seal, unseal
 from engines.resident import find_mapping, release
 
-FORMAT = b"hivemem state 3"
+FORMAT = b"hivemem state 4"
 CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
 
 DATA = "data.mdb"  # LMDB's name for the file
@@ -85,6 +85,8 @@ class Databases(NamedTuple):
     expiry: Database
     requests: Database
     request_order: Database
+    collections: Database
+    items: Database
 
 
 class Environment:

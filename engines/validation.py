@@ -27,6 +27,7 @@ from engines.errors import InvalidArgument
 from engines.interfaces import INTEGER_MAX, Limits
 from engines.mutations import (
     Checkpoint,
+    CollectionCommand,
     Command,
     Compare,
     CompareOp,
@@ -35,6 +36,7 @@ from engines.mutations import (
     Delete,
     Expire,
     Put,
+    Sweep,
     Txn,
     TxnGet,
     TxnOp,
@@ -42,6 +44,8 @@ from engines.mutations import (
 )
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]+").fullmatch
+COLLECTION_BYTES_MAX = 128  # of a name
+SWEEP_ITEMS_MAX = 1_000  # items of dropped collections that one Sweep removes
 KNOWN_NAMES_MAX = 1024  # pairs of a namespace and a session that are known to be valid
 NOW_MS_MAX = INTEGER_MAX // 2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
@@ -68,6 +72,11 @@ def validate(command: Command, limits: Limits) -> None:
             problems = command.limits.problems()
             if problems:
                 raise InvalidArgument("limits", "; ".join(problems))
+        case CollectionCommand():
+            _validate_collection_command(command, limits)
+        case Sweep(items_max):
+            if not 0 < items_max <= SWEEP_ITEMS_MAX:
+                raise InvalidArgument("items_max", f"must be 1 to {SWEEP_ITEMS_MAX}")
         case Checkpoint():
             pass
 
@@ -124,6 +133,29 @@ def validate_session(session: str, limits: Limits) -> None:
         raise InvalidArgument("session", "is not text that UTF-8 can hold") from error
     if size > limits.session_bytes_max:
         raise InvalidArgument("session", f"is {size} bytes; at most {limits.session_bytes_max}")
+
+
+def validate_collection(name: str) -> None:
+    """1..COLLECTION_BYTES_MAX of A-Z a-z 0-9 . _ -, not "." or "..". Raises InvalidArgument."""
+    if not _NAMESPACE(name) or name in (".", ".."):
+        raise InvalidArgument(
+            "collection", "must be made of A-Z a-z 0-9 . _ - and be neither . nor .."
+        )
+    if len(name) > COLLECTION_BYTES_MAX:
+        raise InvalidArgument("collection", f"is {len(name)} bytes; at most {COLLECTION_BYTES_MAX}")
+
+
+def _validate_collection_command(command: CollectionCommand, limits: Limits) -> None:
+    validate_namespace(command.namespace, limits)
+    validate_collection(command.collection)
+    _validate_stamps(command.now_ms, None, limits)
+    _validate_condition(None, command.request_id, limits)
+    if len(command.body) > limits.txn_bytes_max:
+        raise InvalidArgument(
+            "parameters",
+            f"are {len(command.body)} bytes as they are stored; at most {limits.txn_bytes_max}",
+            "BODY_TOO_LARGE",
+        )
 
 
 def validate_key(key: bytes, limits: Limits, field: str = "key") -> None:

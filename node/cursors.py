@@ -30,6 +30,7 @@ class Listing(enum.IntEnum):
     SESSIONS = 2
     KEYS = 3
     HISTORY = 4
+    COLLECTIONS = 5
 
 
 def encode(listing: Listing, scope: tuple[bytes, ...], position: bytes) -> str:

@@ -24,6 +24,7 @@ from engines.errors import CorruptRecord
 from node import private_file
 from node.auth import load_tokens
 from node.clock import SystemClock
+from node.collection_service import CollectionService
 from node.config_schema import NodeConfig
 from node.datadir import DataDir
 from node.doors import open_door
@@ -161,9 +162,11 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         clock,
         config.storage.snapshot_bytes_per_second_max,
     )
+    registry = system.machine.registry
+    collections = CollectionService(router, registry, config.limits, clock)
     parts = HttpParts(
-        service, admin, admin, snapshots, integrity, _watches(partitions, shared), info, clock,
-        config.node.name, tokens, HttpLimits(), node.fail,
+        service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
+        info, clock, config.node.name, tokens, HttpLimits(), node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:

@@ -15,7 +15,9 @@ from aiohttp import web
 from node.admission import Admission, ByteBudget
 from node.auth import Tokens, refuse_browser
 from node.clock import Clock
+from node.collection_service import CollectionService
 from node.errors import MethodNotAllowed, NotFound, Unavailable
+from node.http_collections import CollectionHandlers
 from node.http_errors import FATAL, as_hivemem, bad_request
 from node.http_handlers import Handlers
 from node.http_integrity import IntegrityHandlers
@@ -63,6 +65,8 @@ MEMBERS = "/v1/cluster/members"
 MEMBER = f"{MEMBERS}/{{id}}"
 SNAPSHOTS = "/v1/snapshots"
 SNAPSHOT = f"{SNAPSHOTS}/{{id}}"
+COLLECTIONS = "/v1/collections"
+COLLECTION = f"{COLLECTIONS}/{{namespace}}/{{collection}}"
 KEY = "/v1/kv/{namespace}/{session}/{key}"
 ROUTES = (
     Route("PUT", KEY, "put_key"),
@@ -89,6 +93,13 @@ ROUTES = (
     Route("POST", "/v1/cluster/digests", "compare_digests"),
     Route("GET", "/v1/partitions", "partitions"),
     Route("POST", "/v1/cluster/transfer-leadership", "transfer_leadership"),
+    Route("GET", "/v1/engines", "list_engines"),
+    Route("GET", COLLECTIONS, "list_collections"),
+    Route("POST", COLLECTIONS, "create_collection"),
+    Route("GET", COLLECTION, "get_collection"),
+    Route("PATCH", COLLECTION, "alter_collection"),
+    Route("DELETE", COLLECTION, "drop_collection"),
+    Route("POST", "/v1/query", "query"),
     Route("GET", SNAPSHOTS, "list_snapshots"),
     Route("POST", SNAPSHOTS, "make_snapshot"),
     # Streams have their own bound, and last.
@@ -116,6 +127,10 @@ def resolve(path: str) -> tuple[str, list[str]]:
         names = path[12:].split("/", 2)
         if len(names) == 3:
             return _HISTORY, names
+    if path.startswith(f"{COLLECTIONS}/"):
+        names = path[len(COLLECTIONS) + 1 :].split("/")
+        if len(names) == 2:
+            return COLLECTION, names
     if path.startswith(f"{MEMBERS}/"):
         name, slash, rest = path[len(MEMBERS) + 1 :].partition("/")
         if rest in ("promote", "drain", "reseed") or not slash:
@@ -139,6 +154,7 @@ class HttpParts:
     """What the door is built on; the daemon supplies it."""
 
     service: Service
+    collections: CollectionService
     members: Members
     partitions: PartitionAdmin
     snapshots: SnapshotService
@@ -216,6 +232,7 @@ class HttpServer:
             handlers,
             MemberHandlers(parts.members, self._bodies),
             PartitionHandlers(parts.partitions, self._bodies),
+            CollectionHandlers(parts.collections, parts.service, self._bodies),
             self._snapshots,
             IntegrityHandlers(parts.integrity, self._bodies),
         )

@@ -26,13 +26,13 @@ BYTES_TYPE = "application/octet-stream"
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
-def parse_object(body: bytes) -> dict[str, object]:
+def parse_object(body: bytes, values_max: int = JSON_VALUES_MAX) -> dict[str, object]:
     """The one object in a JSON body. Raises: BadRequest MALFORMED_JSON."""
     # A value costs far more memory than the bytes it is written with, so their number is
     # bounded before any is made. Every value but the first of its container follows a
     # comma; commas inside strings are only told apart when there are many.
-    if body.count(b",") > JSON_VALUES_MAX and _STRING.sub(b"", body).count(b",") > JSON_VALUES_MAX:
-        _malformed(f"holds more than {JSON_VALUES_MAX} values")
+    if body.count(b",") > values_max and _STRING.sub(b"", body).count(b",") > values_max:
+        _malformed(f"holds more than {values_max} values")
     try:
         parsed = json.loads(
             body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
@@ -122,6 +122,13 @@ class Fields:
         value = self.text(name)
         if value not in choices:
             self.refuse(name, f"must be one of {', '.join(choices)}")
+        return value
+
+    def members(self, name: str) -> dict[str, object]:
+        """An object whose members are somebody else's; an empty one if it is not there."""
+        value = self._fields.get(name, {})
+        if not isinstance(value, dict):
+            self.refuse(name, "must be an object")
         return value
 
     def boolean(self, name: str) -> bool:

@@ -16,6 +16,7 @@ from engines.errors import (
     Compacted,
     CorruptRecord,
     InvalidArgument,
+    QueryCancelled,
     ReadersBusy,
     StoreFailed,
     UnknownFormat,
@@ -25,8 +26,10 @@ from node.errors import (
     BadRequest,
     CompactedError,
     Conflict,
+    DeadlineExceeded,
     HivememError,
     InternalError,
+    NotFound,
     OutOfSpace,
     Unavailable,
 )
@@ -40,11 +43,15 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "UNAUTHENTICATED": 401,
     "KEY_NOT_FOUND": 404,
     "ROUTE_NOT_FOUND": 404,
+    "COLLECTION_NOT_FOUND": 404,
+    "ITEM_NOT_FOUND": 404,
     "MEMBER_NOT_FOUND": 404,
     "SNAPSHOT_NOT_FOUND": 404,
     "METHOD_NOT_ALLOWED": 405,
     "VERSION_CONFLICT": 409,
     "REQUEST_ID_REUSED": 409,
+    "COLLECTION_EXISTS": 409,
+    "ITEM_EXISTS": 409,
     "LIMIT_EXCEEDED": 409,
     "MEMBERSHIP_CHANGE_REFUSED": 409,
     "REPAIR_REFUSED": 409,
@@ -97,6 +104,8 @@ def as_hivemem(error: Exception, *, writes: bool) -> HivememError:
             return error
         case InvalidArgument():
             return bad_argument(error)
+        case QueryCancelled():
+            return DeadlineExceeded(str(error))
         case Compacted():
             return CompactedError(str(error))
         case NotLeader() | NoQuorum():
@@ -118,19 +127,35 @@ def as_hivemem(error: Exception, *, writes: bool) -> HivememError:
             )
 
 
-def bad_argument(error: InvalidArgument, path: str = "") -> BadRequest:
+def bad_argument(error: InvalidArgument, path: str = "") -> HivememError:
     """An engine's refusal of input; `path` is where in the request its fields lie."""
     field = f"{path}{error.field}"
     message = str(error).removeprefix(f"{error.field}: ")
+    if error.code == "COLLECTION_NOT_FOUND":
+        return NotFound(message, code=error.code, field=field)
     return bad_request(field, message, error.code)
 
 
 def rejection(rejected: Rejected) -> HivememError:
     """A deterministic refusal by the state machine, as the caller is told."""
     match rejected.code:
-        case RejectCode.VERSION_CONFLICT | RejectCode.REQUEST_ID_REUSED | RejectCode.LIMIT_EXCEEDED:
+        case RejectCode.INVALID_ARGUMENT:
+            return bad_request(rejected.field or "parameters", rejected.message)
+        case RejectCode.COLLECTION_NOT_FOUND | RejectCode.ITEM_NOT_FOUND:
+            return NotFound(rejected.message, code=rejected.code.value, field=rejected.field)
+        case (
+            RejectCode.VERSION_CONFLICT
+            | RejectCode.REQUEST_ID_REUSED
+            | RejectCode.LIMIT_EXCEEDED
+            | RejectCode.COLLECTION_EXISTS
+            | RejectCode.ITEM_EXISTS
+        ):
             return Conflict(
-                rejected.message, code=rejected.code.value, version=rejected.version, definite=True
+                rejected.message,
+                code=rejected.code.value,
+                version=rejected.version,
+                field=rejected.field,
+                definite=True,
             )
         case _:
             assert_never(rejected.code)

@@ -22,6 +22,7 @@ MEMBER_BODY_BYTES_MAX = 16 * KIB  # of a request that names one member
 # A body of 32 MiB could hold ten million tiny values, each far larger in memory than in
 # the body. The largest honest one, a full batch, has 8,000.
 JSON_VALUES_MAX = 20_000
+QUERY_VALUES_MAX = 1_000_000  # of a query: vectors are arrays of hundreds of numbers
 
 
 def _limit(default: int, unit: str) -> Any:

@@ -1,4 +1,5 @@
-"""What only the leader does without being asked: expiry, and bringing settings into the log.
+"""What only the leader does without being asked: expiry, removing what dropped collections
+left, and bringing settings into the log.
 
 Replicas never look at a clock: a record is there until an Expire command removes it, so
 all of them agree at every index. The price is that a record outlives its deadline by up to
@@ -15,8 +16,8 @@ import asyncio
 import logging
 
 from cluster.interfaces import Consensus
-from engines.command import Configure, Expire
-from engines.interfaces import ExpireResult, Limits
+from engines.command import Configure, Expire, Sweep
+from engines.interfaces import ExpireResult, Limits, SweepResult
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import HivememError
@@ -27,6 +28,7 @@ from node.service import Router
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.2  # how often the leader looks for records that are due
+SWEEP_ITEMS = 500  # items of dropped collections that one command removes
 PROPOSE_SECONDS_MAX = 5.0  # deadline of one command
 
 
@@ -57,7 +59,7 @@ class LeaderDuties:
             await asyncio.sleep(INTERVAL_SECONDS)
             if self._leads():
                 await self.configure()
-            while self._leads() and await self.expire_once():
+            while self._leads() and (await self.expire_once() or await self.sweep_once()):
                 pass
 
     def _leads(self) -> bool:
@@ -72,6 +74,23 @@ class LeaderDuties:
             await self._router.propose(Configure(self._limits), deadline)
         except HivememError as error:
             logger.info("the configured limits are not in force yet: %s", error)
+
+    async def sweep_once(self) -> bool:
+        """Propose one sweep if a dropped collection has items left; True: there may be more."""
+        try:
+            with self._readers() as reader:
+                dropped = reader.collections.dropped()
+        except ReplicaQuarantined:
+            return False
+        if not dropped or not self._group.status().room:
+            return False
+        deadline = self._clock.monotonic() + PROPOSE_SECONDS_MAX
+        try:
+            result = await self._router.propose(Sweep(SWEEP_ITEMS), deadline)
+        except HivememError as error:
+            logger.info("what dropped collections left was not removed yet: %s", error)
+            return False
+        return isinstance(result, SweepResult) and result.removed > 0
 
     async def expire_once(self) -> bool:
         """Propose one batch; True if a full batch was removed, so that more may be due."""

@@ -30,7 +30,8 @@ class ReaderThreads:
     async def offload(self, work: Callable[[], T], deadline: float) -> T:
         """Run `work` on a reader thread.
 
-        Raises: DeadlineExceeded; the work then still ends by itself, since pages are bounded.
+        Raises: DeadlineExceeded; the work then ends by itself: pages are bounded, and queries
+        look whether they are still waited for.
         """
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
@@ -59,10 +60,16 @@ class LocalReads:
 
     async def run(self, request: ReadRequest[T], deadline: float) -> Shown[T]:
         """What the state holds now. Raises: EngineError, DeadlineExceeded."""
-        if request.offload:
-            return await self._threads.offload(partial(self._run, request), deadline)
-        return self._run(request)
+        if not request.offload:
+            return self._run(request)
+        wanted = True
+        try:
+            work = partial(self._run, request, lambda: not wanted)
+            return await self._threads.offload(work, deadline)
+        finally:
+            wanted = False  # A query that goes on for long looks at this.
 
-    def _run(self, request: ReadRequest[T]) -> Shown[T]:
+    def _run(self, request: ReadRequest[T], stop: Callable[[], bool] = lambda: False) -> Shown[T]:
         with self._readers() as reader:
+            reader.stop = stop
             return request.run(reader)

@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
-from engines.command import Checkpoint, Command, Configure, Expire
+from engines.collection_requests import ListCollections
+from engines.command import Checkpoint, Command, Configure, Expire, Sweep
 from engines.interfaces import Result
-from engines.read_merge import merge_listed, merge_names, within
+from engines.read_merge import merge_collections, merge_listed, merge_names, within
 from engines.read_requests import (
     GetMany,
     ListNamespaces,
@@ -114,6 +115,9 @@ class PartitionRouter:
             case ListSessions() | ListNamespaces() as names_of:
                 names: list[Any] = await self._read_all(request, options, deadline)
                 merged = merge_names(names, names_of.limit)
+            case ListCollections() as collections_of:
+                pages: list[Any] = await self._read_all(request, options, deadline)
+                merged = merge_collections(pages, collections_of.limit)
             case WalkNamespace() as walk:
                 listed: list[Any] = await self._read_all(request, options, deadline)
                 merged = merge_listed(listed, walk.limit, walk.bytes_max)
@@ -162,8 +166,8 @@ class PartitionRouter:
 
 
 def _session(command: Command) -> str:
-    # Those two concern a group as a whole, whose leader proposes them by itself.
-    assert not isinstance(command, Expire | Configure | Checkpoint)
+    # Those concern a group as a whole, whose leader proposes them by itself.
+    assert not isinstance(command, Expire | Configure | Checkpoint | Sweep)
     return command.session
 
 

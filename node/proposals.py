@@ -22,7 +22,7 @@ from cluster.errors import (
     RemoteCallFailed,
 )
 from cluster.interfaces import Consensus
-from engines.command import Checkpoint, Command, Configure, Expire, encode
+from engines.command import Checkpoint, Command, Configure, Expire, Sweep, encode
 from engines.interfaces import Result
 from node.errors import HivememError, OutOfSpace
 from node.leadership import Leadership
@@ -69,7 +69,8 @@ class Proposals:
         """
         encoded = encode(command)
         repeatable = (
-            isinstance(command, Expire | Configure | Checkpoint) or command.request_id is not None
+            isinstance(command, Expire | Configure | Checkpoint | Sweep)
+            or command.request_id is not None
         )
         applied_perhaps = False
         asked = self._leadership

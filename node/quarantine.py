@@ -22,9 +22,11 @@ from typing import Final
 from cluster.errors import StateDamaged
 from cluster.group import RaftGroup
 from cluster.interfaces import CommittedBatch
+from engines.derived import DerivedIndexes
 from engines.errors import CorruptRecord
 from engines.interfaces import Change, StateStats
 from engines.kv import KvReader
+from engines.registry import Registry
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.clock import Clock
@@ -85,8 +87,15 @@ def clear_mark(folder: Path) -> None:
 class StateGuard:
     """The only way to a group's state for whoever reads. `readers`: any thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry | None = None,
+        indexes: DerivedIndexes | None = None,
+    ) -> None:
         """`on_damage` hears of what a read meets, on the thread of the read."""
+        self._registry = registry
+        self._indexes = indexes
         self.on_damage: Callable[[CorruptRecord], None] = lambda error: None
         self._store = store
         self._closed = False
@@ -120,7 +129,7 @@ class StateGuard:
         self.check()
         try:
             with self._store.read() as snapshot:
-                yield KvReader(snapshot)
+                yield KvReader(snapshot, self._registry, self._indexes)
         except CorruptRecord as error:
             if closings == self._closings:  # else it may have been that of the state before
                 self.close()

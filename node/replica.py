@@ -122,7 +122,7 @@ class Replica:
             # Every state begins with the same limits, whatever is configured here and now: the
             # same log must give the same state. The leader brings the configured ones into it.
             self.machine = StateMachine(self.store, Limits())
-            self.guard = StateGuard(self.store)
+            self.guard = StateGuard(self.store, self.machine.registry, self.machine.indexes)
             self.readers = self.guard.readers
             log = stack.enter_context(opened_log(shared, group))
             self.snapshots = stack.enter_context(

@@ -27,6 +27,7 @@ from engines.state_machine import StateMachine
 from engines.store import Store
 from node.auth import Tokens
 from node.clock import SystemClock
+from node.collection_service import CollectionService
 from node.errors import HivememError
 from node.forward import Forwarder
 from node.http import HttpParts, HttpServer
@@ -249,7 +250,7 @@ def open_state(folder: Path, limits: Limits) -> Iterator[tuple[Store, StateMachi
     @contextmanager
     def readers() -> Iterator[KvReader]:
         with store.read() as snapshot:
-            yield KvReader(snapshot)
+            yield KvReader(snapshot, machine.registry, machine.indexes)
 
     try:
         yield store, machine, readers
@@ -303,9 +304,10 @@ async def open_door(
             fatal.append, monotonic=clock.monotonic,
         )  # fmt: skip
         saved = snapshot_service(snapshots, router, machine, clock)
+        collections = CollectionService(router, machine.registry, state_limits, clock)
         parts = HttpParts(
-            service, members, partitions, saved, IntegrityService("n1", list, clock), watches,
-            info, clock, "one", tokens, limits,
+            service, collections, members, partitions, saved,
+            IntegrityService("n1", list, clock), watches, info, clock, "one", tokens, limits,
             fatal.append,
         )  # fmt: skip
         server = HttpServer(parts)

@@ -1,0 +1,97 @@
+"""Reads of collections in one snapshot: what there is, and what their engines answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from engines.catalog import Collection, collection_key, find_collection, unpack_collection
+from engines.codec import Value
+from engines.derived import DerivedIndex, DerivedIndexes
+from engines.engine import Engine, Kind
+from engines.errors import InvalidArgument
+from engines.registry import Registry
+from engines.space import View
+from engines.store import Snapshot
+
+NO_COLLECTION = "COLLECTION_NOT_FOUND"
+
+
+class CollectionReader:
+    """Any thread, one at a time; everything that it returns is a copy."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        applied_index: int,
+        registry: Registry,
+        indexes: DerivedIndexes | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._snapshot = snapshot
+        self.applied_index = applied_index
+        self._registry = registry
+        self._indexes = indexes
+        self._stop = stop
+
+    def find(self, namespace: str, name: str) -> Collection:
+        """Raises InvalidArgument (COLLECTION_NOT_FOUND), CorruptRecord."""
+        found = self._find(namespace, name)
+        if found is None:
+            raise InvalidArgument(
+                "collection", f"there is no collection {name} in {namespace}", NO_COLLECTION
+            )
+        return found
+
+    def list(self, namespace: str, after: str | None, limit: int) -> list[Collection]:
+        """Collections of the namespace whose name is > `after`, at most `limit`, in order."""
+        prefix = collection_key(namespace, "")
+        start = prefix if after is None else collection_key(namespace, after) + b"\x00"
+        found: list[Collection] = []
+        with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
+            if not cursor.set_range(start):
+                return found
+            for place, record in cursor.iternext():
+                key = bytes(place)
+                if len(found) == limit or not key.startswith(prefix):
+                    break
+                found.append(unpack_collection(key, record))
+        return found
+
+    def dropped(self) -> bool:
+        """Are there items of dropped collections?"""
+        with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
+            return cursor.first() and bytes(cursor.key()[:1]) == b"\x00"
+
+    def query(
+        self, namespace: str, name: str, operation: str, parameters: Mapping[str, Any]
+    ) -> tuple[Value, Collection]:
+        """What the collection's engine answers. Raises also InvalidArgument, QueryCancelled."""
+        collection = self.find(namespace, name)
+        engine = self._registry.engines.get(collection.engine)
+        if engine is None or engine.operations.get(operation) is not Kind.READ:
+            raise InvalidArgument(
+                "operation", f"{operation} is no read of engine {collection.engine}"
+            )
+        index = self._index(collection, engine)
+        view = self._view(self._snapshot, collection, index)
+        return engine.query(view, collection.settings, operation, parameters), collection
+
+    def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
+        if self._indexes is None:
+            return None
+        make = partial(engine.index, collection.settings)
+        return self._indexes.ready(collection.id, make, partial(self._fresh_view, collection))
+
+    def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:
+        """Of a snapshot that is newer than this one."""
+        return self._view(snapshot, collection, None)
+
+    def _view(self, snapshot: Snapshot, collection: Collection, index: object) -> View:
+        items = snapshot.databases.items
+        return View(snapshot.txn, items, collection, self.applied_index, self._stop, index)
+
+    def _find(self, namespace: str, name: str) -> Collection | None:
+        get = partial(self._snapshot.txn.get, db=self._snapshot.databases.collections)
+        return find_collection(get, namespace, name)

@@ -1,0 +1,102 @@
+"""Reads of collections as values; see `read_requests.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from engines.catalog import Collection
+from engines.codec import Malformed, pack_value, unpack_value
+from engines.errors import InvalidArgument, UnknownRead
+from engines.kv_reader import KvReader
+from engines.read_requests import PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Shown
+
+PARAMETER_BYTES_MAX = 16 << 20  # of one query, packed
+
+
+class CollectionPage(NamedTuple):
+    """Collections in order of their names."""
+
+    collections: tuple[Collection, ...]
+    more: bool  # True: continue after collections[-1].name
+
+
+class QueryAnswer(NamedTuple):
+    """What an engine answered, and of which state."""
+
+    answer: bytes  # `codec.pack_value`
+    engine: str
+    applied_index: int  # of the log
+    written_index: int  # the last entry that changed the collection
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeCollection:
+    """One collection. Raises also InvalidArgument, code COLLECTION_NOT_FOUND."""
+
+    namespace: str
+    session: str  # the collection's name: it is placed as a session of that name is
+    offload: ClassVar[bool] = False
+
+    def run(self, reader: KvReader) -> Shown[Collection]:
+        return Shown(reader.collections.find(self.namespace, self.session), reader.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class ListCollections:
+    """Collections of the namespace whose name is > `after`."""
+
+    namespace: str
+    after: str | None
+    limit: int
+    offload: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= PAGE_ITEMS_MAX:
+            raise InvalidArgument("limit", f"must be 1 to {PAGE_ITEMS_MAX}")
+
+    def run(self, reader: KvReader) -> Shown[CollectionPage]:
+        found = reader.collections.list(self.namespace, self.after, self.limit + 1)
+        page = CollectionPage(tuple(found[: self.limit]), len(found) > self.limit)
+        return Shown(page, reader.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryCollection:
+    """One read by a collection's engine. Raises also InvalidArgument, QueryCancelled."""
+
+    namespace: str
+    session: str  # the collection's name
+    operation: str
+    parameters: bytes  # `codec.pack_value` of an object
+    offload: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if len(self.parameters) > PARAMETER_BYTES_MAX:
+            raise InvalidArgument("parameters", f"are over {PARAMETER_BYTES_MAX} bytes")
+
+    def run(self, reader: KvReader) -> Shown[QueryAnswer]:
+        collections = reader.collections
+        value, collection = collections.query(
+            self.namespace, self.session, self.operation, self._unpacked()
+        )
+        answer = pack_value(value)
+        if len(answer) > PAGE_BYTES_MAX:
+            raise InvalidArgument(
+                "parameters",
+                f"the answer is {len(answer)} bytes; at most {PAGE_BYTES_MAX}: ask for fewer "
+                "items or fields",
+            )
+        found = QueryAnswer(
+            answer, collection.engine, collections.applied_index, collection.written_index
+        )
+        return Shown(found, reader.revision)
+
+    def _unpacked(self) -> dict[str, Any]:
+        try:
+            parameters = unpack_value(self.parameters)
+        except Malformed as error:
+            raise UnknownRead(f"malformed parameters: {error}") from error
+        if not isinstance(parameters, dict):
+            raise UnknownRead("malformed parameters: not an object")
+        return parameters

@@ -1,0 +1,201 @@
+"""Commands on collections, apply side: create, alter, drop, sweep, and what engines write.
+
+A dropped collection is gone at once for whoever asks; its items are removed by `Sweep`
+commands, a bounded number with each, which the leader proposes while something is left. So no
+entry takes time in proportion to a collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, Final
+
+from engines.catalog import (
+    COLLECTIONS_MAX,
+    DROPPED,
+    Collection,
+    dropped_key,
+    find_collection,
+    pack_collection,
+    renewed,
+)
+from engines.codec import Malformed, Value, pack_value, unpack_value
+from engines.counters import Counters
+from engines.engine import Engine, Kind, Refused, Stamp
+from engines.errors import InvalidArgument, UnknownCommand
+from engines.interfaces import CollectionResult, RejectCode, Rejected, SweepResult
+from engines.layout import seal
+from engines.mutations import CollectionCommand, Sweep
+from engines.overlay import Overlay
+from engines.registry import Registry
+from engines.space import ItemChange, Space
+
+CREATE: Final = "collection_create"
+ALTER: Final = "collection_alter"
+DROP: Final = "collection_drop"
+CATALOG_OPERATIONS: Final = frozenset({CREATE, ALTER, DROP})
+
+
+class CollectionWrites:
+    """Runs commands on collections inside one apply's write transaction."""
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        counters: Counters,
+        registry: Registry,
+        changes: list[ItemChange] | None,
+    ) -> None:
+        """`changes`: where to note what became of items; None: nowhere."""
+        self._collections = overlay.collections
+        self._items = overlay.items
+        self._counters = counters
+        self._registry = registry
+        self._changes = changes
+        self.ended: list[bytes] = []  # ids whose derived indexes are of no use any more
+
+    def run(self, command: CollectionCommand, log_index: int) -> CollectionResult | Rejected:
+        """Raises UnknownCommand (this build has no such engine), CorruptRecord."""
+        body = _body(command)
+        try:
+            match command.operation:
+                case "collection_create":
+                    answer = self._create(command, body, log_index)
+                case "collection_alter":
+                    answer = self._alter(command, body, log_index)
+                case "collection_drop":
+                    answer = self._drop(command)
+                case _:
+                    answer = self._write(command, body, log_index)
+        except Refused as refusal:
+            return Rejected(refusal.code, str(refusal), refusal.version, refusal.field)
+        except InvalidArgument as error:
+            message = str(error).removeprefix(f"{error.field}: ")
+            return Rejected(RejectCode.INVALID_ARGUMENT, message, None, error.field)
+        return CollectionResult(pack_value(answer), log_index)
+
+    def sweep(self, command: Sweep) -> SweepResult:
+        """Remove items of dropped collections, the oldest first."""
+        left = command.items_max
+        while left > 0:
+            waiting = self._collections.keys(DROPPED, b"\x01", False, 1)
+            if not waiting:
+                break
+            identity = waiting[0][len(DROPPED) :]
+            space = Space(self._items, _remains(identity))
+            keys = [key for key, _ in islice(space.range(), left)]
+            for key in keys:
+                space.delete(key)
+            space.commit(None)
+            left -= max(1, len(keys))
+            if len(keys) == 0:
+                self._collections.delete(waiting[0])
+        return SweepResult(command.items_max - left)
+
+    def _create(self, command: CollectionCommand, body: Mapping[str, Any], index: int) -> Value:
+        engine = self._registry.named(str(body.get("engine")))
+        if engine is None:
+            raise UnknownCommand(f"engine {body.get('engine')!r} is not known to this build")
+        found = self._find(command)
+        if found is not None:
+            raise Refused(
+                RejectCode.COLLECTION_EXISTS,
+                f"collection {command.collection} exists, of engine {found.engine}",
+                "collection",
+            )
+        if self._counters.collections >= COLLECTIONS_MAX:
+            raise Refused(
+                RejectCode.LIMIT_EXCEEDED, f"there are {COLLECTIONS_MAX} collections already"
+            )
+        settings = engine.settings(_object(body, "settings"), None)
+        collection = Collection(
+            command.namespace, command.collection, self._counters.allocate(), engine.name,
+            settings, command.now_ms, index,
+        )  # fmt: skip
+        self._counters.collections += 1
+        self._collections.put(collection.key, pack_collection(collection))
+        return {"created": True, "engine": engine.name, "settings": settings}
+
+    def _alter(self, command: CollectionCommand, body: Mapping[str, Any], index: int) -> Value:
+        collection = self._existing(command)
+        engine = self._engine(collection)
+        settings = engine.settings(_object(body, "settings"), collection.settings)
+        space = Space(self._items, collection)
+        engine.altered(space, collection.settings, settings)
+        self.ended.append(collection.id)
+        self._keep(renewed(collection, settings=settings), space, index)
+        return {"altered": settings != collection.settings, "settings": settings}
+
+    def _drop(self, command: CollectionCommand) -> Value:
+        collection = self._find(command)
+        if collection is None:
+            return {"dropped": False}
+        self._collections.delete(collection.key)
+        key = dropped_key(collection.id)
+        self._collections.put(key, seal(key, pack_value([])))
+        self._counters.collections -= 1
+        self.ended.append(collection.id)
+        return {"dropped": True}
+
+    def _write(self, command: CollectionCommand, body: Any, index: int) -> Value:
+        collection = self._existing(command)
+        engine = self._engine(collection)
+        if engine.operations.get(command.operation) is not Kind.WRITE:
+            raise Refused(
+                RejectCode.INVALID_ARGUMENT,
+                f"{command.operation} is no write of engine {engine.name}, which the collection "
+                "belongs to",
+                "operation",
+            )
+        space = Space(self._items, collection)
+        stamp = Stamp(command.now_ms, command.seed)
+        answer = engine.apply(space, collection.settings, command.operation, body, stamp)
+        if space.changed:
+            self._keep(collection, space, index)
+        return answer
+
+    def _keep(self, collection: Collection, space: Space, index: int) -> None:
+        space.commit(self._changes)
+        now = renewed(
+            collection, written_index=index, items=space.items, item_bytes=space.item_bytes
+        )
+        self._collections.put(now.key, pack_collection(now))
+
+    def _find(self, command: CollectionCommand) -> Collection | None:
+        return find_collection(self._collections.get, command.namespace, command.collection)
+
+    def _existing(self, command: CollectionCommand) -> Collection:
+        found = self._find(command)
+        if found is None:
+            raise Refused(
+                RejectCode.COLLECTION_NOT_FOUND,
+                f"there is no collection {command.collection} in {command.namespace}",
+                "collection",
+            )
+        return found
+
+    def _engine(self, collection: Collection) -> Engine:
+        engine = self._registry.engines.get(collection.engine)
+        if engine is None:
+            raise UnknownCommand(f"engine {collection.engine!r} is not known to this build")
+        return engine
+
+
+def _remains(identity: bytes) -> Collection:
+    """A dropped collection: of it only its id is of use."""
+    return Collection("", "", identity, "", {}, 0)
+
+
+def _body(command: CollectionCommand) -> Any:
+    try:
+        return unpack_value(command.body)
+    except Malformed as error:
+        raise UnknownCommand(f"{command.operation}: malformed body: {error}") from error
+
+
+def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = body.get(name)
+    if not isinstance(found, dict):
+        raise InvalidArgument(name, "must be an object")
+    return found

@@ -1,0 +1,104 @@
+"""What an engine is: a data model over the items of one collection.
+
+An engine holds no state of its own. What it stores are *items*, bytes under keys, in a
+collection's *space*; whatever else it keeps in memory is derived from items (`derived.py`).
+So replication, snapshots, backups, checksums, digests and repair work for every engine alike.
+
+A write goes three ways: `prepare` looks at what the caller gave, on the node that was asked,
+and knows no state; its result travels in the log; `apply` decides by the state, the same on
+every replica. A read is answered by `query` from a snapshot, on any thread.
+
+Rules for `apply`. It is a function of the items, the settings and its arguments: no clock, no
+randomness beyond `stamp`, no iteration over sets. Refuse by raising `Refused`: then nothing of
+the command is kept, whatever was written before. Its time is in proportion to the request, for
+the node does nothing else meanwhile; what may take more has a bound and says so.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from engines.codec import Value
+from engines.interfaces import RejectCode
+
+if TYPE_CHECKING:
+    from engines.derived import DerivedIndex
+    from engines.space import Space, View
+
+Parameters = Mapping[str, Any]
+Settings = Mapping[str, Any]
+
+
+class Refused(Exception):
+    """A refusal by `apply`: an answer, the same on each replica. `field`: what is at fault."""
+
+    def __init__(
+        self, code: RejectCode, message: str, field: str | None = None, version: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+        self.version = version
+
+
+class Stamp(NamedTuple):
+    """What the proposer gave a command, since replicas must not make it up themselves."""
+
+    now_ms: int  # UTC milliseconds since 1970
+    seed: int  # 64 random bits
+
+
+class Kind(enum.Enum):
+    """What an operation does to a collection."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class Engine(Protocol):
+    """One data model. Stateless: one object serves every collection, from any thread."""
+
+    name: str  # as `engine` of a collection
+    aliases: tuple[str, ...]  # other names that are accepted for it
+    capabilities: frozenset[str]  # what a request may require
+    operations: Mapping[str, Kind]  # every name that callers may use, of all engines unique
+
+    def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
+        """The settings of a new collection, or with `current` those after a change, complete.
+
+        Raises InvalidArgument, naming the field: unknown, of the wrong type or range, or one
+        that cannot change.
+        """
+
+    def prepare(self, operation: str, parameters: Parameters) -> Value:
+        """What `apply` needs of a write, checked as far as it can be without the collection.
+
+        Raises InvalidArgument, naming the field.
+        """
+
+    def apply(
+        self, space: Space, settings: Settings, operation: str, body: Any, stamp: Stamp
+    ) -> Value:
+        """Do one write; returns the answer. See the module for its rules.
+
+        `body`: what `prepare` returned. Raises Refused, CorruptRecord.
+        """
+
+    def altered(self, space: Space, old: Settings, new: Settings) -> None:
+        """Settings have changed: whatever items depend on them. Raises Refused."""
+
+    def query(
+        self, view: View, settings: Settings, operation: str, parameters: Parameters
+    ) -> Value:
+        """Answer one read. Any thread; bounded by a limit of its own, with a cursor beyond it.
+
+        Raises InvalidArgument, CorruptRecord, QueryCancelled (from the view).
+        """
+
+    def index(self, settings: Settings) -> DerivedIndex | None:
+        """An empty derived index for a collection; None: this engine has none."""
+
+    def check(self, view: View, settings: Settings) -> Iterator[str]:
+        """What is wrong with a collection, in words: every invariant between its items."""

@@ -1,0 +1,181 @@
+"""Use cases of collections: the catalog, and queries, whatever the door.
+
+A query names an operation; the operation says which engine it is of and whether it writes. A
+write is checked here as far as it can be without the collection, and then decided by the state
+(`engines/engine.py`); a read runs where a state is as fresh as was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engines.catalog import Collection
+from engines.codec import Value, check_value, pack_value, unpack_value
+from engines.collection_requests import (
+    CollectionPage,
+    DescribeCollection,
+    ListCollections,
+    QueryCollection,
+)
+from engines.collection_writes import ALTER, CREATE, DROP
+from engines.command import CollectionCommand, validate, validate_namespace
+from engines.engine import Kind
+from engines.errors import InvalidArgument
+from engines.interfaces import CollectionResult, Limits, Rejected
+from engines.registry import Registry
+from engines.validation import validate_collection
+from node.clock import Clock
+from node.errors import BadRequest, InternalError
+from node.http_errors import rejection
+from node.reads import ReadOptions
+from node.service import Router
+
+SEED_BITS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One operation on one collection."""
+
+    namespace: str
+    collection: str
+    operation: str
+    parameters: dict[str, Any]
+    read: ReadOptions
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a query was answered. `log_index`: of the write, or of the state that was read."""
+
+    result: Value
+    engine: str
+    kind: Kind
+    log_index: int
+    size: int  # bytes of the result, packed
+
+
+class CollectionService:
+    """Loop thread only. Deadlines are `Clock.monotonic()` seconds and cover the whole call."""
+
+    def __init__(self, router: Router, registry: Registry, limits: Limits, clock: Clock) -> None:
+        self._router = router
+        self._limits = limits
+        self._clock = clock
+        self.registry = registry
+
+    # --- The catalog ---------------------------------------------------------------
+
+    async def create(
+        self,
+        namespace: str,
+        name: str,
+        engine: str,
+        settings: dict[str, Any],
+        request_id: str | None,
+        deadline: float,
+    ) -> Value:
+        """Raises: BadRequest, Conflict (COLLECTION_EXISTS), Unavailable."""
+        found = self.registry.named(engine)
+        if found is None:
+            known = ", ".join(sorted(self.registry.engines))
+            raise InvalidArgument("engine", f"{engine} is not known here; known: {known}")
+        check_value(settings, "settings")
+        found.settings(settings, None)
+        body: Value = {"engine": found.name, "settings": settings}
+        answer, _ = await self._write(namespace, name, CREATE, body, request_id, deadline)
+        return unpack_value(answer)
+
+    async def alter(
+        self,
+        namespace: str,
+        name: str,
+        settings: dict[str, Any],
+        request_id: str | None,
+        deadline: float,
+    ) -> Value:
+        """Raises: BadRequest, NotFound (COLLECTION_NOT_FOUND), Unavailable."""
+        check_value(settings, "settings")
+        body: Value = {"settings": settings}
+        answer, _ = await self._write(namespace, name, ALTER, body, request_id, deadline)
+        return unpack_value(answer)
+
+    async def drop(
+        self, namespace: str, name: str, request_id: str | None, deadline: float
+    ) -> Value:
+        """Dropping what is not there succeeds and says so. Raises: BadRequest, Unavailable."""
+        answer, _ = await self._write(namespace, name, DROP, {}, request_id, deadline)
+        return unpack_value(answer)
+
+    async def describe(
+        self, namespace: str, name: str, read: ReadOptions, deadline: float
+    ) -> Collection:
+        """Raises: NotFound (COLLECTION_NOT_FOUND), Unavailable."""
+        self._check_names(namespace, name)
+        shown = await self._router.read(DescribeCollection(namespace, name), read, deadline)
+        return shown.found
+
+    async def list(
+        self, namespace: str, after: str | None, limit: int, read: ReadOptions, deadline: float
+    ) -> CollectionPage:
+        """One page of the namespace's collections, by name."""
+        validate_namespace(namespace, self._limits)
+        request = ListCollections(namespace, after, limit)
+        return (await self._router.read(request, read, deadline)).found
+
+    # --- Queries -------------------------------------------------------------------
+
+    async def query(self, query: Query, deadline: float) -> Outcome:
+        """Raises: BadRequest, NotFound, Conflict, Unavailable, DeadlineExceeded."""
+        operation = self.registry.operations.get(query.operation)
+        if operation is None:
+            raise InvalidArgument("operation", f"{query.operation} is not known here")
+        self._check_names(query.namespace, query.collection)
+        check_value(query.parameters, "parameters")
+        if operation.kind is Kind.WRITE:
+            body = operation.engine.prepare(query.operation, query.parameters)
+            result, log_index = await self._write(
+                query.namespace, query.collection, query.operation, body, query.request_id,
+                deadline,
+            )  # fmt: skip
+            return Outcome(
+                unpack_value(result), operation.engine.name, Kind.WRITE, log_index, len(result)
+            )
+        if query.request_id is not None:
+            raise BadRequest("a read takes no request_id", field="request_id")
+        request = QueryCollection(
+            query.namespace, query.collection, query.operation, pack_value(query.parameters)
+        )
+        found = (await self._router.read(request, query.read, deadline)).found
+        answer = found.answer
+        return Outcome(
+            unpack_value(answer), found.engine, Kind.READ, found.applied_index, len(answer)
+        )
+
+    async def _write(
+        self,
+        namespace: str,
+        name: str,
+        operation: str,
+        body: Value,
+        request_id: str | None,
+        deadline: float,
+    ) -> tuple[bytes, int]:
+        seed = self._clock.random().getrandbits(SEED_BITS)
+        now_ms = self._clock.now_ms()
+        command = CollectionCommand(
+            namespace, name, operation, pack_value(body), now_ms, seed, request_id
+        )
+        validate(command, self._limits)
+        result = await self._router.propose(command, deadline)
+        if isinstance(result, Rejected):
+            raise rejection(result)
+        if not isinstance(result, CollectionResult):
+            raise InternalError("the state machine answered another command", definite=False)
+        return result.answer, result.log_index
+
+    def _check_names(self, namespace: str, name: str) -> None:
+        validate_namespace(namespace, self._limits)
+        validate_collection(name)

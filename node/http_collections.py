@@ -1,0 +1,196 @@
+"""The routes of collections and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from engines.catalog import Collection
+from engines.codec import Value
+from engines.engine import Kind
+from engines.interfaces import Limits
+from engines.validation import validate_collection
+from node import cursors
+from node.collection_service import CollectionService, Outcome, Query
+from node.cursors import Listing
+from node.http_bodies import Fields, parse_object
+from node.http_limits import (
+    INLINE_BYTES_MAX,
+    JSON_BODY_BYTES_MAX,
+    PAGE_ITEMS_DEFAULT,
+    QUERY_VALUES_MAX,
+    TIMEOUT_MS_MAX,
+)
+from node.http_params import READ_PARAMETERS, decode, namespace_name
+from node.http_params import Query as Parameters
+from node.http_views import Json, dump, rfc3339
+from node.http_wire import Answer, BodyReader, Call
+from node.reads import STALENESS_MS_MAX, Consistency, ReadOptions
+from node.service import Service
+
+T = TypeVar("T")
+
+DEFAULT_NAMESPACE: Final = "default"
+PAGE_ITEMS_MAX: Final = 1_000
+
+_LIST = READ_PARAMETERS | {"namespace", "limit", "cursor"}
+_CREATE = frozenset({"namespace", "name", "engine", "settings", "request_id", "timeout_ms"})
+_ALTER = frozenset({"settings", "request_id", "timeout_ms"})
+_DROP = frozenset({"request_id", "timeout_ms"})
+_QUERY = frozenset(
+    {"operation", "namespace", "collection", "parameters", "requirements", "request_id"}
+)
+_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "timeout_ms"})
+_NONE: frozenset[str] = frozenset()
+
+
+class CollectionHandlers:
+    """One handler per route: decode, call, encode."""
+
+    def __init__(
+        self, collections: CollectionService, service: Service, bodies: BodyReader
+    ) -> None:
+        self._collections = collections
+        self._service = service
+        self._limits: Limits = service.limits
+        self._bodies = bodies
+
+    async def list_engines(self, call: Call) -> Answer:
+        Parameters(call.query, _NONE)
+        items = [
+            {
+                "engine": engine.name,
+                "aliases": list(engine.aliases),
+                "capabilities": sorted(engine.capabilities),
+                "operations": {name: kind.value for name, kind in engine.operations.items()},
+            }
+            for engine in self._collections.registry.engines.values()
+        ]
+        return Answer(dump({"items": items}))
+
+    async def list_collections(self, call: Call) -> Answer:
+        query = Parameters(call.query, _LIST)
+        namespace = query.text("namespace") or DEFAULT_NAMESPACE
+        scope = (namespace.encode(),)
+        cursor = query.text("cursor")
+        after = cursor and cursors.decode(cursor, Listing.COLLECTIONS, scope).decode()
+        limit = query.integer("limit", 1, PAGE_ITEMS_MAX) or PAGE_ITEMS_DEFAULT
+        page = await self._collections.list(
+            namespace, after or None, limit, query.read_options(),
+            call.start + query.timeout_seconds(),
+        )  # fmt: skip
+        following = None
+        if page.more:
+            last = page.collections[-1].name.encode()
+            following = cursors.encode(Listing.COLLECTIONS, scope, last)
+        items = [_view(each) for each in page.collections]
+        return Answer(dump({"items": items, "next_cursor": following}))
+
+    async def create_collection(self, call: Call) -> Answer:
+        fields = Fields(await self._body(call), "", _CREATE)
+        answer = await self._collections.create(
+            fields.optional_text("namespace") or DEFAULT_NAMESPACE,
+            fields.text("name"),
+            fields.text("engine"),
+            fields.members("settings"),
+            fields.optional_text("request_id"),
+            call.start + fields.timeout_ms() / 1000,
+        )
+        return Answer(dump(_object(answer)), 201, wrote=True)
+
+    async def get_collection(self, call: Call) -> Answer:
+        namespace, name = self._names(call)
+        query = Parameters(call.query, READ_PARAMETERS)
+        deadline = call.start + query.timeout_seconds()
+        found = await self._collections.describe(namespace, name, query.read_options(), deadline)
+        return Answer(dump(_view(found)))
+
+    async def alter_collection(self, call: Call) -> Answer:
+        namespace, name = self._names(call)
+        fields = Fields(await self._body(call), "", _ALTER)
+        answer = await self._collections.alter(
+            namespace, name, fields.members("settings"), fields.optional_text("request_id"),
+            call.start + fields.timeout_ms() / 1000,
+        )  # fmt: skip
+        return Answer(dump(_object(answer)), wrote=True)
+
+    async def drop_collection(self, call: Call) -> Answer:
+        namespace, name = self._names(call)
+        query = Parameters(call.query, _DROP)
+        deadline = call.start + query.timeout_seconds()
+        answer = await self._collections.drop(namespace, name, query.text("request_id"), deadline)
+        return Answer(dump(_object(answer)), wrote=True)
+
+    async def query(self, call: Call) -> Answer:
+        fields = Fields(await self._body(call), "", _QUERY)
+        wanted = Fields(fields.members("requirements"), "requirements", _REQUIREMENTS)
+        query = Query(
+            fields.optional_text("namespace") or DEFAULT_NAMESPACE,
+            fields.text("collection"),
+            fields.text("operation"),
+            fields.members("parameters"),
+            _read_options(wanted),
+            fields.optional_text("request_id"),
+        )
+        outcome = await self._collections.query(query, call.start + wanted.timeout_ms() / 1000)
+        encoded = await self._inline(outcome.size, lambda: dump(_outcome(query, outcome)))
+        return Answer(encoded, wrote=outcome.kind is Kind.WRITE)
+
+    async def _body(self, call: Call) -> dict[str, object]:
+        Parameters(call.query, _NONE)
+        deadline = call.start + TIMEOUT_MS_MAX / 1000  # the request's own stands in the body
+        body = await self._bodies.read(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE", deadline)
+        return await self._inline(len(body), lambda: parse_object(body, QUERY_VALUES_MAX))
+
+    async def _inline(self, size: int, work: Callable[[], T]) -> T:
+        """Small things here, large ones where they do not hold up the loop."""
+        return work() if size <= INLINE_BYTES_MAX else await self._service.on_thread(work)
+
+    def _names(self, call: Call) -> tuple[str, str]:
+        namespace, name = call.names
+        found = decode(name, "collection").decode("utf-8")
+        validate_collection(found)
+        return namespace_name(namespace, self._limits), found
+
+
+def _read_options(fields: Fields) -> ReadOptions:
+    level = Consistency.LINEARIZABLE
+    name = fields.optional_text("consistency")
+    if name is not None:
+        try:
+            level = Consistency.from_name(name)
+        except ValueError as error:
+            fields.refuse("consistency", str(error))
+    staleness = fields.optional_integer("max_staleness_ms", 0, STALENESS_MS_MAX)
+    if staleness is not None and level is not Consistency.STALE:
+        fields.refuse("max_staleness_ms", "is only for consistency stale")
+    return ReadOptions(level, staleness)
+
+
+def _view(collection: Collection) -> Json:
+    return {
+        "namespace": collection.namespace,
+        "name": collection.name,
+        "engine": collection.engine,
+        "settings": collection.settings,
+        "items": collection.items,
+        "item_bytes": collection.item_bytes,
+        "created_at": rfc3339(collection.created_ms),
+        "written_index": collection.written_index,
+    }
+
+
+def _outcome(query: Query, outcome: Outcome) -> Json:
+    return {
+        "operation": query.operation,
+        "namespace": query.namespace,
+        "collection": query.collection,
+        "engine": outcome.engine,
+        "result": outcome.result,
+        "log_index": outcome.log_index,
+    }
+
+
+def _object(answer: Value) -> dict[str, Any]:
+    assert isinstance(answer, dict)  # as `engines/collection_writes.py` made it
+    return answer
