@@ -28,7 +28,7 @@ from engines.layout import (
     unpack_leaf,
     unseal,
 )
-from engines.registry import load_registry
+from engines.registry import Registry, load_registry
 from engines.store import Database, Databases, Snapshot, Transaction
 
 PROBLEMS_MAX = 100  # a check stops there: a broken store would repeat itself
@@ -47,15 +47,18 @@ def digest(snapshot: Snapshot) -> bytes:
     return state.digest()
 
 
-def check(snapshot: Snapshot) -> list[str]:
-    """What is wrong with the state, in words, at most PROBLEMS_MAX; [] if nothing is."""
-    return problems(snapshot.txn, snapshot.databases)
+def check(snapshot: Snapshot, registry: Registry | None = None) -> list[str]:
+    """What is wrong with the state, in words, at most PROBLEMS_MAX; [] if nothing is.
+
+    `registry`: the engines of its collections; None: those of this build.
+    """
+    return problems(snapshot.txn, snapshot.databases, registry)
 
 
-def problems(txn: Transaction, databases: Databases) -> list[str]:
+def problems(txn: Transaction, databases: Databases, registry: Registry | None = None) -> list[str]:
     """The same for a transaction of a store that is not in use yet."""
     try:
-        examination = _Examination(txn, databases)
+        examination = _Examination(txn, databases, registry or load_registry())
     except CorruptRecord as error:
         return [str(error)]
     found: list[str] = []
@@ -103,7 +106,8 @@ class _Totals:
 
 
 class _Examination:
-    def __init__(self, txn: Transaction, databases: Databases) -> None:
+    def __init__(self, txn: Transaction, databases: Databases, registry: Registry) -> None:
+        self._registry = registry
         self._txn = txn
         self._databases = databases
         self._counters: Counters = load_counters(txn, databases)
@@ -261,7 +265,7 @@ class _Examination:
 
     def collections(self) -> Iterator[str]:
         return collection_problems(
-            self._txn, self._databases, load_registry(), self._counters.collections
+            self._txn, self._databases, self._registry, self._counters.collections
         )
 
     def totals(self) -> Iterator[str]:

@@ -8,6 +8,7 @@ differ could not apply the same log.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import NamedTuple
 
@@ -54,8 +55,12 @@ class Registry:
             self.operations[operation] = Operation(engine, kind)
 
 
+@cache
 def load_registry() -> Registry:
-    """The built-in engines and those of other packages. Raises EngineNotUsable."""
+    """The built-in engines and those of other packages: looked up once, the same from then on.
+
+    Raises EngineNotUsable.
+    """
     found: list[Engine] = []
     for entry in entry_points(group=ENTRY_POINTS):
         try:

@@ -229,7 +229,7 @@ class StateMachine:
                     f"of entry {counters.applied_index}, term {counters.applied_term}; "
                     f"expected {index}, {term}",
                 )
-            if thorough and (wrong := problems(txn, databases)):
+            if thorough and (wrong := problems(txn, databases, self.registry)):
                 raise CorruptRecord("state", b"", wrong[0])
             found.append((counters, limits))
 

@@ -38,6 +38,7 @@ from node.errors import (
 MODULES = {
     "node.cli_cluster": ("up", "down", "start"),
     "node.cli_data": ("get", "put", "rm", "ls", "history", "watch"),
+    "node.cli_collections": ("collection", "query"),
     "node.cli_transfer": ("import", "export"),
     "node.cli_measure": ("status", "bench"),
     "node.cli_member": ("member", "transfer-leadership", "recover"),
@@ -57,6 +58,8 @@ _ADVICE = {
     "VERSION_CONFLICT": "read it again, then write over the version that you read",
     "REQUEST_ID_REUSED": "use another --request-id",
     "UNAUTHENTICATED": "give a token with --token-file or HIVEMEM_TOKEN",
+    "COLLECTION_NOT_FOUND": "`hivemem collection list` shows what there is",
+    "COLLECTION_EXISTS": "choose another name, or drop it first",
     "MEMBER_NOT_FOUND": "`hivemem member list` shows who is one",
     "DISK_FULL": "make room on the leader's disk, or have another lead: transfer-leadership",
     "COMPACTED": "start again from what is there now",

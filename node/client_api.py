@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from node import client_wire as wire
 from node.client_batch import batch_document, run_batch
+from node.client_collections import CollectionCalls
 from node.client_members import MemberCalls
 from node.client_retry import Call, Reply
 from node.client_snapshots import SnapshotCalls
@@ -41,7 +42,7 @@ T = TypeVar("T")
 PAGE_ITEMS = 1000  # items asked for at once when listing everything
 
 
-class ClientApi(MemberCalls, SnapshotCalls):
+class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls):
     """The API's calls. Each raises HivememError's subclasses.
 
     `timeout_ms` (1 to 60,000) bounds a whole call with its retries; None: the client's.

@@ -38,9 +38,17 @@ _CREATE = frozenset({"namespace", "name", "engine", "settings", "request_id", "t
 _ALTER = frozenset({"settings", "request_id", "timeout_ms"})
 _DROP = frozenset({"request_id", "timeout_ms"})
 _QUERY = frozenset(
-    {"operation", "namespace", "collection", "parameters", "requirements", "request_id"}
+    {
+        "operation",
+        "namespace",
+        "collection",
+        "parameters",
+        "requirements",
+        "request_id",
+        "timeout_ms",
+    }
 )
-_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "timeout_ms"})
+_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms"})
 _NONE: frozenset[str] = frozenset()
 
 
@@ -132,7 +140,7 @@ class CollectionHandlers:
             _read_options(wanted),
             fields.optional_text("request_id"),
         )
-        outcome = await self._collections.query(query, call.start + wanted.timeout_ms() / 1000)
+        outcome = await self._collections.query(query, call.start + fields.timeout_ms() / 1000)
         encoded = await self._inline(outcome.size, lambda: dump(_outcome(query, outcome)))
         return Answer(encoded, wrote=outcome.kind is Kind.WRITE)
 

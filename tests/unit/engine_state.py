@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from engines.check import check, digest
-from engines.command import Command, Delete, Put, Txn, TxnOp, encode
+from engines.codec import pack_value
+from engines.command import CollectionCommand, Command, Delete, Put, Txn, TxnOp, encode
 from engines.interfaces import Change, Limits, Record
 from engines.kv import KvReader
+from engines.registry import Registry
 from engines.state_machine import StateMachine
 from engines.store import Store
 
@@ -39,7 +41,11 @@ def checked_state(path: Path) -> Iterator[State]:
 class State:
     """Namespace n, session s, unless said otherwise. `now` is the proposer's clock."""
 
-    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self, path: Path, limits: Limits | None = None, registry: Registry | None = None
+    ) -> None:
+        """`registry`: other engines than those of this build."""
+        self.registry = registry
         self.path = path
         self.limits = limits or Limits()
         self.now = NOW
@@ -48,7 +54,7 @@ class State:
 
     def open(self) -> None:
         self.store = Store(self.path, MAP_BYTES, 16)
-        self.machine = StateMachine(self.store, self.limits, self.heard.extend)
+        self.machine = StateMachine(self.store, self.limits, self.heard.extend, self.registry)
 
     def reopen(self) -> None:
         self.machine.close()
@@ -77,7 +83,7 @@ class State:
     @contextmanager
     def reader(self) -> Iterator[KvReader]:
         with self.store.read() as snapshot:
-            yield KvReader(snapshot)
+            yield KvReader(snapshot, self.machine.registry, self.machine.indexes)
 
     def read(self, question: Callable[[KvReader], Any]) -> Any:
         with self.reader() as reader:
@@ -90,6 +96,19 @@ class State:
     def value(self, key: bytes) -> bytes | None:
         record = self.get(key)
         return record.value if record else None
+
+    def collection(self, operation: str, name: str, body: Any, **more: Any) -> Any:
+        """One command on the collection `name`; `body` as it stands in the log."""
+        fields = {"namespace": "n", "now_ms": self.now, "seed": 1, **more}
+        command = CollectionCommand(
+            collection=name, operation=operation, body=pack_value(body), **fields
+        )
+        return self.apply(command)[0]
+
+    def query(self, collection: str, operation: str, **parameters: Any) -> Any:
+        """What a collection's engine answers."""
+        with self.reader() as reader:
+            return reader.collections.query("n", collection, operation, parameters)[0]
 
     def digest(self) -> bytes:
         with self.store.read() as snapshot:

@@ -27,14 +27,18 @@ from engines.errors import (
 from engines.interfaces import ChangeId, Limits
 from engines.kv import KvReader
 from engines.layout import seal
+from engines.registry import BUILT_IN, Registry
 from engines.state_machine import StateMachine
 from engines.store import Databases, Store, Transaction
+from tests.example_engine.hivemem_tally import TALLY
 from tests.unit.engine_state import MAP_BYTES, NOW, State
+
+REGISTRY = Registry((*BUILT_IN, TALLY))
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
-    state = State(tmp_path / "live")
+    state = State(tmp_path / "live", registry=REGISTRY)
     yield state
     state.machine.close()
 
@@ -156,7 +160,7 @@ def test_a_full_store_says_which_limit_and_keeps_nothing_of_the_entry(tmp_path: 
     assert 0 < applied < 1000
     assert state.get(b"%d" % applied) is None
     with state.store.read() as snapshot:
-        assert check(snapshot) == []
+        assert check(snapshot, REGISTRY) == []
     # With more room the same entry goes in.
     state.reopen()
     assert state.machine.applied_index == applied
@@ -304,7 +308,7 @@ def test_a_copy_is_of_one_moment_and_without_free_pages(state: State, tmp_path: 
     assert state.value(b"later") is None
     assert state.value(b"199") == b"x" * 5000
     with state.store.read() as snapshot:
-        assert check(snapshot) == []
+        assert check(snapshot, REGISTRY) == []
     state.store.sync()
     assert copy_of(state, tmp_path / "copy") == (200, 1)
     with state.store.write() as txn:
@@ -358,7 +362,7 @@ def test_a_replaced_state_is_the_other_one_for_good(state: State, other: Path) -
     state.reopen()
     assert (state.value(b"b"), state.machine.applied_index) == (b"3", 4)
     with state.store.read() as snapshot:
-        assert check(snapshot) == []
+        assert check(snapshot, REGISTRY) == []
     assert leftovers(state) == []
 
 
@@ -523,7 +527,7 @@ def test_memory_of_pages_that_were_read_can_be_given_back(
     state.machine.release_memory()
     assert state.value(b"new") == b"y"
     with state.store.read() as snapshot:
-        assert check(snapshot) == []
+        assert check(snapshot, REGISTRY) == []
 
 
 # -- crashes and corruption --------------------------------------------------------------
@@ -551,7 +555,7 @@ def test_what_was_applied_survives_the_death_of_the_process(tmp_path: Path) -> N
     assert state.machine.applied_index == 200
     assert state.value(b"199") == b"x" * 5000
     with state.store.read() as snapshot:
-        assert check(snapshot) == []
+        assert check(snapshot, REGISTRY) == []
     state.put(b"200")
     state.machine.close()
 
@@ -563,6 +567,8 @@ def populate(state: State) -> None:
     state.put(b"gone")
     state.delete(b"gone")
     state.txn(TxnGet(b"k"), request_id="r")
+    state.collection("collection_create", "c", {"engine": "tally", "settings": {}})
+    state.collection("tally_add", "c", ["a", 5])
 
 
 def every_read(state: State) -> None:
@@ -573,6 +579,7 @@ def every_read(state: State) -> None:
         for key in (b"k", b"d" * 1000, b"gone"):
             reader.get("n", "s", key)
             reader.history("n", "s", key, None, 10, 1 << 20, True)
+        reader.collections.query("n", "c", "tally_get", {"name": "a"})
     state.txn(TxnGet(b"k"), request_id="r")
 
 
@@ -590,7 +597,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(state: State, name: str) -> Non
             with state.store.write() as txn:
                 txn.put(key, bytes(flipped), db=database)
             with state.store.read() as snapshot:
-                assert check(snapshot) != [], (key, place)
+                assert check(snapshot, REGISTRY) != [], (key, place)
             # These are read at start, when an id is forgotten, and when the window moves on.
             if name not in ("request_order", "leaving") and key not in (b"format", b"limits"):
                 with pytest.raises(CorruptRecord):
@@ -634,12 +641,12 @@ def test_a_record_under_another_key_is_noticed(state: State) -> None:
     with pytest.raises(CorruptRecord, match="another record"):
         state.get(b"mine", session="two")
     with state.store.read() as snapshot:
-        assert check(snapshot) != []
+        assert check(snapshot, REGISTRY) != []
 
 
 @pytest.mark.parametrize("name", Databases._fields)
 def test_check_misses_no_missing_record(tmp_path: Path, name: str) -> None:
-    state = State(tmp_path / "live")
+    state = State(tmp_path / "live", registry=REGISTRY)
     populate(state)
     database = getattr(state.store.databases, name)
     for key, value in contents(state, name):
@@ -648,7 +655,7 @@ def test_check_misses_no_missing_record(tmp_path: Path, name: str) -> None:
         with state.store.write() as txn:
             assert txn.delete(key, db=database)
         with state.store.read() as snapshot:
-            assert check(snapshot) != [], key
+            assert check(snapshot, REGISTRY) != [], key
         with state.store.write() as txn:
             txn.put(key, value, db=database)
     state.machine.close()
@@ -664,7 +671,7 @@ def test_check_counts_and_names_what_is_wrong(state: State) -> None:
         entry = empty + b"p" * 480 + b"\x01"
         txn.put(entry, seal(entry, (98).to_bytes(8)), db=databases.leaves)
     with state.store.read() as snapshot:
-        problems = "\n".join(check(snapshot))
+        problems = "\n".join(check(snapshot, REGISTRY))
     for words in ("expiry has 2 entries", "session b'n\\x00empty' is empty", "is empty"):
         assert words in problems
 

@@ -1,0 +1,201 @@
+"""The commands on collections: collection list, create, show, alter, drop; query."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from node import console
+from node.cli_options import EXIT_DONE, UsageError, add_client_command
+
+if TYPE_CHECKING:
+    from node.client import HivememClient
+
+NAMESPACE = "default"
+CELL_CHARACTERS_MAX = 60  # of one value, in tables
+_HEADINGS = ("collection", "engine", "items", "bytes", "settings")
+# What answers hold their rows under, whichever engine gives them.
+_ROWS = ("hits", "documents", "items", "rows", "points", "nodes", "edges", "series", "buckets")
+
+
+def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    _add_collection(subparsers)
+    query = add_client_command(subparsers, "query", "run one operation on a collection", _query)
+    query.add_argument("collection", metavar="[NAMESPACE/]COLLECTION")
+    query.add_argument("operation", metavar="OPERATION", help="such as document_find")
+    query.add_argument(
+        "parameters", nargs="?", default="{}", metavar="JSON", help="- is standard input"
+    )
+    query.add_argument("--consistency", choices=("linearizable", "leader", "stale"))
+    query.add_argument(
+        "--request-id", metavar="ID", help="repeats with the same id are applied only once"
+    )
+
+
+def _add_collection(subparsers: argparse._SubParsersAction[Any]) -> None:
+    collection = subparsers.add_parser("collection", help="list, make, change and drop collections")
+    actions = collection.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = add_client_command(actions, "list", "the collections of a namespace", _list)
+    listing.add_argument("namespace", nargs="?", default=NAMESPACE, metavar="NAMESPACE")
+    create = add_client_command(actions, "create", "make a collection", _create)
+    create.add_argument("collection", metavar="[NAMESPACE/]COLLECTION")
+    create.add_argument("engine", metavar="ENGINE", help="`hivemem collection engines` lists them")
+    show = add_client_command(actions, "show", "what a collection is and holds", _show)
+    alter = add_client_command(actions, "alter", "change settings", _alter)
+    drop = add_client_command(actions, "drop", "remove a collection and all it holds", _drop)
+    for command in (show, alter, drop):
+        command.add_argument("collection", metavar="[NAMESPACE/]COLLECTION")
+    for command in (create, alter):
+        command.add_argument("--settings", default="{}", metavar="JSON", help="an object")
+    add_client_command(actions, "engines", "the engines of the cluster's nodes", _engines)
+
+
+async def _list(client: HivememClient, options: argparse.Namespace) -> int:
+    found = [each async for each in client.collections(options.namespace)]
+    if options.output == "json":
+        console.write_json({"items": found})
+    else:
+        console.table(
+            _HEADINGS,
+            [
+                (
+                    each["name"],
+                    each["engine"],
+                    str(each["items"]),
+                    console.size(each["item_bytes"]),
+                    _cell(each["settings"]),
+                )
+                for each in found
+            ],
+        )
+    return EXIT_DONE
+
+
+async def _create(client: HivememClient, options: argparse.Namespace) -> int:
+    namespace, name = _place(options.collection)
+    settings = _object(options.settings, "--settings")
+    answer = await client.create_collection(namespace, name, options.engine, settings)
+    return _answered(options, answer, f"created {namespace}/{name}, engine {answer['engine']}")
+
+
+async def _show(client: HivememClient, options: argparse.Namespace) -> int:
+    found = await client.collection(*_place(options.collection))
+    if options.output == "json":
+        console.write_json(found)
+    else:
+        rows = [(name, _cell(value)) for name, value in found.items() if name != "settings"]
+        rows += [(f"settings.{name}", _cell(each)) for name, each in found["settings"].items()]
+        console.table(("what", "value"), rows)
+    return EXIT_DONE
+
+
+async def _alter(client: HivememClient, options: argparse.Namespace) -> int:
+    namespace, name = _place(options.collection)
+    settings = _object(options.settings, "--settings")
+    answer = await client.alter_collection(namespace, name, settings)
+    said = "changed" if answer["altered"] else "nothing to change in"
+    return _answered(options, answer, f"{said} {namespace}/{name}")
+
+
+async def _drop(client: HivememClient, options: argparse.Namespace) -> int:
+    namespace, name = _place(options.collection)
+    dropped = await client.drop_collection(namespace, name)
+    said = "dropped" if dropped else "there is no collection"
+    return _answered(options, {"dropped": dropped}, f"{said} {namespace}/{name}")
+
+
+async def _engines(client: HivememClient, options: argparse.Namespace) -> int:
+    found = await client.engines()
+    if options.output == "json":
+        console.write_json({"items": found})
+        return EXIT_DONE
+    rows = [
+        (
+            each["engine"],
+            ", ".join(each["aliases"]) or "-",
+            " ".join(f"{name}*" if kind == "write" else name for name, kind in operations.items()),
+        )
+        for each in found
+        if (operations := each["operations"])
+    ]
+    console.table(("engine", "also called", "operations (* writes)"), rows)
+    return EXIT_DONE
+
+
+async def _query(client: HivememClient, options: argparse.Namespace) -> int:
+    namespace, name = _place(options.collection)
+    text = sys.stdin.read() if options.parameters == "-" else options.parameters
+    answer = await client.query(
+        namespace,
+        name,
+        options.operation,
+        _object(text, "JSON"),
+        consistency=options.consistency,
+        request_id=options.request_id,
+    )
+    if options.output == "json":
+        console.write_json(answer)
+    else:
+        _show_result(answer["result"])
+    return EXIT_DONE
+
+
+def _show_result(result: Any) -> None:
+    """Rows as a table, and what stands beside them as lines."""
+    if not isinstance(result, dict):
+        console.write(_json(result))
+        return
+    shown = next((name for name in _ROWS if isinstance(result.get(name), list)), None)
+    if shown is not None:
+        _show_rows(result[shown])
+    for name, value in result.items():
+        if name != shown and value is not None:
+            console.write(f"{name}: {_json(value)}")
+
+
+def _show_rows(rows: list[Any]) -> None:
+    objects = [row if isinstance(row, dict) else {"value": row} for row in rows]
+    headings = list(dict.fromkeys(name for row in objects for name in row))
+    if not headings:
+        console.write("nothing found")
+        return
+    console.table(
+        headings,
+        [[_cell(row[name]) if name in row else "" for name in headings] for row in objects],
+    )
+
+
+def _answered(options: argparse.Namespace, answer: Any, said: str) -> int:
+    if options.output == "json":
+        console.write_json(answer)
+    else:
+        console.write(said)
+    return EXIT_DONE
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else _json(value)
+    if len(text) > CELL_CHARACTERS_MAX:
+        text = text[: CELL_CHARACTERS_MAX - 1] + "…"
+    return console.printable(text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _place(text: str) -> tuple[str, str]:
+    namespace, slash, name = text.partition("/")
+    return (namespace, name) if slash else (NAMESPACE, namespace)
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{what} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{what} must be a JSON object")
+    return found
