@@ -23,6 +23,7 @@ from cluster.snapshot import SnapshotStore
 from engines.command import Command
 from engines.interfaces import Change, Limits, Result
 from engines.kv import KvReader
+from engines.registry import Registry
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.auth import Tokens
@@ -242,10 +243,12 @@ def chunks(body: bytes) -> Iterator[bytes]:
 
 
 @contextmanager
-def open_state(folder: Path, limits: Limits) -> Iterator[tuple[Store, StateMachine, Readers]]:
+def open_state(
+    folder: Path, limits: Limits, registry: Registry | None = None
+) -> Iterator[tuple[Store, StateMachine, Readers]]:
     """A state of its own in `folder`, and how doors read it."""
     store = Store(folder / "state", 1 << 30, 32)
-    machine = StateMachine(store, limits)
+    machine = StateMachine(store, limits, registry=registry)
 
     @contextmanager
     def readers() -> Iterator[KvReader]:
@@ -267,13 +270,14 @@ async def open_door(
     tokens: Tokens | None = None,
     clock: SystemClock | None = None,
     watches: Watches | None = None,
+    registry: Registry | None = None,
 ) -> AsyncIterator[OpenDoor]:
     """`watches`: others than those of the door's own state."""
     clock = clock or SystemClock()
     limits = limits or HttpLimits()
     state_limits = state_limits or Limits()
     with (
-        open_state(folder, state_limits) as (_, machine, readers),
+        open_state(folder, state_limits, registry) as (_, machine, readers),
         ThreadPoolExecutor(2) as executor,
     ):
         group = InMemoryGroup("n1", machine)

@@ -1,0 +1,129 @@
+"""The routes of collections and queries, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.registry import BUILT_IN, Registry
+from tests.example_engine.hivemem_tally import TALLY
+from tests.unit.http_door import OpenDoor, Reply, open_door
+
+REGISTRY = Registry((*BUILT_IN, TALLY))
+
+
+async def send(door: OpenDoor, method: str, path: str, body: Any = None) -> Reply:
+    encoded = None if body is None else json.dumps(body).encode()
+    return await door.request(method, path, encoded)
+
+
+async def create(door: OpenDoor, name: str = "c", **more: Any) -> Reply:
+    return await send(door, "POST", "/v1/collections", {"name": name, "engine": "tally", **more})
+
+
+async def query(door: OpenDoor, operation: str, parameters: Any = None, **more: Any) -> Reply:
+    body = {"operation": operation, "collection": "c", "parameters": parameters or {}, **more}
+    return await send(door, "POST", "/v1/query", body)
+
+
+async def test_a_collection_from_its_creation_to_its_end(tmp_path: Path) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        made = await create(door, engine="counter", settings={"maximum": 50})
+        assert (made.status, made.json()) == (
+            201,
+            {"created": True, "engine": "tally", "settings": {"maximum": 50}},
+        )
+        added = await query(door, "tally_add", {"name": "ä", "amount": 5})
+        assert added.status == 200
+        assert added.json() == {
+            "operation": "tally_add", "namespace": "default", "collection": "c",
+            "engine": "tally", "result": {"total": 5}, "log_index": door.machine.applied_index,
+        }  # fmt: skip
+        for level in ("linearizable", "strong", "leader", "stale", "eventual"):
+            got = await query(door, "tally_get", {"name": "ä"}, requirements={"consistency": level})
+            assert got.json()["result"] == {"total": 5}
+        shown = (await send(door, "GET", "/v1/collections/default/c")).json()
+        assert (shown["items"], shown["settings"]) == (1, {"maximum": 50})
+        assert shown["written_index"] == added.json()["log_index"]
+        changed = await send(
+            door, "PATCH", "/v1/collections/default/c", {"settings": {"maximum": 9}}
+        )
+        assert changed.json() == {"altered": True, "settings": {"maximum": 9}}
+        dropped = await send(door, "DELETE", "/v1/collections/default/c")
+        assert dropped.json() == {"dropped": True}
+        gone = await query(door, "tally_get", {"name": "ä"})
+        assert (gone.status, gone.json()["error"]["code"]) == (404, "COLLECTION_NOT_FOUND")
+
+
+async def test_collections_are_listed_page_by_page(tmp_path: Path) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        for name in ("b", "a", "c"):
+            await create(door, name)
+        await create(door, "elsewhere", namespace="other")
+        names: list[str] = []
+        cursor = ""
+        while True:
+            page = (await send(door, "GET", f"/v1/collections?limit=2{cursor}")).json()
+            names += [each["name"] for each in page["items"]]
+            if page["next_cursor"] is None:
+                break
+            cursor = f"&cursor={page['next_cursor']}"
+        assert names == ["a", "b", "c"]
+
+
+async def test_the_engines_say_what_they_can_do(tmp_path: Path) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        items = (await send(door, "GET", "/v1/engines")).json()["items"]
+        tally = next(each for each in items if each["engine"] == "tally")
+        assert tally["operations"] == {
+            "tally_add": "write", "tally_get": "read", "tally_list": "read",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code", "field"),
+    [
+        ({"operation": "nothing"}, 400, "INVALID_ARGUMENT", "operation"),
+        ({"collection": "a/b"}, 400, "INVALID_ARGUMENT", "collection"),
+        ({"collection": "absent"}, 404, "COLLECTION_NOT_FOUND", "collection"),
+        ({"namespace": ".."}, 400, "INVALID_ARGUMENT", "namespace"),
+        ({"parameters": []}, 400, "INVALID_ARGUMENT", "parameters"),
+        ({"parameters": {"name": ""}}, 400, "INVALID_ARGUMENT", "parameters.name"),
+        ({"parameters": {"name": "x", "amount": 1 << 70}}, 400, "INVALID_ARGUMENT",
+         "parameters.amount"),
+        ({"parameters": {"name": "x", "amount": -1}}, 400, "INVALID_ARGUMENT", "amount"),
+        ({"requirements": {"consistency": "maybe"}}, 400, "INVALID_ARGUMENT",
+         "requirements.consistency"),
+        ({"requirements": {"max_staleness_ms": 5}}, 400, "INVALID_ARGUMENT",
+         "requirements.max_staleness_ms"),
+        ({"priority": "high"}, 400, "INVALID_ARGUMENT", "priority"),
+        ({"timeout_ms": 0}, 400, "INVALID_ARGUMENT", "timeout_ms"),
+        ({"request_id": "é"}, 400, "INVALID_ARGUMENT", "request_id"),
+    ],
+)  # fmt: skip
+async def test_what_is_refused_names_the_field_and_stores_nothing(
+    tmp_path: Path, changes: dict[str, Any], status: int, code: str, field: str
+) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        await create(door)
+        good = {
+            "operation": "tally_add", "collection": "c", "parameters": {"name": "x", "amount": 1},
+        }  # fmt: skip
+        reply = await send(door, "POST", "/v1/query", {**good, **changes})
+        error = reply.json()["error"]
+        assert (reply.status, error["code"], error.get("field")) == (status, code, field)
+        assert error["definite"] is True
+        assert (await query(door, "tally_list")).json()["result"] == {"items": []}
+
+
+async def test_a_repeated_request_writes_once(tmp_path: Path) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        await create(door)
+        for _ in range(2):
+            again = await query(door, "tally_add", {"name": "x"}, request_id="r")
+            assert again.json()["result"] == {"total": 1}
+        refused = await query(door, "tally_get", {"name": "x"}, request_id="s")
+        assert (refused.status, refused.json()["error"]["field"]) == (400, "request_id")
