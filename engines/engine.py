@@ -60,10 +60,21 @@ class Kind(enum.Enum):
 class Engine(Protocol):
     """One data model. Stateless: one object serves every collection, from any thread."""
 
-    name: str  # as `engine` of a collection
-    aliases: tuple[str, ...]  # other names that are accepted for it
-    capabilities: frozenset[str]  # what a request may require
-    operations: Mapping[str, Kind]  # every name that callers may use, of all engines unique
+    @property
+    def name(self) -> str:
+        """As `engine` of a collection."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names that are accepted for it."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What a request may require."""
+
+    @property
+    def operations(self) -> Mapping[str, Kind]:
+        """Every name that callers may use; of all engines unique."""
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         """The settings of a new collection, or with `current` those after a change, complete.

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from engines.engine import Engine, Kind
 from engines.errors import EngineError
+from engines.text import TEXT
 
 ENTRY_POINTS = "hivemem.engines"
-BUILT_IN: tuple[Engine, ...] = ()
+BUILT_IN: tuple[Engine, ...] = (TEXT,)
 
 
 class EngineNotUsable(EngineError):

@@ -85,6 +85,11 @@ class View:
         """Items whose key starts with `prefix`."""
         return self.range(prefix, after_prefix(prefix), reverse=reverse)
 
+    @property
+    def stopped(self) -> bool:
+        """Does nobody wait for the answer any more?"""
+        return self._stop()
+
     def step(self) -> None:
         """To be called in every loop that may be long. Raises QueryCancelled."""
         self._left -= 1

@@ -1,0 +1,229 @@
+"""A full-text index of one collection: BM25 by SQLite's FTS5. Derived from items.
+
+The index lives in a private database of SQLite that is gone with it: pages beyond its cache
+lie in a file without a name, so that memory is bounded and nothing has to be recovered. It is
+made anew from the items when it is first searched after a start.
+
+Changes only name the items that are *dirty*. A search first takes those in as they are in its
+own snapshot, so that the index shows what that snapshot holds; one that its snapshot is too
+old for stays dirty for the next. Searches of one collection take turns.
+
+Source: Robertson and Zaragoza 2009 (BM25); sqlite.org/fts5.html. One of the importers of sqlite3.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from engines.errors import EngineError, InvalidArgument, QueryCancelled
+from engines.space import ItemChange, View
+
+CACHE_KIB: Final = 16 << 10  # of one index, in memory
+TOKENIZERS: Final = {
+    "english": "porter unicode61 remove_diacritics 2",
+    "none": "unicode61 remove_diacritics 2",
+}
+_STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the caller
+_BATCH: Final = 500  # items taken in by one statement
+
+# What of an item is searched: (id, one text per field), or None for one that is not.
+Texts = Callable[[bytes, bytes], tuple[str, Sequence[str]] | None]
+
+
+class TextHit(NamedTuple):
+    """`score`: of BM25, greater is better; only those of one search can be compared."""
+
+    key: bytes
+    score: float
+
+
+class TextIndex:
+    """See the module. `DerivedIndex`, and searches from any thread."""
+
+    def __init__(self, fields: Sequence[str], language: str, texts: Texts) -> None:
+        """`fields`: their names; `texts`: what of an item is searched, in their order."""
+        self._fields = tuple(fields)
+        self._texts = texts
+        self._lock = threading.Lock()
+        self._dirty: dict[bytes, int] = {}  # item → log index of its last change
+        self._dirty_lock = threading.Lock()  # held for moments only: by the applying thread, too
+        self._closed = False
+        self._database = database = sqlite3.connect(
+            "", check_same_thread=False, isolation_level=None
+        )
+        database.executescript(
+            f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA synchronous = OFF; "
+            "PRAGMA journal_mode = OFF; CREATE TABLE items (key BLOB PRIMARY KEY);"
+        )
+        columns = ", ".join(f"f{place}" for place in range(len(self._fields)))
+        database.execute(
+            f"CREATE VIRTUAL TABLE texts USING fts5({columns}, tokenize = '{TOKENIZERS[language]}')"
+        )
+
+    # --- As it changes -----------------------------------------------------------
+
+    def build(self, view: View) -> None:
+        """Take in every item of a snapshot."""
+        with self._lock:
+            self._execute("BEGIN")
+            batch: list[tuple[bytes, Sequence[str]]] = []
+            for key, value in view.range():
+                found = self._texts(key, value)
+                if found is not None:
+                    batch.append((key, found[1]))
+                if len(batch) == _BATCH:
+                    self._add(batch)
+                    batch.clear()
+            self._add(batch)
+            self._execute("COMMIT")
+
+    def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
+        """Remember what is to be taken in."""
+        with self._dirty_lock:
+            for change in changes:
+                self._dirty[change.key] = log_index
+
+    def close(self) -> None:
+        """Searches under way end first."""
+        with self._lock:
+            self._closed = True
+            self._database.close()
+
+    def _catch_up(self, view: View) -> None:
+        """Take in what has changed, as `view` has it."""
+        with self._dirty_lock:
+            # What is newer than the snapshot is for a later one.
+            due = [key for key, index in self._dirty.items() if index <= view.applied_index]
+            for key in due:
+                del self._dirty[key]
+        if not due:
+            return
+        try:
+            self._execute("BEGIN")
+            for start in range(0, len(due), _BATCH):
+                keys = due[start : start + _BATCH]
+                self._remove(keys)
+                values = ((key, view.get(key)) for key in keys)
+                found = [
+                    (key, texts[1])
+                    for key, value in values
+                    if value is not None and (texts := self._texts(key, value)) is not None
+                ]
+                self._add(found)
+            self._execute("COMMIT")
+        except BaseException:
+            with self._dirty_lock:
+                for key in due:
+                    self._dirty.setdefault(key, view.applied_index)
+            if self._database.in_transaction:
+                self._execute("COMMIT")  # there is no journal; what was taken in may stay
+            raise
+
+    def _add(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> None:
+        names = ", ".join(f"f{place}" for place in range(len(self._fields)))
+        marks = ", ".join("?" * (len(self._fields) + 1))
+        statement = f"INSERT INTO texts (rowid, {names}) VALUES ({marks})"
+        for key, texts in items:
+            # A snapshot may hold what was taken in before.
+            self._remove([key])
+            row = self._database.execute("INSERT INTO items (key) VALUES (?)", (key,)).lastrowid
+            self._database.execute(statement, (row, *texts))
+
+    def _remove(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            found = self._database.execute(
+                "SELECT rowid FROM items WHERE key = ?", (key,)
+            ).fetchone()
+            if found is not None:
+                self._database.execute("DELETE FROM texts WHERE rowid = ?", found)
+                self._database.execute("DELETE FROM items WHERE rowid = ?", found)
+
+    # --- Searches ------------------------------------------------------------------
+
+    def search(
+        self, view: View, expression: str, weights: Mapping[str, float], limit: int
+    ) -> list[TextHit]:
+        """The best `limit` items for an expression (`text_match.py`), best first.
+
+        `weights`: of fields, 1 unless given. Ties break by key. Raises QueryCancelled.
+        """
+        factors = ", ".join(str(float(weights.get(name, 1.0))) for name in self._fields)
+        statement = (
+            f"SELECT items.key, -bm25(texts, {factors}) AS score FROM texts "
+            "JOIN items ON items.rowid = texts.rowid WHERE texts MATCH ? "
+            "ORDER BY score DESC, items.key LIMIT ?"
+        )
+        with _Turn(self, view):
+            rows = self._rows(statement, (expression, limit))
+            return [TextHit(bytes(key), float(score)) for key, score in rows]
+
+    def snippets(
+        self, view: View, expression: str, keys: Sequence[bytes], words: int
+    ) -> dict[bytes, str]:
+        """For items that were found: the piece that fits best, found words in [ ]."""
+        marks = ", ".join("?" * len(keys))
+        statement = (
+            f"SELECT items.key, snippet(texts, -1, '[', ']', '…', {int(words)}) FROM texts "
+            "JOIN items ON items.rowid = texts.rowid "
+            "WHERE texts MATCH ? AND texts.rowid IN "
+            f"(SELECT rowid FROM items WHERE key IN ({marks}))"
+        )
+        with _Turn(self, view):
+            rows = self._rows(statement, (expression, *keys))
+            return {bytes(key): str(text) for key, text in rows}
+
+    def begin(self, view: View) -> None:
+        """Take the turn. For `_Turn`."""
+        self._lock.acquire()
+        try:
+            if self._closed:
+                raise QueryCancelled("the collection was dropped or changed meanwhile")
+            self._database.set_progress_handler(_watcher(view), _STEPS)
+            self._catch_up(view)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def end(self) -> None:
+        """Leave the turn to the next."""
+        if not self._closed:
+            self._database.set_progress_handler(None, 0)
+        self._lock.release()
+
+    def _rows(self, statement: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if "interrupted" in str(error):
+                raise QueryCancelled("the deadline passed") from error
+            raise InvalidArgument("parameters.query", f"cannot be searched: {error}") from error
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._database.execute(statement)
+        except sqlite3.Error as error:
+            raise EngineError(f"the full-text index: {error}") from error
+
+
+class _Turn:
+    """One search's turn at an index."""
+
+    def __init__(self, index: TextIndex, view: View) -> None:
+        self._index = index
+        self._view = view
+
+    def __enter__(self) -> None:
+        self._index.begin(self._view)
+
+    def __exit__(self, *_: object) -> None:
+        self._index.end()
+
+
+def _watcher(view: View) -> Callable[[], int]:
+    def interrupt() -> int:
+        return int(view.stopped)
+
+    return interrupt
