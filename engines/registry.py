@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from engines.engine import Engine, Kind
 from engines.errors import EngineError
+from engines.relational import RELATIONAL
 from engines.text import TEXT
 
 ENTRY_POINTS = "hivemem.engines"
-BUILT_IN: tuple[Engine, ...] = (TEXT,)
+BUILT_IN: tuple[Engine, ...] = (TEXT, RELATIONAL)
 
 
 class EngineNotUsable(EngineError):

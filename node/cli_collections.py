@@ -147,6 +147,9 @@ def _show_result(result: Any) -> None:
     if not isinstance(result, dict):
         console.write(_json(result))
         return
+    if isinstance(columns := result.get("columns"), list):
+        rows = [dict(zip(columns, row, strict=True)) for row in result["rows"]]
+        result = {"rows": rows, **{k: v for k, v in result.items() if k not in ("columns", "rows")}}
     shown = next((name for name in _ROWS if isinstance(result.get(name), list)), None)
     if shown is not None:
         _show_rows(result[shown])
@@ -176,6 +179,8 @@ def _answered(options: argparse.Namespace, answer: Any, said: str) -> int:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = value if isinstance(value, str) else _json(value)
     if len(text) > CELL_CHARACTERS_MAX:
         text = text[: CELL_CHARACTERS_MAX - 1] + "…"

@@ -44,6 +44,7 @@ LAYERS = (
 
 # Library → the modules that may import it. Each has one home; a second is a second door.
 HOMES: Mapping[str, tuple[str, ...]] = {
+    "apsw": ("engines/relational_*.py",),
     "aiohttp": ("node/client_http.py", "node/http*.py"),
     "hiredis": ("node/resp_reader.py",),
     # The store in use, and a copy at rest: one writes and shares, the other does neither.

@@ -1,0 +1,71 @@
+"""What SQL may do: no other files, no settings of SQLite, no transactions of its own.
+
+A command is one transaction already, and what it does must be a function of the database and
+its stamp. Everything is decided by SQLite's authorizer, which is asked while a statement is
+prepared: not by looking at the text.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import apsw
+
+# Pragmas that only tell.
+_PRAGMAS: Final = frozenset(
+    {
+        "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
+        "foreign_key_list", "foreign_key_check", "integrity_check", "quick_check", "page_count",
+        "freelist_count", "database_list", "function_list", "collation_list", "compile_options",
+    }
+)  # fmt: skip
+_MODULES: Final = frozenset({"fts5", "rtree"})  # of virtual tables
+_FUNCTIONS: Final = frozenset(
+    {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_source_id"}
+)
+_DENIED: Final = {
+    apsw.SQLITE_ATTACH: "ATTACH is not allowed: a collection is one database",
+    apsw.SQLITE_DETACH: "DETACH is not allowed: a collection is one database",
+    apsw.SQLITE_TRANSACTION: "a command is one transaction: give its statements together",
+    apsw.SQLITE_SAVEPOINT: "a command is one transaction: give its statements together",
+    apsw.SQLITE_CREATE_TEMP_TABLE: "temporary tables do not outlive a command",
+    apsw.SQLITE_CREATE_TEMP_VIEW: "temporary views do not outlive a command",
+    apsw.SQLITE_CREATE_TEMP_TRIGGER: "temporary triggers do not outlive a command",
+    apsw.SQLITE_CREATE_TEMP_INDEX: "temporary indexes do not outlive a command",
+}
+
+
+class Rules:
+    """An authorizer. `reason` says why the last statement was refused."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def __call__(
+        self,
+        action: int,
+        first: str | None,
+        second: str | None,
+        schema: str | None,
+        trigger: str | None,
+    ) -> int:
+        reason = self._refusal(action, first, second)
+        if reason is None:
+            return int(apsw.SQLITE_OK)
+        self.reason = reason
+        return int(apsw.SQLITE_DENY)
+
+    def _refusal(self, action: int, first: str | None, second: str | None) -> str | None:
+        if action in _DENIED:
+            return _DENIED[action]
+        if action == apsw.SQLITE_PRAGMA and (first or "").lower() not in _PRAGMAS:
+            return f"PRAGMA {first} is not allowed"
+        if action == apsw.SQLITE_PRAGMA and second is not None and (first or "").lower() in (
+            "page_count", "freelist_count", "compile_options",
+        ):  # fmt: skip
+            return f"PRAGMA {first} takes no value"
+        if action == apsw.SQLITE_CREATE_VTABLE and (second or "").lower() not in _MODULES:
+            return f"virtual tables of {second} are not allowed; known: {', '.join(_MODULES)}"
+        if action == apsw.SQLITE_FUNCTION and (second or "").lower() in _FUNCTIONS:
+            return f"the function {second} is not allowed"
+        return None
