@@ -15,32 +15,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from random import Random  # noqa: TID251 - the caller seeds it
 
 from cluster import entry as entries_codec
 from cluster import messages, raft
-from cluster.compaction import CompactionLimits, Compactor
+from cluster.compaction import CompactionLimits
 from cluster.errors import (
     ChangeRefused,
     ClusterError,
-    CorruptSnapshot,
-    DamagedContent,
     DiskFull,
     NoQuorum,
     NotLeader,
     Overloaded,
     StateDamaged,
 )
+from cluster.group_state import GroupState
 from cluster.interfaces import (
     CommittedBatch,
     GroupStatus,
     PeerTransport,
     RaftLog,
     Role,
-    SnapshotMeta,
     Snapshots,
     StateMachine,
 )
@@ -49,8 +46,6 @@ from cluster.messages import MalformedMessage, Message
 from cluster.proposals import Done, Proposals
 from cluster.raft import FlowLimits, Identity, Peers, SafeCore
 from cluster.reads import ReadRounds
-from cluster.repair import Repair
-from cluster.snapshot_transfer import SnapshotReceiver, SnapshotSender
 from cluster.standing import Standing
 from cluster.transfer import LeadershipTransfer
 from cluster.upstream import RaftTiming
@@ -59,7 +54,6 @@ logger = logging.getLogger(__name__)
 
 ReadDone = Callable[[int | None, ClusterError | None], None]
 
-COMPACT_SECONDS = 0.1  # between two looks at whether a snapshot is due or the log can be cut
 _ROLE_NAMES = {raft.FOLLOWER: "follower", raft.CANDIDATE: "candidate", raft.LEADER: "leader"}
 
 
@@ -108,13 +102,11 @@ class RaftGroup:
         self.self_id = identity.id
         self._log = log
         self._machine = machine
-        self._snapshots = snapshots
         self._limits = limits or GroupLimits()
         self._wake = wake
         self._fail = fail
         self._failed = False
         self._logged_leader: str | None = None
-        self._compact_at = float("-inf")
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
         self._waiter_number = count()
         self._reads = ReadRounds()
@@ -137,38 +129,35 @@ class RaftGroup:
             flow or FlowLimits(),
             rng,
         )
-        self._build_parts(timing, compaction or CompactionLimits())
+        self._proposals = Proposals(lambda: core.leader)
+        self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
+        self._build_state(snapshots, compaction or CompactionLimits())
         self._standing = Standing(core, identity.id, wanted)
         self.on_leader_change: Callable[[], None] = lambda: None
         core.on_read_echo = self._reads.echo
         core.on_leader_change = self._leadership_changed
-        core.on_offer = self._snapshot_offered
-        core.on_pull = self._sender.pull
-        core.on_chunk = self._receiver.chunk
         log.on_durable = self._log_is_durable
         transport.register(group, self)
 
-    def _build_parts(self, timing: RaftTiming, compaction: CompactionLimits) -> None:
-        """What waits for the core, and what works beside it."""
-        core, snapshots = self._core, self._snapshots
-        self._proposals = Proposals(lambda: core.leader)
-        self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
-        self._compactor = Compactor(
-            self._log, snapshots, compaction, self._snapshot_made, self._snapshot_failed
-        )
-        self._compactor.started(core.applied_index)
-        self._sender = SnapshotSender(
-            snapshots, partial(self._send, bulk=True), self._snapshot_refused
-        )
-        self._receiver = SnapshotReceiver(
+    def _build_state(self, snapshots: Snapshots, compaction: CompactionLimits) -> None:
+        self._state = GroupState(
+            self._core,
+            self._log,
+            self._machine,
             snapshots,
-            partial(self._send, bulk=False),
-            self._snapshot_received,
-            self._stop,
-            core.now,
-            lambda: core.repairing,
+            compaction,
+            self._send,
+            guarded=self._guarded,
+            quarantine=self.quarantine,
+            restored=self._restored,
+            wake=self._wake,
+            stop=self._stop,
         )
-        self.repair = Repair(core, self._machine, snapshots, self._restored, self._stop)
+        self._compactor = self._state.compactor
+        self.repair = self._state.repair
+
+    def _send(self, peer: str, message: Message, *, bulk: bool) -> None:
+        self._peers.send(peer, messages.encode(message), bulk)
 
     # --- Events --------------------------------------------------------------------
 
@@ -176,7 +165,7 @@ class RaftGroup:
         self._guarded(lambda: self._core.peer_connected(peer))
 
     def peer_disconnected(self, peer: str) -> None:
-        self._receiver.disconnected(peer)
+        self._state.receiver.disconnected(peer)
         self._guarded(lambda: self._core.peer_disconnected(peer))
 
     def peer_message(self, peer: str, frame: bytes) -> None:
@@ -316,7 +305,7 @@ class RaftGroup:
                 self._core.append_configuration(members)
             return
 
-    # --- Disk and snapshots --------------------------------------------------------------
+    # --- Disk and state --------------------------------------------------------------
 
     def set_room(self, room: bool) -> None:
         """Tell whether the disk has room for more. Without it nothing is appended here: a
@@ -327,10 +316,7 @@ class RaftGroup:
 
     def make_snapshot(self) -> bool:
         """Begin a snapshot now. False: one is being made or received, or there is no state."""
-        core = self._core
-        if core.stateless or core.repairing or core.applied_index <= raft.FIRST_INDEX:
-            return False
-        return self._compactor.begin(self._core.configuration_at)
+        return self._state.make_snapshot()
 
     @property
     def snapshot_failure(self) -> Exception | None:
@@ -342,10 +328,6 @@ class RaftGroup:
         if not core.fit and not core.transferring and core.noop_committed and core.heir():
             self._transfer.begin(None, lambda result, error: None)
 
-    def _snapshot_made(self, meta: SnapshotMeta) -> None:
-        self._core.drop_configurations(meta.index)
-        self._wake()
-
     def quarantine(self, reason: str, reseed_from: int = 0) -> None:
         """The state was found damaged: answer nothing from it, give up leadership, rebuild it.
 
@@ -356,67 +338,19 @@ class RaftGroup:
             return
         logger.error("the state is damaged and is rebuilt: %s", reason)
         try:
-            self.repair.begin(reason, reseed_from)
+            self._state.drop(reason, reseed_from)
         except Exception as error:
             self._stop(error)
             return
-        self._receiver.cancel()
         self._reads.fail_all()
         self._proposals.refuse_waiting()
         self._wake()
 
     def _restored(self) -> None:
         """A snapshot has become the state."""
-        self._compactor.installed()
         self._proposals.skip(self._core.applied_index)
         self._release_waiters()
         self._wake()
-
-    def _snapshot_failed(self, error: Exception) -> None:
-        if isinstance(error, StateDamaged):
-            self.quarantine(str(error))
-        else:
-            self._stop(error)
-
-    def _snapshot_refused(self) -> None:
-        """A follower found our snapshot damaged. If it is, make another; if it was made of a
-        state that was damaged already, so is that."""
-
-        def verified(error: Exception | None) -> None:
-            if isinstance(error, DamagedContent):
-                self.quarantine(str(error))
-            elif isinstance(error, CorruptSnapshot):
-                self.make_snapshot()
-            elif error is not None:
-                self._stop(error)
-
-        try:
-            self._snapshots.verify(verified)
-        except Overloaded:
-            return  # It is being verified already, and whoever refused it asks again.
-
-    def _snapshot_offered(self, peer: str, meta: SnapshotMeta) -> None:
-        self._receiver.offer(peer, self._core.term, meta)
-
-    def _snapshot_received(self, meta: SnapshotMeta) -> None:
-        self._guarded(lambda: self._install(meta))
-
-    def _install(self, meta: SnapshotMeta) -> None:
-        """Take the snapshot's state for ours. See `reconcile` for crashes in between."""
-        if not self._core.wants_snapshot(meta):
-            return  # Entries arrived that reach further.
-        try:
-            self._snapshots.install()
-        except CorruptSnapshot as error:
-            logger.error("%s; it is set aside, and fetched again", error)
-            return
-        logger.info("the leader's snapshot at %d is installed", meta.index)
-        self._core.adopt_snapshot(meta)
-        self.repair.ended()
-        self._restored()
-
-    def _send(self, peer: str, message: Message, *, bulk: bool) -> None:
-        self._peers.send(peer, messages.encode(message), bulk)
 
     # --- The turn ------------------------------------------------------------------
 
@@ -431,7 +365,7 @@ class RaftGroup:
             self._core.replicate()
             self._reads.confirm(self._core.voter_peers)
             self._apply()
-            self._compact()
+            self._state.compact()
             self.repair.check()
             self._transfer.check()
             self._standing.check()
@@ -497,19 +431,6 @@ class RaftGroup:
         applied = self._core.applied_index
         while self._applied_waiters and self._applied_waiters[0][0] <= applied:
             heappop(self._applied_waiters)[2]()
-
-    def _compact(self) -> None:
-        """Snapshots and the cut below them: a few times a second is often enough."""
-        now = self._core.now()
-        if now < self._compact_at:
-            return
-        self._compact_at = now + COMPACT_SECONDS
-        receiving = self._receiver.receiving
-        if receiving is not None and not self._core.wants_snapshot(receiving):
-            self._receiver.cancel()  # Entries arrived that reach further.
-        if self._core.room and self._compactor.is_due(self._core.applied_index):
-            self.make_snapshot()
-        self._compactor.cut(self._core.applied_index, self._core.kept_index())
 
     def _leadership_changed(self) -> None:
         if self._core.state != raft.LEADER:

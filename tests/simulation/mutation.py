@@ -22,6 +22,7 @@ LEADING = "cluster.raft_leading:Leading."
 FOLLOWING = "cluster.raft_following:Following."
 CORE = "cluster.raft:SafeCore."
 GROUP = "cluster.group:RaftGroup."
+GROUP_STATE = "cluster.group_state:GroupState."
 PROPOSALS = "cluster.proposals:Proposals."
 TRANSFER = "cluster.transfer:LeadershipTransfer."
 

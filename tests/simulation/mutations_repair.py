@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutation import CORE, FOLLOWING, GROUP, STATE, one
+from tests.simulation.mutation import CORE, FOLLOWING, GROUP, GROUP_STATE, STATE, one
 
 REPAIR_PART = "cluster.repair:Repair."
 
@@ -130,8 +130,8 @@ REPAIR = (
     one(
         "a leader whose snapshot was made of damage goes on",
         "-",
-        GROUP + "_snapshot_refused",
-        "if isinstance(error, DamagedContent):\n            self.quarantine(str(error))",
+        GROUP_STATE + "_snapshot_refused",
+        "if isinstance(error, DamagedContent):\n            self._quarantine(str(error))",
         "if False:\n            pass",
         "repair.what_the_leader_sends_is_looked_at_and_the_leader_too",
     ),

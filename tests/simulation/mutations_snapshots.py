@@ -7,6 +7,7 @@ from tests.simulation.mutation import (
     ELECTION,
     FOLLOWING,
     GROUP,
+    GROUP_STATE,
     LEADING,
     MEMBERS_PART,
     PROPOSALS,
@@ -163,7 +164,7 @@ SNAPSHOTS = (
     one(
         "a snapshot carries the newest configuration",
         "P12",
-        GROUP + "make_snapshot",
+        GROUP_STATE + "make_snapshot",
         "self._core.configuration_at",
         "lambda index: self._core.configuration",
         "compaction_sim.a_snapshot_carries_the_configuration_of_its_index",
@@ -244,8 +245,8 @@ MEMBERS = (
     one(
         "a snapshot that is not needed any more is still received",
         "-",
-        GROUP + "_compact",
-        "self._receiver.cancel()",
+        GROUP_STATE + "compact",
+        "self.receiver.cancel()",
         "pass",
         "snapshots_sim.a_snapshot_that_is_not_needed_any_more_is_given_up",
     ),

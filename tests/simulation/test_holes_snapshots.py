@@ -108,7 +108,7 @@ def test_p07_an_incomplete_or_damaged_snapshot_is_never_acknowledged(monkeypatch
     while cluster.match_index("B", "A") == 0:
         assert cluster.applied_index("A") < cluster.newest("B").index or not corrupt
         cluster.pair_round("B", "A")
-        corrupt = cluster.group("A")._receiver.corrupt_count
+        corrupt = cluster.group("A")._state.receiver.corrupt_count
         assert cluster.time < 1100, "it is not repaired"
     # Exactly what the snapshot holds, and not where A's own log ended.
     assert cluster.match_index("B", "A") == cluster.newest("A").index <= cluster.last("B").index
@@ -330,7 +330,7 @@ def test_h01_an_installed_snapshot_keeps_what_follows_it_in_the_log(monkeypatch)
     assert cluster.commit_index("B") < meta.index == last.index - 1
     offer = messages.encode_offer(cluster.term("A"), meta.index, 0, meta)
     cluster.group("B").peer_message("A", offer)
-    assert cluster.group("B")._receiver.receiving == meta
+    assert cluster.group("B")._state.receiver.receiving == meta
     cluster.network.deliver("B", "A")
     cluster.network.deliver("A", "B", bulk=True)
     assert cluster.applied_index("B") == meta.index

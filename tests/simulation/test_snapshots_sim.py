@@ -37,7 +37,7 @@ def lagging(monkeypatch, compaction: CompactionLimits | None = None) -> SafeClus
 
 def receive_some(cluster: SafeCluster, leader: str = "A") -> int:
     """Let C get a part of the snapshot; returns its bytes."""
-    receiver = cluster.group("C")._receiver
+    receiver = cluster.group("C")._state.receiver
     while receiver.held_bytes == 0:
         heartbeat(cluster, leader)
         cluster.network.deliver("C", leader)
@@ -204,7 +204,7 @@ def test_a_snapshot_that_arrives_too_late_costs_no_state(monkeypatch):
     cluster.nodes["C"].snapshots.hold = True
     cluster.network.heal("A", "C")
     snapshots = cluster.nodes["C"].snapshots
-    receiver = cluster.group("C")._receiver
+    receiver = cluster.group("C")._state.receiver
     while not receiver._finishing:
         cluster.pair_round("A", "C")
         snapshots.step()

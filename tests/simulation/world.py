@@ -141,8 +141,7 @@ for _name in (
     "staleness_seconds",
     "_log_is_durable",
     "quarantine",
-    "_snapshot_made",
-    "_snapshot_received",
+    "_guarded",
 ):
     setattr(WorldGroup, _name, _on_own_clock(_name))
 
