@@ -286,8 +286,10 @@ class Connection(asyncio.BufferedProtocol):
         assert self._handshake is not None
         # uvloop's transports need not inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        if self.closed:  # Given up while connecting.
-            self._transport.abort()
+        if self.closed:
+            # Given up while connecting: whoever connects releases it. Aborted in here, uvloop
+            # has not taken the socket over, and its object would close the number of the
+            # descriptor once more, whosever that is by then.
             return
         _set_options(transport.get_extra_info("socket"))
         self._take_step(self._handshake.begin())

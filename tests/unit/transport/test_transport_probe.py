@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from cluster import connector
 from cluster.errors import PeerUnreachable
 from cluster.framing import CHALLENGE, encode_header
 from cluster.transport import Transport
+from cluster.transport_config import PeerAddress
 from tests.unit.transport.nodes import LOOPBACK, NOWHERE, Nodes, until
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
@@ -105,6 +108,27 @@ async def test_a_probe_needs_a_running_transport(nodes: Nodes) -> None:
     for probe in (probing, a.probe(str(NOWHERE), 1.0)):
         with pytest.raises(PeerUnreachable, match="this node is stopping"):
             await probe
+
+
+async def test_a_socket_that_nobody_wants_any_more_is_closed_once(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor belongs to the loop's transport; the object must not keep the number."""
+    sockets: list[socket.socket] = []
+    connect = connector.connected_socket
+
+    async def connected(address: PeerAddress) -> socket.socket:
+        sockets.append(await connect(address))
+        for connection in a._connector.connections:
+            connection.shut("given up")
+        return sockets[-1]
+
+    monkeypatch.setattr(connector, "connected_socket", connected)
+    a, _ = await nodes.start("a", {})
+    async with _server(lambda *_: None) as at:
+        with pytest.raises(PeerUnreachable, match="given up"):
+            await a.probe(at, 10.0)
+        await until(lambda: sockets[0].fileno() == -1)
 
 
 async def _mute_probe(transport: Transport) -> None:
