@@ -11,9 +11,11 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BUILD_PINS = ROOT / "constraints-build.txt"
+END_SECONDS = 30.0  # between asking a step to end and killing it
 PINS = {"runtime": ROOT / "constraints.txt", "dev": ROOT / "constraints-dev.txt"}
 
 
@@ -57,6 +60,48 @@ def run(title: str, *command: str) -> bool:
     if not passed:
         print(f"!! {title} failed: {' '.join(command)}", flush=True)
     return passed
+
+
+def run_beside(steps: Sequence[tuple[str, Sequence[str]]]) -> list[bool]:
+    """Run steps at the same time; one verdict each.
+
+    The first is shown as it goes, the output of the others once the first has ended. None is
+    left behind when this is interrupted (KeyboardInterrupt).
+    """
+    print(f"== {' and '.join(title for title, _ in steps)}, at the same time", flush=True)
+    with contextlib.ExitStack() as stack:
+        started = []
+        for title, command in steps:
+            output = stack.enter_context(tempfile.TemporaryFile()) if started else None
+            # In a group of its own: a terminal's interrupt reaches it through us, once.
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=output, stderr=output, process_group=0
+            )
+            stack.callback(_end, process)
+            started.append((title, command, process, output))
+        passed = []
+        for title, command, process, output in started:
+            passed.append(process.wait() == 0)
+            if output is not None:
+                print(f"== {title}", flush=True)
+                output.seek(0)
+                shutil.copyfileobj(output, sys.stdout.buffer)
+                sys.stdout.flush()
+            if not passed[-1]:
+                print(f"!! {title} failed: {' '.join(command)}", flush=True)
+        return passed
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a step that is still running, so that it ends what it has started."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def become(module: str, *arguments: str) -> NoReturn:
