@@ -10,17 +10,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from scripts.benchmarks import cases, generator, machine, plots, report, sizes
+from scripts.benchmarks.ending import Ending
 from scripts.benchmarks.etcd import Etcd
 from scripts.benchmarks.generator import BenchmarkError
 from scripts.benchmarks.hivemem import Hivemem
@@ -65,14 +64,13 @@ class Output:
 
 def main() -> int:
     options = arguments()
-    signal.signal(signal.SIGTERM, ended)  # so that daemons are stopped on the way out
     try:
         if options.install:
             install([package for peer in PEERS for package in peer.PACKAGES])
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(_folder(options.folder)))
             file = stack.enter_context(open(options.json, "w")) if options.json else None
-            compare(options, folder, Output(file))
+            compare(options, folder, Output(file), stack.enter_context(Ending()))
     except BenchmarkError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -113,21 +111,17 @@ def sizes_in(text: str) -> tuple[int, ...]:
     return tuple(sorted(int(part) for part in text.split(",")))
 
 
-def ended(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
 def _folder(parent: str | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="hivemem-bench-", dir=parent) as folder:
         yield folder
 
 
-def compare(options: argparse.Namespace, folder: Path, output: Output) -> None:
+def compare(options: argparse.Namespace, folder: Path, output: Output, ending: Ending) -> None:
     minutes = options.minutes or (QUICK_MINUTES if options.quick else FULL_MINUTES)
     deadline = time.monotonic() + minutes * 60 - RESERVE_SECONDS
     program = generator.build(folder)
-    systems = chosen(options.systems.split(","), output)
+    systems = chosen(options.systems.split(","), output, ending)
     print("\n".join([*machine.facts(folder), f"generator: {generator.NAME}"]), flush=True)
 
     def session(started: dict[str, System]) -> Session:
@@ -174,7 +168,7 @@ def growth(
     return footprints
 
 
-def chosen(names: list[str], output: Output) -> list[System]:
+def chosen(names: list[str], output: Output, ending: Ending) -> list[System]:
     known = {"hivemem": Hivemem, **{peer.name: peer for peer in PEERS}}
     unknown = set(names) - set(known)
     if unknown:
@@ -186,7 +180,7 @@ def chosen(names: list[str], output: Output) -> list[System]:
             packages = " ".join(kind.PACKAGES)
             output.say(f"{name} is not installed (Debian: {packages}; or --install as root)")
             continue
-        found.append(kind())
+        found.append(kind(ending))
     return found
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from scripts.benchmarks.ending import STOP_SECONDS, Ending
 from scripts.benchmarks.generator import BenchmarkError
 
 HOST = "127.0.0.1"
 # Below the range from which the kernel draws ports of outgoing connections.
 PORTS = range(20_000, 32_000)
 READY_SECONDS = 60.0
-STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 POLL_SECONDS = 0.05
 LOG_BYTES_SHOWN = 2000
 
@@ -75,7 +75,8 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = READY_S
 class Daemons:
     """Children of this process; each logs into a file of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
         self._children: list[subprocess.Popen[bytes]] = []
         self._logs: list[Path] = []
 
@@ -84,12 +85,13 @@ class Daemons:
         return [child.pid for child in self._children]
 
     def spawn(self, command: Sequence[str], log: Path) -> None:
-        with log.open("wb") as output:
+        with log.open("wb") as output, self._ending.held():
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
-        self._children.append(child)
-        self._logs.append(log)
+            self._ending.started(child.pid)
+            self._children.append(child)
+            self._logs.append(log)
 
     def check(self) -> None:
         """Raises BenchmarkError if one has ended."""
@@ -99,6 +101,10 @@ class Daemons:
                 raise BenchmarkError(f"{child.args} ended with {child.returncode}:\n{tail}")
 
     def stop(self) -> None:
+        with self._ending.held():
+            self._stop()
+
+    def _stop(self) -> None:
         for child in self._children:
             child.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -108,6 +114,7 @@ class Daemons:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+            self._ending.reaped(child.pid)
         self._children.clear()
         self._logs.clear()
 

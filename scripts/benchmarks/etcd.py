@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from scripts.benchmarks.daemons import HOST, Daemons, eventually, free_ports
+from scripts.benchmarks.ending import Ending
 from scripts.benchmarks.generator import Load, filling
 
 QUOTA_BYTES = 8 << 30
@@ -21,9 +22,9 @@ class Etcd:
     name = "etcd"
     PACKAGES = ("etcd-server", "etcd-client")
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
         self.folder = Path()
-        self._daemons = Daemons()
+        self._daemons = Daemons(ending)
         self._ports: list[int] = []
         self._version = ""
 

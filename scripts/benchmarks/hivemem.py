@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 from scripts.benchmarks import daemons
+from scripts.benchmarks.ending import HIVEMEM, Ending, take_down
 from scripts.benchmarks.generator import BenchmarkError, Load, filling
 
-COMMAND = (sys.executable, "-m", "node.cli")
 # `up --port` puts HTTP at the base, peers ten above it and Redis twenty.
 OFFSETS = (0, 1, 2, 10, 11, 12, 20, 21, 22)
 START_SECONDS = 90.0
@@ -22,28 +21,50 @@ FILL_BATCH = 100  # keys in one MSET
 class Hivemem:
     name = "hivemem"
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
         self.folder = Path()
+        self._ending = ending
         self._nodes: list[dict[str, str]] = []
 
     def start(self, folder: Path) -> None:
         self.folder = folder
         base = daemons.free_base(OFFSETS)
-        done = subprocess.run(
-            [*COMMAND, "up", "--detach", "--port", str(base), "-o", "json", *self._where()],
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise BenchmarkError(f"hivemem does not start:\n{done.stderr}")
-        self._nodes = json.loads(done.stdout)["nodes"]
+        where = ["--port", str(base), "--data-dir", str(folder)]
+        self._ending.filled(folder)
+        with self._ending.held():
+            child = subprocess.Popen(
+                [*HIVEMEM, "up", "--detach", "-o", "json", *where],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self._ending.started(child.pid)
+        try:
+            said, problem = child.communicate(timeout=START_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"hivemem does not start in {START_SECONDS:.0f} s") from None
+        finally:
+            with self._ending.held():
+                self._starting_ended(child)
+        if child.returncode != 0:
+            raise BenchmarkError(f"hivemem does not start:\n{problem}")
+        self._nodes = json.loads(said)["nodes"]
+
+    def _starting_ended(self, child: subprocess.Popen[str]) -> None:
+        if child.poll() is None:
+            child.terminate()  # It stops what it has begun to start; killed, it could not.
+            try:
+                child.communicate(timeout=daemons.READY_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.communicate()
+        self._ending.reaped(child.pid)
 
     def stop(self) -> None:
-        if self.folder.is_dir():
-            command = [*COMMAND, "down", *self._where()]
-            subprocess.run(command, capture_output=True, timeout=START_SECONDS, check=False)
+        with self._ending.held():
+            take_down(self.folder)
+            self._ending.emptied(self.folder)
 
     def pids(self) -> list[int]:
         return [int(node["pid"]) for node in self._nodes]
@@ -61,9 +82,6 @@ class Hivemem:
         status = self._ask("/v1/status")
         durability = ", ".join(f"{name} {value}" for name, value in status["durability"].items())
         return f"hivemem {status['version']}, three daemons, defaults; {durability}"
-
-    def _where(self) -> list[str]:
-        return ["--data-dir", str(self.folder)]
 
     def _ask(self, path: str) -> dict:
         with urllib.request.urlopen(self._nodes[0]["http"] + path, timeout=ASK_SECONDS) as answer:

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from scripts.benchmarks.daemons import HOST, Daemons, eventually, free_ports
+from scripts.benchmarks.ending import Ending
 from scripts.benchmarks.generator import Load
 
 ASK_SECONDS = 5.0
@@ -38,9 +39,9 @@ class Nats:
     name = "nats"
     PACKAGES = ("nats-server",)
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
         self.folder = Path()
-        self._daemons = Daemons()
+        self._daemons = Daemons(ending)
         self._ports: list[int] = []
         self._version: tuple[int, ...] = ()
 

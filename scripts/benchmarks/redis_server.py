@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 
 from scripts.benchmarks.daemons import HOST, Daemons, eventually, free_ports
+from scripts.benchmarks.ending import Ending
 from scripts.benchmarks.generator import Load
 
 ASK_SECONDS = 2.0
@@ -21,9 +22,9 @@ class Redis:
     name = "redis"
     PACKAGES = ("redis-server",)
 
-    def __init__(self) -> None:
+    def __init__(self, ending: Ending) -> None:
         self.folder = Path()
-        self._daemons = Daemons()
+        self._daemons = Daemons(ending)
         self._ports: list[int] = []
 
     @staticmethod

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +15,10 @@ import pytest
 
 from scripts.benchmarks import generator
 from scripts.benchmarks.generator import Load, Outcome
-from tests.cluster.harness import LocalCluster
+from tests.cluster.harness import ROOT, LocalCluster, eventually
 
+START_SECONDS = 60.0
+END_SECONDS = 60.0
 KEYS = 500
 SECONDS = 0.5
 
@@ -54,3 +61,58 @@ async def test_the_load_generator_counts_what_happened(
     # What is not there is an error, and no operation.
     missing = await run(program, replace(resp, reads_percent=100, keys=KEYS * 1000))
     assert missing.errors > 0
+
+
+def programs(folder: Path) -> list[str]:
+    """Command lines that name the folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            if str(folder).encode() in words and int(process.name) != os.getpid():
+                found.append(words.replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.skipif(generator.compiler() is None, reason="a C compiler is not installed")
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="/proc is needed to look")
+@pytest.mark.parametrize(
+    ("during", "number"),
+    [
+        (" up --detach ", signal.SIGTERM),
+        (" up --detach ", signal.SIGKILL),
+        ("/load --protocol", signal.SIGTERM),
+    ],
+)
+async def test_a_run_that_is_ended_leaves_no_daemon(
+    tmp_path: Path, during: str, number: signal.Signals
+) -> None:
+    """While a cluster is started, and under load; the signal goes to the whole group."""
+    command = [sys.executable, "-m", "scripts.benchmarks", "--quick", "--systems", "hivemem,redis"]
+    options = ["--keys", "1000", "--seconds", "30", "--folder", str(tmp_path)]
+    with (tmp_path / "log").open("wb") as log:
+        run = subprocess.Popen(
+            [*command, *options], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+
+        async def reached() -> bool:
+            assert run.poll() is None, (tmp_path / "log").read_text()
+            names = [name for name in programs(tmp_path) if "scripts.benchmarks" not in name]
+            return any(during in name for name in names)
+
+        await eventually(reached, START_SECONDS, f"no program of {during!r}")
+        os.killpg(run.pid, number)
+
+        async def gone() -> bool:
+            return run.poll() is not None and not programs(tmp_path)
+
+        try:
+            await eventually(gone, END_SECONDS, "something is left")
+        except TimeoutError as error:
+            error.add_note("\n".join(programs(tmp_path)))
+            raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
