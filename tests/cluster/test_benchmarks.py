@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,17 +78,18 @@ def programs(folder: Path) -> list[str]:
 @pytest.mark.skipif(generator.compiler() is None, reason="a C compiler is not installed")
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="/proc is needed to look")
 @pytest.mark.parametrize(
-    ("during", "number"),
+    ("during", "number", "send"),
     [
-        (" up --detach ", signal.SIGTERM),
-        (" up --detach ", signal.SIGKILL),
-        ("/load --protocol", signal.SIGTERM),
+        ("-m node", signal.SIGTERM, os.kill),  # the nodes are starting
+        ("-m node", signal.SIGKILL, os.kill),
+        ("/load --protocol", signal.SIGKILL, os.kill),
+        ("/load --protocol", signal.SIGTERM, os.killpg),
     ],
 )
 async def test_a_run_that_is_ended_leaves_no_daemon(
-    tmp_path: Path, during: str, number: signal.Signals
+    tmp_path: Path, during: str, number: signal.Signals, send: Callable[[int, int], None]
 ) -> None:
-    """While a cluster is started, and under load; the signal goes to the whole group."""
+    """Ended while its daemons are started and while they are under load, alone or with them."""
     command = [sys.executable, "-m", "scripts.benchmarks", "--quick", "--systems", "hivemem,redis"]
     options = ["--keys", "1000", "--seconds", "30", "--folder", str(tmp_path)]
     with (tmp_path / "log").open("wb") as log:
@@ -102,7 +104,7 @@ async def test_a_run_that_is_ended_leaves_no_daemon(
             return any(during in name for name in names)
 
         await eventually(reached, START_SECONDS, f"no program of {during!r}")
-        os.killpg(run.pid, number)
+        send(run.pid, number)
 
         async def gone() -> bool:
             return run.poll() is not None and not programs(tmp_path)
