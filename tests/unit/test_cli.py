@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from node import cli, console
+from node import bench, cli, console
 from node.client import HivememClient
 from tests.unit.client_nodes import addressed_door, door_address, refused_address
 from tests.unit.http_door import OpenDoor
@@ -271,7 +271,8 @@ async def test_import_reports_bad_lines(run: Shell, tmp_path: Path):
     ).err == "hivemem: none.jsonl: No such file or directory\n"
 
 
-async def test_bench_measures_and_cleans_up(run: Shell):
+async def test_bench_measures_and_cleans_up(run: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "KEYS", 2 * bench.CHUNK_KEYS)
     ran = await run("bench", "--seconds", "0.3", "--clients", "2", "-o", "json")
     assert ran.status == 0, ran.err
     write, read = ran.json()["rows"]
