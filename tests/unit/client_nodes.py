@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -167,6 +166,8 @@ class Proxy:
 
     async def __aexit__(self, *error: object) -> None:
         await self.cut(refuse=True)
+        await asyncio.sleep(0)  # what was accepted in the last turn is known in the next
+        await self.cut()
 
     async def cut(self, *, refuse: bool = False) -> None:
         """Drop what is connected, and with `refuse` take no more."""
@@ -176,35 +177,40 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Not a coroutine: it may be cut before its first step, and is closed all the same.
         self.connections += 1
-        writers = [writer]
-        ways: list[asyncio.Task[None]] = []
+        task = asyncio.create_task(self._connect(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-            writers.append(far_writer)
-            ways.append(asyncio.create_task(_pass_on(reader, far_writer)))
-            ways.append(asyncio.create_task(_pass_on(far_reader, writer)))
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            pass
+        except OSError:
+            return
+        try:
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(_pass_on(reader, far_writer, writer))
+                ways.create_task(_pass_on(far_reader, writer, far_writer))
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            self._tasks.discard(task)
-            for each in writers:
-                each.transport.abort()
+            far_writer.transport.abort()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: asyncio.StreamWriter
+) -> None:
+    """Until one side ends; then the other way ends, too."""
+    try:
         while data := await reader.read(1 << 16):
             writer.write(data)
             await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.transport.abort()
+        source.transport.abort()
 
 
 @asynccontextmanager

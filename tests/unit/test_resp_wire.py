@@ -379,7 +379,8 @@ async def test_a_long_pipeline_is_answered_whole(tmp_path: Path) -> None:
 
 
 async def test_values_are_looked_up_as_they_are_taken(tmp_path: Path) -> None:
-    limits = RespLimits(output_bytes_max=1000)
+    # Reading it all may take longer than a command may.
+    limits = RespLimits(output_bytes_max=1000, command_timeout_ms=600_000)
     async with open_door(tmp_path, limits=limits) as door, door.client() as other:
         await other.set("k", b"v" * 4_000_000)
         with socket.socket() as sock:
