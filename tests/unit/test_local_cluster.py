@@ -150,7 +150,7 @@ def test_a_cluster_without_quorum_is_stopped_at_the_deadline(
     up: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_cluster, "START_DEADLINE_MS", 2_000)
-    with pytest.raises(LaunchError, match="no quorum served within 2 s; not ready: node2, node3"):
+    with pytest.raises(LaunchError, match=r"no quorum served within 2 s; .*node2, node3"):
         up(node2="silent", node3="silent")
     plan = read_plan(tmp_path / "data")
     assert plan is not None
