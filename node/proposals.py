@@ -135,3 +135,20 @@ class Proposals:
             return await future
         finally:
             timer.cancel()
+
+
+class WritePath:
+    """The writes of a router, which are its group's `Proposals` and nothing else."""
+
+    def __init__(self, proposals: Proposals) -> None:
+        self._proposals = proposals
+
+    async def propose(self, command: Command, deadline: float) -> Result:
+        """See `Proposals.propose`."""
+        return await self._proposals.propose(command, deadline)
+
+    async def propose_many(
+        self, commands: Sequence[Command], deadline: float
+    ) -> list[Result | HivememError]:
+        """See `Proposals.propose_many`."""
+        return await self._proposals.propose_many(commands, deadline)

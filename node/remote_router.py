@@ -12,15 +12,14 @@ from typing import TypeVar
 
 from cluster.errors import NotLeader, PeerUnreachable, RemoteCallFailed
 from cluster.interfaces import Role
-from engines.command import Command
 from engines.interfaces import Result
 from engines.read_requests import ReadRequest, Shown
 from node.clock import Clock
-from node.errors import DeadlineExceeded, HivememError, Unavailable
+from node.errors import DeadlineExceeded, Unavailable
 from node.forward import propose_at
 from node.group_calls import Caller
 from node.leadership import RETRY_PAUSE_SECONDS, Leadership
-from node.proposals import Proposals
+from node.proposals import Proposals, WritePath
 from node.reads import ReadOptions
 from node.remote_reads import RemoteReads
 
@@ -77,7 +76,7 @@ class Elsewhere:
         return await propose_at(self._caller, named, command, timeout_seconds)
 
 
-class RemoteRouter:
+class RemoteRouter(WritePath):
     """Write and read paths of one group that is not here; see `Router`. Loop thread only."""
 
     def __init__(
@@ -97,22 +96,12 @@ class RemoteRouter:
         # This node is never the leader: it is none of the nodes that are asked.
         leadership = Leadership("", elsewhere, clock, self.leader_address)
         self.attempt_seconds_max = ATTEMPT_SECONDS_MAX
-        self._proposals = Proposals(leadership, None, elsewhere, ATTEMPT_SECONDS_MAX)
+        super().__init__(Proposals(leadership, None, elsewhere, ATTEMPT_SECONDS_MAX))
 
     def leader_address(self) -> str | None:
         """HTTP address of the node that is asked."""
         node = self.elsewhere.guess()
         return self._leader_http(node) if node else None
-
-    async def propose(self, command: Command, deadline: float) -> Result:
-        """See `Router.propose`."""
-        return await self._proposals.propose(command, deadline)
-
-    async def propose_many(
-        self, commands: Sequence[Command], deadline: float
-    ) -> list[Result | HivememError]:
-        """See `Router.propose_many`."""
-        return await self._proposals.propose_many(commands, deadline)
 
     async def read(
         self, request: ReadRequest[T], options: ReadOptions, deadline: float

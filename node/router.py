@@ -6,7 +6,6 @@ Writes: `proposals.py`. A read is answered by this node's state, once that may a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from cluster.errors import (
@@ -18,17 +17,15 @@ from cluster.errors import (
     RemoteCallFailed,
 )
 from cluster.interfaces import Consensus
-from engines.command import Command
 from engines.errors import StoreFailed
-from engines.interfaces import Result
 from engines.read_requests import ReadRequest, Shown
 from engines.state_machine import StateMachine
 from node.clock import Clock
-from node.errors import DeadlineExceeded, HivememError
+from node.errors import DeadlineExceeded
 from node.forward import Forwarder
 from node.leadership import Leadership, Led
 from node.local_reads import LocalReads
-from node.proposals import Elsewhere, Proposals
+from node.proposals import Elsewhere, Proposals, WritePath
 from node.quarantine import ReplicaQuarantined
 from node.read_failover import ReadFailover
 from node.reads import Consistency, ReadOptions, ReplicaLeft
@@ -57,7 +54,7 @@ class OtherWay(Protocol):
     ) -> Shown[T]: ...
 
 
-class Router:
+class Router(WritePath):
     """Write and read paths of one group. Loop thread only."""
 
     def __init__(
@@ -82,7 +79,7 @@ class Router:
         self._reads = reads
         self._loop = asyncio.get_running_loop()
         self._leadership = Leadership(self_id, group, clock, self.leader_address)
-        self._proposals = Proposals(self._leadership, group, forwarder)
+        super().__init__(Proposals(self._leadership, group, forwarder))
         self._applied_waiters: set[asyncio.Future[None]] = set()
         self._other_way: OtherWay | None = None  # once the replica has left this node
 
@@ -107,16 +104,6 @@ class Router:
             return None
         member = self._group.configuration().member(leader)
         return (member.http if member else "") or self._leader_http.get(leader)
-
-    async def propose(self, command: Command, deadline: float) -> Result:
-        """See `Proposals.propose`."""
-        return await self._proposals.propose(command, deadline)
-
-    async def propose_many(
-        self, commands: Sequence[Command], deadline: float
-    ) -> list[Result | HivememError]:
-        """See `Proposals.propose_many`."""
-        return await self._proposals.propose_many(commands, deadline)
 
     # --- Reads ---------------------------------------------------------------------
 
