@@ -25,6 +25,7 @@ from engines.errors import InvalidArgument
 from engines.interfaces import CollectionResult, Limits, Rejected
 from engines.registry import Registry
 from engines.validation import validate_collection
+from node.balanced_reads import BalancedReads, Routing
 from node.clock import Clock
 from node.errors import BadRequest, InternalError
 from node.http_errors import rejection
@@ -44,24 +45,36 @@ class Query:
     parameters: dict[str, Any]
     read: ReadOptions
     request_id: str | None = None
+    capabilities: tuple[str, ...] = ()  # that the engine must have
+    routing: Routing | None = None  # of a stale read; None: this node answers
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a query was answered. `log_index`: of the write, or of the state that was read."""
+    """What a query was answered. `log_index`: of the write, or of the state that was read;
+    `served_by`: id of the replica that a balanced read was answered by."""
 
     result: Value
     engine: str
     kind: Kind
     log_index: int
     size: int  # bytes of the result, packed
+    served_by: str | None = None
 
 
 class CollectionService:
     """Loop thread only. Deadlines are `Clock.monotonic()` seconds and cover the whole call."""
 
-    def __init__(self, router: Router, registry: Registry, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self,
+        router: Router,
+        registry: Registry,
+        limits: Limits,
+        clock: Clock,
+        balanced: BalancedReads,
+    ) -> None:
         self._router = router
+        self.balanced = balanced
         self._limits = limits
         self._clock = clock
         self.registry = registry
@@ -133,6 +146,12 @@ class CollectionService:
         if operation is None:
             raise InvalidArgument("operation", f"{query.operation} is not known here")
         self._check_names(query.namespace, query.collection)
+        missing = set(query.capabilities) - operation.engine.capabilities
+        if missing:
+            raise InvalidArgument(
+                "requirements.capabilities",
+                f"engine {operation.engine.name} has no {', '.join(sorted(missing))}",
+            )
         check_value(query.parameters, "parameters")
         if operation.kind is Kind.WRITE:
             body = operation.engine.prepare(query.operation, query.parameters)
@@ -148,10 +167,22 @@ class CollectionService:
         request = QueryCollection(
             query.namespace, query.collection, query.operation, pack_value(query.parameters)
         )
-        found = (await self._router.read(request, query.read, deadline)).found
+        served_by = None
+        if query.routing is None:
+            shown = await self._router.read(request, query.read, deadline)
+        else:
+            shown, served_by = await self.balanced.read(
+                query.collection, request, query.read, query.routing, deadline
+            )
+        found = shown.found
         answer = found.answer
         return Outcome(
-            unpack_value(answer), found.engine, Kind.READ, found.applied_index, len(answer)
+            unpack_value(answer),
+            found.engine,
+            Kind.READ,
+            found.applied_index,
+            len(answer),
+            served_by,
         )
 
     async def _write(

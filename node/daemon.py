@@ -23,6 +23,7 @@ from cluster.transport_config import PeerAddress, PeerTls, TransportLimits
 from engines.errors import CorruptRecord
 from node import private_file
 from node.auth import load_tokens
+from node.balanced_reads import BalancedReads
 from node.clock import SystemClock
 from node.collection_service import CollectionService
 from node.config_schema import NodeConfig
@@ -47,6 +48,7 @@ from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
 from node.scrub import Scrubber
 from node.service import Service
+from node.session_replicas import SessionReplicas
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
 from node.watch_sources import HubWatches, PartitionWatches, Watches
@@ -163,7 +165,9 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         config.storage.snapshot_bytes_per_second_max,
     )
     registry = system.machine.registry
-    collections = CollectionService(router, registry, config.limits, clock)
+    replicas = SessionReplicas(config.node.id, partitions, shared.remote_reads)
+    balanced = BalancedReads(config.node.id, replicas, clock, clock.random().random)
+    collections = CollectionService(router, registry, config.limits, clock, balanced)
     parts = HttpParts(
         service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
         info, clock, config.node.name, tokens, HttpLimits(), node.fail,

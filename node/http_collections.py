@@ -11,6 +11,7 @@ from engines.engine import Kind
 from engines.interfaces import Limits
 from engines.validation import validate_collection
 from node import cursors
+from node.balanced_reads import Routing
 from node.collection_service import CollectionService, Outcome, Query
 from node.cursors import Listing
 from node.http_bodies import Fields, parse_object
@@ -26,6 +27,7 @@ from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
 from node.http_wire import Answer, BodyReader, Call
 from node.reads import STALENESS_MS_MAX, Consistency, ReadOptions
+from node.replica_choice import LoadBalancing
 from node.service import Service
 
 T = TypeVar("T")
@@ -45,10 +47,13 @@ _QUERY = frozenset(
         "parameters",
         "requirements",
         "request_id",
+        "routing",
         "timeout_ms",
     }
 )
-_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms"})
+_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities"})
+_ROUTING = frozenset({"load_balancing", "preferred", "excluded"})
+_NAMES_MAX = 64  # capabilities, or nodes, in one request
 _NONE: frozenset[str] = frozenset()
 
 
@@ -137,12 +142,32 @@ class CollectionHandlers:
             fields.text("collection"),
             fields.text("operation"),
             fields.members("parameters"),
-            _read_options(wanted),
+            options := _read_options(wanted),
             fields.optional_text("request_id"),
+            _names_in(wanted, "capabilities"),
+            _routing(fields, options),
         )
         outcome = await self._collections.query(query, call.start + fields.timeout_ms() / 1000)
         encoded = await self._inline(outcome.size, lambda: dump(_outcome(query, outcome)))
         return Answer(encoded, wrote=outcome.kind is Kind.WRITE)
+
+    async def replicas(self, call: Call) -> Answer:
+        Parameters(call.query, _NONE)
+        items = [
+            {
+                "node": node,
+                "in_flight": figures.in_flight,
+                "answers": figures.answers,
+                "failures": figures.failures,
+                "latency_ms": None
+                if figures.latency_seconds is None
+                else figures.latency_seconds * 1000,
+                "failure_share": figures.failure_share,
+                "breaker": figures.breaker.value,
+            }
+            for node, figures in self._collections.balanced.choice.figures.items()
+        ]
+        return Answer(dump({"items": items}))
 
     async def _body(self, call: Call) -> dict[str, object]:
         Parameters(call.query, _NONE)
@@ -159,6 +184,27 @@ class CollectionHandlers:
         found = decode(name, "collection").decode("utf-8")
         validate_collection(found)
         return namespace_name(namespace, self._limits), found
+
+
+def _routing(fields: Fields, options: ReadOptions) -> Routing | None:
+    if "routing" not in fields:
+        return None
+    if options.consistency is not Consistency.STALE:
+        fields.refuse("routing", "is only for reads of requirements.consistency stale")
+    given = Fields(fields.members("routing"), "routing", _ROUTING)
+    strategy = LoadBalancing.ROUND_ROBIN
+    if "load_balancing" in given:
+        strategy = LoadBalancing(given.choice("load_balancing", tuple(LoadBalancing)))
+    return Routing(strategy, _names_in(given, "preferred"), _names_in(given, "excluded"))
+
+
+def _names_in(fields: Fields, name: str) -> tuple[str, ...]:
+    found: list[str] = []
+    for place, value in enumerate(fields.array(name, _NAMES_MAX)):
+        if not isinstance(value, str):
+            fields.refuse(f"{name}[{place}]", "must be text")
+        found.append(value)
+    return tuple(found)
 
 
 def _read_options(fields: Fields) -> ReadOptions:
@@ -189,7 +235,7 @@ def _view(collection: Collection) -> Json:
 
 
 def _outcome(query: Query, outcome: Outcome) -> Json:
-    return {
+    fields: Json = {
         "operation": query.operation,
         "namespace": query.namespace,
         "collection": query.collection,
@@ -197,6 +243,9 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
         "result": outcome.result,
         "log_index": outcome.log_index,
     }
+    if outcome.served_by is not None:
+        fields["served_by"] = outcome.served_by
+    return fields
 
 
 def _object(answer: Value) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class Replica:
         self.id = group
         self._wanted = wanted
         self._shared = shared
+        self.clock = shared.clock
         self._fail = fail
         self._driver = GroupDriver(shared.drivers)
         self._work = AsyncExitStack()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cluster.inmem import InMemoryGroup
@@ -27,6 +27,7 @@ from engines.registry import Registry
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.auth import Tokens
+from node.balanced_reads import BalancedReads
 from node.clock import SystemClock
 from node.collection_service import CollectionService
 from node.errors import HivememError
@@ -308,7 +309,8 @@ async def open_door(
             fatal.append, monotonic=clock.monotonic,
         )  # fmt: skip
         saved = snapshot_service(snapshots, router, machine, clock)
-        collections = CollectionService(router, machine.registry, state_limits, clock)
+        balanced = BalancedReads("n1", OneReplica(router), clock, clock.random().random)
+        collections = CollectionService(router, machine.registry, state_limits, clock, balanced)
         parts = HttpParts(
             service, collections, members, partitions, saved,
             IntegrityService("n1", list, clock), watches, info, clock, "one", tokens, limits,
@@ -324,6 +326,21 @@ async def open_door(
         finally:
             await server.stop()
             snapshots.close()
+
+
+class OneReplica:
+    """Node n1 holds everything."""
+
+    def __init__(self, router: ScriptedRouter) -> None:
+        self._router = router
+
+    def holders(self, session: str) -> dict[str, str]:
+        return {"n1": "one"}
+
+    async def read_at(
+        self, node: str, session: str, request: Any, options: Any, seconds: float
+    ) -> Any:
+        return await self._router.read(request, options, SystemClock().monotonic() + seconds)
 
 
 class OneGroup(NamedTuple):

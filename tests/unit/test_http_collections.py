@@ -127,3 +127,35 @@ async def test_a_repeated_request_writes_once(tmp_path: Path) -> None:
             assert again.json()["result"] == {"total": 1}
         refused = await query(door, "tally_get", {"name": "x"}, request_id="s")
         assert (refused.status, refused.json()["error"]["field"]) == (400, "request_id")
+
+
+async def test_a_stale_read_says_which_replica_answered(tmp_path: Path) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        await create(door)
+        stale = {"consistency": "stale", "capabilities": ["counting"]}
+        routing = {"load_balancing": "performance_based", "preferred": ["one"]}
+        got = await query(door, "tally_get", {"name": "x"}, requirements=stale, routing=routing)
+        assert (got.status, got.json()["served_by"]) == (200, "n1")
+        shown = (await send(door, "GET", "/v1/replicas")).json()["items"]
+        assert [(each["node"], each["answers"], each["breaker"]) for each in shown] == [
+            ("n1", 1, "closed")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"routing": {}}, "routing"),  # not a stale read
+        ({"routing": {"load_balancing": "random"}}, "routing.load_balancing"),
+        ({"routing": {"preferred": "one"}}, "routing.preferred"),
+        ({"routing": {"excluded": [1]}}, "routing.excluded[0]"),
+        ({"routing": {"nodes": []}}, "routing.nodes"),
+        ({"requirements": {"capabilities": ["flying"]}}, "requirements.capabilities"),
+    ],
+)
+async def test_routing_that_is_refused(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    async with open_door(tmp_path, registry=REGISTRY) as door:
+        await create(door)
+        stale = {} if changes == {"routing": {}} else {"requirements": {"consistency": "stale"}}
+        reply = await query(door, "tally_get", {"name": "x"}, **{**stale, **changes})
+        assert (reply.status, reply.json()["error"]["field"]) == (400, field)

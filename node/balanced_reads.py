@@ -1,0 +1,140 @@
+"""Stale reads, each at the replica that its load balancing chooses, with failover.
+
+Only stale reads: any replica may answer them. A linearizable one needs the leader's word
+wherever it runs. What fails at one replica is tried at the next within the deadline; what the
+request itself is refused for is an answer, and no failure of the replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from cluster.errors import ClusterError
+from engines.read_requests import ReadRequest, Shown
+from node.clock import Clock
+from node.errors import DeadlineExceeded, HivememError, Unavailable
+from node.reads import ReadOptions
+from node.replica_choice import LoadBalancing, ReplicaChoice
+
+T = TypeVar("T")
+
+# A replica that takes longer than this, and than several of its usual times, has failed while
+# there are others to ask.
+ATTEMPT_SECONDS_MIN: Final = 0.25
+ATTEMPT_LATENCIES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What a caller asks for. `preferred`, `excluded`: ids or names of nodes."""
+
+    load_balancing: LoadBalancing
+    preferred: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+class Replicas(Protocol):
+    """Who holds a session's data, and how they are asked."""
+
+    def holders(self, session: str) -> dict[str, str]:
+        """Ids of the nodes with a replica that answers, and their names."""
+
+    async def read_at(
+        self,
+        node: str,
+        session: str,
+        request: ReadRequest[T],
+        options: ReadOptions,
+        seconds: float,
+    ) -> Shown[T]:
+        """Raises ClusterError or HivememError."""
+
+
+class BalancedReads:
+    """Loop thread only."""
+
+    def __init__(
+        self, self_id: str, replicas: Replicas, clock: Clock, random: Callable[[], float]
+    ) -> None:
+        self._self_id = self_id
+        self._replicas = replicas
+        self._clock = clock
+        self.choice = ReplicaChoice(random)
+
+    async def read(
+        self,
+        session: str,
+        request: ReadRequest[T],
+        options: ReadOptions,
+        routing: Routing,
+        deadline: float,
+    ) -> tuple[Shown[T], str]:
+        """What the chosen replica answers, and which one it was.
+
+        Raises: Unavailable (QUORUM_NOT_REACHED: nobody answered), DeadlineExceeded, and what the
+        request itself raises.
+        """
+        failure: Exception | None = None
+        order = self._order(session, routing)
+        for place, node in enumerate(order):
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                break
+            last = place == len(order) - 1
+            seconds = left if last else min(left, self._attempt_seconds(node))
+            try:
+                return await self._ask(node, session, request, options, seconds), node
+            except (ClusterError, Unavailable, DeadlineExceeded) as error:
+                failure = error
+        if isinstance(failure, HivememError):
+            raise failure
+        raise Unavailable(
+            "no replica that may be asked answered", code="QUORUM_NOT_REACHED"
+        ) from failure
+
+    def _order(self, session: str, routing: Routing) -> Sequence[str]:
+        holders = self._replicas.holders(session)
+        self.choice.forget_all_but(list(holders))
+
+        def named(node: str, names: Sequence[str]) -> bool:
+            return node in names or holders[node] in names
+
+        candidates = [node for node in sorted(holders) if not named(node, routing.excluded)]
+        preferred = [node for node in candidates if named(node, routing.preferred)]
+        return self.choice.order(
+            routing.load_balancing, candidates, self._clock.monotonic(), preferred=preferred,
+            own=self._self_id,
+        )  # fmt: skip
+
+    def _attempt_seconds(self, node: str) -> float:
+        usual = self.choice.of(node).latency_seconds or 0.0
+        return max(ATTEMPT_SECONDS_MIN, ATTEMPT_LATENCIES * usual)
+
+    async def _ask(
+        self,
+        node: str,
+        session: str,
+        request: ReadRequest[T],
+        options: ReadOptions,
+        seconds: float,
+    ) -> Shown[T]:
+        figures = self.choice.of(node)
+        begun = self._clock.monotonic()
+        figures.begin(begun)
+        try:
+            shown = await self._replicas.read_at(node, session, request, options, seconds)
+        except (ClusterError, Unavailable, DeadlineExceeded):
+            figures.failed(self._clock.monotonic())
+            raise
+        except asyncio.CancelledError:
+            figures.given_up()
+            raise
+        except Exception:
+            # The request was refused: the replica did what it should.
+            figures.answered(self._clock.monotonic() - begun)
+            raise
+        figures.answered(self._clock.monotonic() - begun)
+        return shown
