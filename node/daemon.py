@@ -47,7 +47,7 @@ from node.replica import SYSTEM_GROUP, Replica, Shared, background
 from node.resp import RespParts, RespServer
 from node.resp_limits import RespLimits
 from node.scrub import Scrubber
-from node.service import Service
+from node.service import Router, Service
 from node.session_replicas import SessionReplicas
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
@@ -164,10 +164,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         clock,
         config.storage.snapshot_bytes_per_second_max,
     )
-    registry = system.machine.registry
-    replicas = SessionReplicas(config.node.id, partitions, shared.remote_reads)
-    balanced = BalancedReads(config.node.id, replicas, clock, clock.random().random)
-    collections = CollectionService(router, registry, config.limits, clock, balanced)
+    collections = _collections(router, partitions, shared)
     parts = HttpParts(
         service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
         info, clock, config.node.name, tokens, HttpLimits(), node.fail,
@@ -180,6 +177,14 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         )  # fmt: skip
         await open_door(RespServer(redis), "redis", config.redis, stack, lambda: node.broken)
     stack.push_async_callback(_leave_first_if_broken, node, transport)
+
+
+def _collections(router: Router, partitions: Partitions, shared: Shared) -> CollectionService:
+    config, clock = shared.config, shared.clock
+    replicas = SessionReplicas(config.node.id, partitions, shared.remote_reads)
+    balanced = BalancedReads(config.node.id, replicas, clock, clock.random().random)
+    registry = partitions.system.machine.registry
+    return CollectionService(router, registry, config.limits, clock, balanced)
 
 
 def _watches(partitions: Partitions, shared: Shared) -> Watches:
