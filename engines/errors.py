@@ -27,7 +27,7 @@ class InvalidArgument(EngineError):
         super().__init__(f"{field}: {message}")
         self.field = field
         # INVALID_ARGUMENT | KEY_TOO_LARGE | VALUE_TOO_LARGE | BODY_TOO_LARGE |
-        # COLLECTION_NOT_FOUND
+        # COLLECTION_NOT_FOUND | INVALID_CURSOR
         self.code = code
 
 

@@ -72,6 +72,7 @@ _COMPACTED, _CORRUPT, _INVALID = 101, 102, 103
 _ARGUMENT_CODES = frozenset(
     (
         "INVALID_ARGUMENT",
+        "INVALID_CURSOR",
         "KEY_TOO_LARGE",
         "VALUE_TOO_LARGE",
         "BODY_TOO_LARGE",

@@ -12,13 +12,14 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import NamedTuple
 
+from engines.document import DocumentEngine
 from engines.engine import Engine, Kind
 from engines.errors import EngineError
 from engines.relational import RELATIONAL
 from engines.text import TEXT
 
 ENTRY_POINTS = "hivemem.engines"
-BUILT_IN: tuple[Engine, ...] = (TEXT, RELATIONAL)
+BUILT_IN: tuple[Engine, ...] = (DocumentEngine(), RELATIONAL, TEXT)
 
 
 class EngineNotUsable(EngineError):

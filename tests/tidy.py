@@ -55,12 +55,15 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "multidict": ("node/http*.py",),  # with aiohttp
     "prometheus_client": ("node/metrics.py",),
     "pydantic": ("mcp_schemas.py",),
+    "re2": ("engines/document_regex.py",),
     "pysyncobj": ("cluster/upstream.py",),
     "rich": ("node/console.py",),
     "uvicorn": ("mcp_http.py",),
     "uvloop": ("node/__main__.py",),
     "yarl": ("node/client_http.py", "node/http*.py"),  # with aiohttp
 }
+# Packages whose module is called otherwise.
+MODULES: Mapping[str, str] = {"google_re2": "re2"}
 # The same for parts of a library that has two homes.
 PART_HOMES: Mapping[str, tuple[str, ...]] = {
     "aiohttp.web": ("node/http*.py",),

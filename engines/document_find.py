@@ -1,0 +1,253 @@
+"""Reads of documents: by id, by filter, counts and distinct values."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from typing import Any, Final
+
+from engines.codec import Value, pack_value
+from engines.document_filter import Filter, parse_filter
+from engines.document_indexes import indexes_of
+from engines.document_items import Record, find_record, load_state
+from engines.document_order import order_key
+from engines.document_parameters import (
+    ANSWER_BYTES_MAX,
+    IDS_MAX,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    ROOT,
+    Fields,
+    check_id,
+    decode_cursor,
+    encode_cursor,
+    refuse_cursor,
+)
+from engines.document_paths import parse_path, reached
+from engines.document_plan import Plan, Sort, choose
+from engines.document_shapes import Projection, parse_projection, parse_sort, sort_key
+from engines.document_walk import Walk
+from engines.space import View
+
+HELD_BYTES_MAX: Final = 16 << 20  # of sort keys, or of distinct values
+
+
+class Page:
+    """Documents of one answer, up to a number and to ANSWER_BYTES_MAX."""
+
+    def __init__(self, limit: int, project: Projection | None) -> None:
+        self._limit = limit
+        self._project = project
+        self._size = 0
+        self.items: list[Value] = []
+
+    def add(self, record: Record, document: Any = None) -> bool:
+        """Whether it has found room; the first always does. `document`: if it is at hand."""
+        if len(self.items) == self._limit:
+            return False
+        if self._project is None:
+            view, size = record.view(document), len(record.packed)
+        else:
+            shown = self._project(record.document() if document is None else document)
+            view, size = record.view(shown), len(pack_value(shown))
+        if self.items and self._size + size > ANSWER_BYTES_MAX:
+            return False
+        self._size += size
+        self.items.append(view)
+        return True
+
+
+class Search:
+    """A filter and a sort on one collection, with the plan for them."""
+
+    def __init__(self, view: View, settings: Mapping[str, Any], wanted: Filter, sort: Sort) -> None:
+        self._view = view
+        indexes = indexes_of(settings)
+        self.state = load_state(view, len(indexes))
+        self._known = list(zip(indexes, self.state.indexes, strict=True))
+        self.filter = wanted
+        self.plan: Plan = choose(wanted.conditions, sort, self._known)
+
+    def walk(self, after: bytes | None = None) -> Walk:
+        place = self.plan.place
+        return Walk(self._view, self.plan, None if place is None else self._known[place], after)
+
+    def explanation(self, walk: Walk, returned: int) -> Value:
+        plan = self.plan
+        kind = "index" if plan.place is not None else "ids" if plan.name else "all_documents"
+        return {
+            "plan": kind,
+            "index": plan.name or None,
+            "ranges": len(plan.ranges),
+            "equality_fields": plan.equal,
+            "range_field": plan.bounded,
+            "sorted_by_plan": plan.ordered,
+            "examined_entries": walk.entries,
+            "examined_documents": walk.documents,
+            "returned": returned,
+        }
+
+
+def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
+    """document_find. Raises InvalidArgument, CorruptRecord, QueryCancelled."""
+    fields = Fields(parameters, "filter", "projection", "sort", "limit", "cursor", "explain")
+    wanted = parse_filter(fields.members("filter"), f"{ROOT}.filter")
+    sort = parse_sort(parameters.get("sort"), f"{ROOT}.sort")
+    project = parse_projection(parameters.get("projection"), f"{ROOT}.projection")
+    limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
+    explain = fields.boolean("explain")
+    scope = [parameters.get(name) for name in ("filter", "sort", "projection")]
+    position = decode_cursor(fields, ["find", *scope])
+    search = Search(view, settings, wanted, sort)
+    page = Page(limit, project)
+    if search.plan.ordered:
+        walk, following = _in_plan_order(search, page, position)
+    else:
+        walk, following = _sorted(view, search, sort, page, limit, position)
+    answer: dict[str, Value] = {
+        "items": page.items,
+        "next_cursor": following and encode_cursor(["find", *scope], following),
+    }
+    if explain:
+        answer["explain"] = search.explanation(walk, len(page.items))
+    return answer
+
+
+def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk, Value]:
+    after = None
+    if position is not None:
+        if len(position) != 2 or position[0] != search.plan.name or type(position[1]) is not bytes:
+            refuse_cursor("is of other indexes than there are now: begin again")
+        after = position[1]
+    walk = search.walk(after)
+    last = b""
+    for place, record in walk:
+        document = record.document()
+        if search.filter.matches(document):
+            if not page.add(record, document):
+                return walk, [search.plan.name, last]
+            last = place
+    return walk, None
+
+
+def _sorted(
+    view: View, search: Search, sort: Sort, page: Page, limit: int, position: Any
+) -> tuple[Walk, Value]:
+    """The first `limit` behind `position`: only their keys are held while all are looked at."""
+    after = None
+    if position is not None:
+        if len(position) != 3 or (type(position[1]), type(position[2])) != (bytes, str):
+            refuse_cursor("is of other indexes than there are now: begin again")
+        after = position[1], position[2]
+    kept: list[tuple[bytes, str]] = []
+    held = 0
+    more = False
+    walk = search.walk()
+    for _, record in walk:
+        document = record.document()
+        if not search.filter.matches(document):
+            continue
+        place = sort_key(document, sort), record.id
+        if after is not None and place <= after:
+            continue
+        insort(kept, place)
+        held += len(place[0])
+        while len(kept) > limit or (held > HELD_BYTES_MAX and len(kept) > 1):
+            held -= len(kept.pop()[0])
+            more = True
+    last: tuple[bytes, str] | None = None
+    for place in kept:
+        found = find_record(view, place[1])
+        assert found is not None  # the same snapshot
+        if not page.add(found):
+            more = True
+            break
+        last = place
+    return walk, ["sort", *last] if more and last else None
+
+
+def get(view: View, parameters: Mapping[str, Any]) -> Value:
+    """document_get: an item, or null, for each id in order. Raises InvalidArgument."""
+    fields = Fields(parameters, "id", "ids", "projection", "cursor")
+    if fields.one_of("id", "ids") == "id":
+        ids = [check_id(parameters["id"], f"{ROOT}.id")]
+    else:
+        given = fields.items("ids", IDS_MAX)
+        ids = [check_id(each, f"{ROOT}.ids[{place}]") for place, each in enumerate(given)]
+    project = parse_projection(parameters.get("projection"), f"{ROOT}.projection")
+    scope: list[Value] = ["get", list(ids), parameters.get("projection")]
+    start = decode_cursor(fields, scope) or 0
+    if type(start) is not int or not 0 <= start <= len(ids):
+        refuse_cursor("is not a cursor")
+    page = Page(len(ids), project)
+    following = None
+    for place in range(start, len(ids)):
+        record = find_record(view, ids[place])
+        if record is None:
+            page.items.append(None)
+        elif not page.add(record):
+            following = encode_cursor(scope, place)
+            break
+    return {"items": page.items, "next_cursor": following}
+
+
+def count(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
+    """document_count. Raises InvalidArgument, CorruptRecord, QueryCancelled."""
+    fields = Fields(parameters, "filter")
+    wanted = parse_filter(fields.members("filter"), f"{ROOT}.filter")
+    search = Search(view, settings, wanted, ())
+    if not fields.members("filter"):
+        return {"count": search.state.documents}
+    return {"count": sum(wanted.matches(record.document()) for _, record in search.walk())}
+
+
+def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
+    """document_distinct: the values of a path, items of arrays each, in order.
+
+    Raises InvalidArgument, CorruptRecord, QueryCancelled.
+    """
+    fields = Fields(parameters, "field", "filter", "limit", "cursor")
+    path = parse_path(parameters.get("field"), f"{ROOT}.field")
+    wanted = parse_filter(fields.members("filter"), f"{ROOT}.filter")
+    limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
+    scope = ["distinct", parameters["field"], parameters.get("filter")]
+    after = decode_cursor(fields, scope)
+    if after is not None and type(after) is not bytes:
+        refuse_cursor("is not a cursor")
+    found = _Distinct(after or b"", limit)
+    for _, record in Search(view, settings, wanted, ()).walk():
+        document = record.document()
+        if wanted.matches(document):
+            for value in reached(document, path):
+                for each in value if value.__class__ is list else (value,):
+                    view.step()
+                    found.add(each)
+    following = encode_cursor(scope, found.keys[-1]) if found.more else None
+    return {"values": found.values, "next_cursor": following}
+
+
+class _Distinct:
+    """The first `limit` values behind a key, in order, no two alike."""
+
+    def __init__(self, after: bytes, limit: int) -> None:
+        self._after = after
+        self._limit = limit
+        self._held = 0
+        self.keys: list[bytes] = []
+        self.values: list[Value] = []
+        self.more = False
+
+    def add(self, value: Any) -> None:
+        key = order_key(value)
+        place = bisect_left(self.keys, key)
+        if key <= self._after or (place < len(self.keys) and self.keys[place] == key):
+            return
+        self.keys.insert(place, key)
+        self.values.insert(place, value)
+        self._held += len(key)
+        while len(self.keys) > self._limit or (
+            self._held > ANSWER_BYTES_MAX and len(self.keys) > 1
+        ):
+            self._held -= len(self.keys.pop())
+            self.values.pop()
+            self.more = True
