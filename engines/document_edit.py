@@ -34,10 +34,10 @@ from engines.interfaces import RejectCode
 
 CHANGED_MAX: Final = 1_000  # documents of one command by filter
 CHANGED_BYTES_MAX: Final = 16 << 20  # of those documents, packed
-CHANGED_ENTRIES_MAX: Final = 20_000  # of indexes, by one command by filter
+CHANGED_ENTRIES_MAX: Final = 10_000  # of indexes, by one command by filter
 EXAMINED_MAX: Final = 5_000  # documents of one command by filter
 EXAMINED_BYTES_MAX: Final = 8 << 20
-INSERTED_ENTRIES_MAX: Final = 100_000  # of indexes, by one insert
+INSERTED_ENTRIES_MAX: Final = 10_000  # of indexes, by one insert
 
 Body = Mapping[str, Any]
 
