@@ -91,7 +91,7 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
 
 def _source(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Rows:
     """The documents, by the best plan for a $match in front."""
-    wanted = Filter(lambda _: True, (), False)
+    wanted = Filter(lambda _: True, (), False, 0)
     if given and "$match" in given[0]:
         wanted = parse_filter(given[0]["$match"], f"{field}[0].$match")
     return (record.document() for _, record in Search(view, settings, wanted, ()).walk())

@@ -37,6 +37,8 @@ CHANGED_BYTES_MAX: Final = 16 << 20  # of those documents, packed
 CHANGED_ENTRIES_MAX: Final = 10_000  # of indexes, by one command by filter
 EXAMINED_MAX: Final = 5_000  # documents of one command by filter
 EXAMINED_BYTES_MAX: Final = 8 << 20
+FREE_CONDITIONS: Final = 8  # of a filter; each so many more make a step as much shorter
+UPDATE_WORK_BYTES_MAX: Final = 1 << 20  # of an update, packed, times the documents changed
 INSERTED_ENTRIES_MAX: Final = 10_000  # of indexes, by one insert
 
 Body = Mapping[str, Any]
@@ -199,8 +201,9 @@ def update(documents: Documents, body: Body) -> Value:
     upserted: str | None = None
     following = step.following
     last = None
+    size = len(pack_value(body.get("update", body.get("merge"))))
     for record in step.records:
-        if _full(documents):
+        if _full(documents) or matched * size > UPDATE_WORK_BYTES_MAX:
             following = last
             break
         new = _changed(documents, record, changes)
@@ -266,12 +269,14 @@ def _step(documents: Documents, body: Body) -> _Step:
         return _Step([] if record is None else [record], None)
     wanted = _write_filter(body["filter"])
     records: list[Record] = []
-    size = 0
     last: str | None = body["after"]
-    for examined, record in enumerate(_candidates(documents, wanted, last)):
-        if examined == EXAMINED_MAX or size > EXAMINED_BYTES_MAX:
+    weight = 1 + wanted.size // FREE_CONDITIONS
+    examined = size = 0
+    for record in _candidates(documents, wanted, last):
+        if examined >= EXAMINED_MAX or size > EXAMINED_BYTES_MAX:
             return _Step(records, last)
-        size += len(record.packed)
+        examined += weight
+        size += weight * len(record.packed)
         if wanted.matches(record.document()):
             if len(records) == body["limit"]:
                 return _Step(records, records[-1].id)

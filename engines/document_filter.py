@@ -34,18 +34,19 @@ class Condition(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """`conditions`: necessary, together not sufficient."""
+    """`conditions`: necessary, together not sufficient; `size`: how many are tried at most."""
 
     matches: Matcher
     conditions: tuple[Condition, ...]
     regex: bool  # does it search texts?
+    size: int
 
 
 def parse_filter(given: object, field: str) -> Filter:
     """Raises InvalidArgument, naming the place within `field`."""
     parser = _Parser()
     matches, conditions = parser.filter(given, field)
-    return Filter(matches, tuple(conditions), parser.regex)
+    return Filter(matches, tuple(conditions), parser.regex, parser.count)
 
 
 def parse_item_test(given: object, field: str) -> tuple[ValueTest, bool]:
@@ -59,7 +60,7 @@ class _Parser:
     """One filter. Recursion is bounded by the depth of parameters."""
 
     def __init__(self) -> None:
-        self._left = CONDITIONS_MAX
+        self.count = 0
         self.regex = False
 
     def filter(self, given: object, field: str) -> tuple[Matcher, list[Condition]]:
@@ -168,8 +169,8 @@ class _Parser:
         return lambda values: bool(tests) and all(test(values) for test in tests)
 
     def _count(self, field: str) -> None:
-        self._left -= 1
-        if self._left < 0:
+        self.count += 1
+        if self.count > CONDITIONS_MAX:
             raise InvalidArgument(field, f"the filter has over {CONDITIONS_MAX} conditions")
 
 

@@ -355,10 +355,27 @@ def found_as_the_oracle(
     return found
 
 
+few = st.one_of(numbers, st.none(), st.lists(numbers, min_size=2, max_size=3))
+dense_documents = st.fixed_dictionaries(
+    {"x": few, "y": st.one_of(few, st.fixed_dictionaries({"z": few}))}, optional={"z": few}
+)
+dense_conditions = st.dictionaries(
+    st.sampled_from(["x", "y", "z", "y.z"]),
+    st.one_of(
+        ranges, ranges, few, st.builds(lambda each: {"$in": each}, st.lists(few, max_size=2))
+    ),
+    min_size=1,
+    max_size=3,
+)
+dense_queries = st.tuples(
+    st.one_of(st.just({}), dense_conditions), sorts, st.sampled_from([1, 2, 100])
+)
+
+
 @given(
     chosen=st.lists(st.sampled_from(INDEXES), min_size=1, max_size=3, unique_by=repr),
-    filled=st.lists(documents, min_size=3, max_size=10),
-    queries=st.lists(st.tuples(filters, sorts, st.sampled_from([1, 2, 100])), min_size=5),
+    filled=st.lists(dense_documents, min_size=4, max_size=12),
+    queries=st.lists(dense_queries, min_size=10, max_size=30),
 )
 def test_whatever_the_plan_the_answer_is_the_same(
     chosen: list[Any], filled: list[Any], queries: list[tuple[Any, Any, int]]

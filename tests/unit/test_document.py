@@ -221,6 +221,20 @@ def test_writes_by_filter_go_on_where_they_ended(
         assert (answer["deleted"], answer["more"]) == (2, True)
 
 
+def test_costly_filters_and_updates_shorten_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document_edit, "EXAMINED_MAX", 100)
+    monkeypatch.setattr(document_edit, "UPDATE_WORK_BYTES_MAX", 100)
+    with documents(tmp_path) as docs:
+        docs.insert(*({"_id": f"{n:02}"} for n in range(60)))
+        costly = {"$or": [{"a": n} for n in range(40)] + [{"_id": {"$gt": ""}}]}
+        answer = docs.write("document_delete", filter=costly)
+        assert (answer["deleted"], answer["more"]) == (10, True)
+        answer = docs.update(filter={}, update={"$set": {"a": "x" * 40}})
+        assert (answer["modified"], answer["more"]) == (2, True)
+
+
 def test_bytes_and_entries_end_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_edit, "CHANGED_BYTES_MAX", 100)
     with documents(tmp_path) as docs:
