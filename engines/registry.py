@@ -17,9 +17,10 @@ from engines.engine import Engine, Kind
 from engines.errors import EngineError
 from engines.relational import RELATIONAL
 from engines.text import TEXT
+from engines.timeseries import ENGINE as TIMESERIES
 
 ENTRY_POINTS = "hivemem.engines"
-BUILT_IN: tuple[Engine, ...] = (DocumentEngine(), RELATIONAL, TEXT)
+BUILT_IN: tuple[Engine, ...] = (DocumentEngine(), RELATIONAL, TEXT, TIMESERIES)
 
 
 class EngineNotUsable(EngineError):

@@ -53,6 +53,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "mcp": ("mcp_server.py",),
     "msgpack": ("engines/codec.py",),
     "multidict": ("node/http*.py",),  # with aiohttp
+    "numpy": ("engines/timeseries_columns.py",),
     "prometheus_client": ("node/metrics.py",),
     "pydantic": ("mcp_schemas.py",),
     "re2": ("engines/document_regex.py",),
