@@ -24,6 +24,7 @@ ITEM_KEY_BYTES_MAX: Final = PHYSICAL_KEY_BYTES_MAX - ID_BYTES
 ITEM_OVERHEAD_BYTES: Final = ID_BYTES + 4  # an item's id and checksum
 STOP_ITEMS: Final = 64  # items between two looks at whether the caller still waits
 _CHUNK_ITEMS: Final = 256  # read at once by a range within an apply
+_FIRST_ITEMS: Final = 4  # and at first, for who wants only the first item
 
 Item = tuple[bytes, bytes]  # key, value
 
@@ -144,10 +145,12 @@ class Space:
         """As `View.range`, with what this command has written. It may write meanwhile: an item
         that is put behind the place of the walk is seen, or not."""
         place, done = (last, False) if reverse else (first, False)
+        size = _FIRST_ITEMS
         while not done:
             low, high = (first, place) if reverse else (place or b"", last)
-            chunk = self._chunk(low, high, reverse)
-            done = len(chunk) < _CHUNK_ITEMS
+            chunk = self._chunk(low, high, reverse, size)
+            done = len(chunk) < size
+            size = min(size * 8, _CHUNK_ITEMS)
             for key, _ in chunk:
                 value = self.get(key)
                 if value is not None:
@@ -185,18 +188,20 @@ class Space:
         record = self._table.get(physical)
         return None if record is None else unseal("items", physical, record)
 
-    def _chunk(self, first: bytes, last: bytes | None, reverse: bool) -> list[tuple[bytes, None]]:
-        """Up to _CHUNK_ITEMS keys, stored or written, in order; some may be deleted."""
+    def _chunk(
+        self, first: bytes, last: bytes | None, reverse: bool, size: int
+    ) -> list[tuple[bytes, None]]:
+        """Up to `size` keys, stored or written, in order; some may be deleted."""
         low, high = _bounds(self.collection.id, first, last)
-        stored = [key[ID_BYTES:] for key in self._table.keys(low, high, reverse, _CHUNK_ITEMS)]
+        stored = [key[ID_BYTES:] for key in self._table.keys(low, high, reverse, size)]
         begin = bisect_left(self._order, first)
         end = len(self._order) if last is None else bisect_left(self._order, last)
         own = self._order[begin:end]
         if reverse:
             own.reverse()
         # Each side alone may fill the chunk, so that its first keys are among these.
-        keys = sorted({*stored, *islice(own, _CHUNK_ITEMS)}, reverse=reverse)
-        return [(key, None) for key in keys[:_CHUNK_ITEMS]]
+        keys = sorted({*stored, *islice(own, size)}, reverse=reverse)
+        return [(key, None) for key in keys[:size]]
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

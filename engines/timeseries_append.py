@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, Final
 
 from engines.codec import Value
@@ -251,8 +252,11 @@ def _columns(given: Mapping[str, Any]) -> Iterator[Run]:
         left -= len(times)
         if left < 0:
             raise InvalidArgument(field, f"more than {APPEND_POINTS_MAX} points")
-        yield (
-            name,
-            [one_time(time, f"{own}.times[{place}]") for place, time in enumerate(times)],
-            [one_number(value, f"{own}.values[{place}]") for place, value in enumerate(values)],
-        )
+        # A field's name for each of ten thousand values would take longer than the checks.
+        for place, time in enumerate(times):
+            if type(time) is not int or not -TIME_MS_MAX < time < TIME_MS_MAX:
+                one_time(time, f"{own}.times[{place}]")
+        for place, value in enumerate(values):
+            if type(value) is not float or not isfinite(value):
+                one_number(value, f"{own}.values[{place}]")
+        yield name, list(times), list(values)
