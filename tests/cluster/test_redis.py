@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import redis
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster
 
-from tests.cluster.harness import LocalCluster
+from tests.cluster.harness import LocalCluster, running_cluster
 from tests.debian import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
@@ -28,44 +30,48 @@ def client(cluster: LocalCluster, index: int) -> redis.asyncio.Redis:
     return redis.asyncio.Redis(host=host, port=port, retry=None)
 
 
-async def test_every_node_takes_every_command(tmp_path: Path) -> None:
-    async with LocalCluster(tmp_path) as cluster:
-        await cluster.wait_leader()
-        clients = [client(cluster, index) for index in range(3)]
-        for number, writer in enumerate(clients):
-            assert await writer.set(f"k{number}", "v")
-            assert await writer.incr("{shared}n") == number + 1
-            for reader in clients:
-                assert await reader.get(f"k{number}") == b"v"
-                assert await reader.get("{shared}n") == b"%d" % (number + 1)
-        for writer in clients:
-            pipe = writer.pipeline(transaction=False)
-            for number in range(100):
-                pipe.append("{shared}log", f"{number},")
-            pipe.getdel("{shared}log")
-            assert (await pipe.execute())[-1] == b"".join(b"%d," % n for n in range(100))
-            pipe = writer.pipeline(transaction=True)
-            pipe.incr("{shared}n").get("{shared}n")
-            total, text = await pipe.execute()
-            assert text == b"%d" % total
-        async with cluster.client() as http:
-            found = await http.get("default", "k0", "@")
-            assert found.value == b"v"
-        for each in clients:
-            await each.aclose()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    """For all tests that leave it as it is; each has keys of its own."""
+    async with running_cluster(tmp_path_factory.mktemp("shared")) as running:
+        yield running
 
 
-async def test_a_cluster_client_finds_the_leader(tmp_path: Path) -> None:
-    async with LocalCluster(tmp_path) as cluster:
-        leader = await cluster.wait_leader()
-        host, port = address(cluster, (leader + 1) % 3)
-        async with RedisCluster(host=host, port=port) as found:
-            assert await found.set("{a}k", "1")
-            assert await found.set("{b}k", "2")
-            assert await found.mget_nonatomic("{a}k", "{b}k") == [b"1", b"2"]
-            primaries = {node.port for node in found.get_primaries()}
-            assert primaries == {address(cluster, leader)[1]}
-            assert len(found.get_replicas()) == 2
+async def test_every_node_takes_every_command(shared: LocalCluster) -> None:
+    clients = [client(shared, index) for index in range(3)]
+    for number, writer in enumerate(clients):
+        assert await writer.set(f"k{number}", "v")
+        assert await writer.incr("{shared}n") == number + 1
+        for reader in clients:
+            assert await reader.get(f"k{number}") == b"v"
+            assert await reader.get("{shared}n") == b"%d" % (number + 1)
+    for writer in clients:
+        pipe = writer.pipeline(transaction=False)
+        for number in range(100):
+            pipe.append("{shared}log", f"{number},")
+        pipe.getdel("{shared}log")
+        assert (await pipe.execute())[-1] == b"".join(b"%d," % n for n in range(100))
+        pipe = writer.pipeline(transaction=True)
+        pipe.incr("{shared}n").get("{shared}n")
+        total, text = await pipe.execute()
+        assert text == b"%d" % total
+    async with shared.client() as http:
+        found = await http.get("default", "k0", "@")
+        assert found.value == b"v"
+    for each in clients:
+        await each.aclose()
+
+
+async def test_a_cluster_client_finds_the_leader(shared: LocalCluster) -> None:
+    leader = await shared.wait_leader()
+    host, port = address(shared, (leader + 1) % 3)
+    async with RedisCluster(host=host, port=port) as found:
+        assert await found.set("{a}k", "1")
+        assert await found.set("{b}k", "2")
+        assert await found.mget_nonatomic("{a}k", "{b}k") == [b"1", b"2"]
+        primaries = {node.port for node in found.get_primaries()}
+        assert primaries == {address(shared, leader)[1]}
+        assert len(found.get_replicas()) == 2
 
 
 async def test_nothing_acknowledged_is_lost_when_the_leader_dies(tmp_path: Path) -> None:
@@ -107,27 +113,26 @@ async def test_nothing_acknowledged_is_lost_when_the_leader_dies(tmp_path: Path)
         await reader.aclose()
 
 
-async def test_redis_cli(tmp_path: Path) -> None:
+async def test_redis_cli(shared: LocalCluster) -> None:
     cli = program("redis-cli", "redis-tools")
-    async with LocalCluster(tmp_path) as cluster:
-        await cluster.wait_leader()
 
-        async def say(*words: str, given: str | None = None) -> str:
-            port = str(address(cluster, 0)[1])
-            done = await asyncio.to_thread(
-                subprocess.run, [cli, "-p", port, *words], check=True, capture_output=True,
-                text=True, input=given, timeout=30,
-            )  # fmt: skip
-            return done.stdout.strip()
+    async def say(*words: str, given: str | None = None) -> str:
+        port = str(address(shared, 0)[1])
+        done = await asyncio.to_thread(
+            subprocess.run, [cli, "-p", port, *words], check=True, capture_output=True,
+            text=True, input=given, timeout=30,
+        )  # fmt: skip
+        return done.stdout.strip()
 
-        assert await say("SET", "greeting", "hello") == "OK"
-        assert await say("-3", "GET", "greeting") == "hello"
-        assert await say("-n", "1", "EXISTS", "greeting") == "0"
-        assert await say(given="MULTI\nINCR {s}n\nINCR {s}n\nEXEC\n") == "OK\nQUEUED\nQUEUED\n1\n2"
-        assert await say("--scan") == "greeting\n{s}n"
-        assert "cluster_state:ok" in await say("CLUSTER", "INFO")
-        assert await say("-c", "GET", "greeting") == "hello"
-        assert "unknown command" in await say("LPUSH", "a", "b")
+    assert await say("SET", "cli:greeting", "hello") == "OK"
+    assert await say("-3", "GET", "cli:greeting") == "hello"
+    assert await say("-n", "1", "EXISTS", "cli:greeting") == "0"
+    twice = "MULTI\nINCR {cli}n\nINCR {cli}n\nEXEC\n"
+    assert await say(given=twice) == "OK\nQUEUED\nQUEUED\n1\n2"
+    assert await say("--scan", "--pattern", "*cli*") == "{cli}n\ncli:greeting"
+    assert "cluster_state:ok" in await say("CLUSTER", "INFO")
+    assert await say("-c", "GET", "cli:greeting") == "hello"
+    assert "unknown command" in await say("LPUSH", "a", "b")
 
 
 @pytest.mark.parametrize("pipeline", [1, 16])

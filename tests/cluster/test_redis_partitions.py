@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import redis
 import redis.asyncio
 from redis.asyncio.cluster import RedisCluster
@@ -26,9 +28,9 @@ WRITES = 300  # before a node dies, and after
 KEYS = [f"key:{n}" for n in range(64)]
 
 
-def client(cluster: LocalCluster, index: int) -> redis.asyncio.Redis:
+def client(cluster: LocalCluster, index: int, database: int = 0) -> redis.asyncio.Redis:
     host, port = cluster.redis_addresses[index]
-    return redis.asyncio.Redis(host=host, port=port, retry=None)
+    return redis.asyncio.Redis(host=host, port=port, db=database, retry=None)
 
 
 async def slots(node: redis.asyncio.Redis) -> list[list[Any]]:
@@ -62,16 +64,23 @@ async def wait_settled(cluster: LocalCluster, index: int, replicas: int = REPLIC
         await node.aclose()
 
 
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[LocalCluster]:
-    async with running_cluster(tmp_path, NODES, partitions=PARTITIONS) as running:
+@contextlib.asynccontextmanager
+async def settled_cluster(folder: Path) -> AsyncIterator[LocalCluster]:
+    async with running_cluster(folder, NODES, partitions=PARTITIONS) as running:
         for index in range(NODES):  # each has a picture of its own, a moment old
             await wait_settled(running, index)
         yield running
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    """For all tests that leave it as it is; each has a database of its own."""
+    async with settled_cluster(tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
 async def test_every_node_takes_every_command(cluster: LocalCluster) -> None:
-    clients = [client(cluster, index) for index in range(NODES)]
+    clients = [client(cluster, index, 1) for index in range(NODES)]
     for number, key in enumerate(KEYS):
         writer = clients[number % NODES]
         assert await writer.set(key, key)
@@ -101,7 +110,7 @@ async def test_every_node_takes_every_command(cluster: LocalCluster) -> None:
 
 
 async def test_transactions(cluster: LocalCluster) -> None:
-    one, two = client(cluster, 0), client(cluster, 3)
+    one, two = client(cluster, 0, 2), client(cluster, 3, 2)
     for number in range(PARTITIONS * 2):
         key = f"{{tag{number}}}n"
         for node in (one, two):
@@ -143,8 +152,13 @@ async def test_the_cluster_is_described(cluster: LocalCluster) -> None:
     await node.aclose()
 
 
-async def test_a_cluster_client_survives_a_node(cluster: LocalCluster) -> None:
+async def test_a_cluster_client_survives_a_node(tmp_path: Path) -> None:
     """It goes to the leaders, and finds the new ones when some are killed."""
+    async with settled_cluster(tmp_path) as cluster:
+        await survive(cluster)
+
+
+async def survive(cluster: LocalCluster) -> None:
     host, port = cluster.redis_addresses[1]
     async with RedisCluster(host=host, port=port) as found:
         served = Counter(
@@ -184,20 +198,20 @@ async def test_a_cluster_client_survives_a_node(cluster: LocalCluster) -> None:
         assert len(partitions) == PARTITIONS
 
 
-@pytest.mark.parametrize("pipeline", [1, 16])
-async def test_redis_benchmark(cluster: LocalCluster, pipeline: int) -> None:
+@pytest.mark.parametrize(("pipeline", "database"), [(1, 3), (16, 4)])
+async def test_redis_benchmark(cluster: LocalCluster, pipeline: int, database: int) -> None:
     benchmark = program("redis-benchmark", "redis-tools")
     done = await asyncio.to_thread(
         subprocess.run,
         [
             benchmark, "-p", str(cluster.redis_addresses[4][1]), "-n", "2000", "-c", "16",
-            "-P", str(pipeline), "-r", "1000", "-q", "-t", "set,get",
+            "-P", str(pipeline), "--dbnum", str(database), "-r", "1000", "-q", "-t", "set,get",
         ],
         check=True, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     for test in ("SET", "GET"):
         assert f"{test}: " in done.stdout.replace("\r", "\n"), done.stdout + done.stderr
     assert "ERR" not in done.stdout + done.stderr
-    node = client(cluster, 0)
+    node = client(cluster, 0, database)
     assert await node.dbsize() > 800
     await node.aclose()
