@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -121,9 +122,15 @@ def module_rules(path: str, text: str) -> Iterator[str]:
         yield from sleeps(path, tree)
 
 
+@functools.lru_cache(maxsize=1)
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """The whole tree, walked once for all rules."""
+    return tuple(ast.walk(tree))
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything imported; `from a import b` gives a.b."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -173,7 +180,7 @@ def banned(path: str, tree: ast.AST) -> Iterator[str]:
         allowed = BANNED_MODULES.get(top) if top in BANNED_MODULES else BANNED.get(name)
         if allowed is not None and not _matches(path, allowed):
             yield f"{path}:{line}: {name} is not for here"
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Attribute | ast.Name):
             name = dotted(node)
             if name in BANNED and not _matches(path, BANNED[name]):
@@ -185,7 +192,7 @@ def banned(path: str, tree: ast.AST) -> Iterator[str]:
 
 
 def function_lengths(path: str, tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             count = (node.end_lineno or node.lineno) - node.lineno + 1
             if count > FUNCTION_LINES_MAX:
@@ -203,25 +210,27 @@ def vague_names(path: str, tree: ast.AST) -> Iterator[str]:
     stem = path.rpartition("/")[2].removesuffix(".py")
     if _VAGUE.search(stem):
         yield f"{path}:1: the file's name says nothing"
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and _VAGUE.search(node.name):
             yield f"{path}:{node.lineno}: the name {node.name} says nothing"
 
 
 def sleeps(path: str, tree: ast.AST) -> Iterator[str]:
     """Tests poll with a deadline: a sleep stands in a loop, or is asyncio.sleep(0)."""
+    asleep = [
+        node
+        for node in nodes(tree)
+        if isinstance(node, ast.Call) and dotted(node.func) in ("time.sleep", "asyncio.sleep")
+    ]
+    if not asleep:
+        return
     polled = {
         inner
-        for loop in ast.walk(tree)
+        for loop in nodes(tree)
         if isinstance(loop, ast.While | ast.For | ast.AsyncFor)
         for inner in ast.walk(loop)
     }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or dotted(node.func) not in (
-            "time.sleep",
-            "asyncio.sleep",
-        ):
-            continue
+    for node in asleep:
         yields = (
             bool(node.args) and isinstance(node.args[0], ast.Constant) and not node.args[0].value
         )
@@ -231,7 +240,7 @@ def sleeps(path: str, tree: ast.AST) -> Iterator[str]:
 
 def error_codes(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, code) of each error code a module names: `code="X"`, `code = "X"` in a class."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.keyword) and node.arg == "code" and _is_code(node.value):
             yield node.value.lineno, _text(node.value)
         if isinstance(node, ast.Assign) and _is_code(node.value):
