@@ -1,0 +1,90 @@
+"""How each built-in engine is written and read: for the tests that every engine passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Parameters = dict[str, Any]
+Operation = tuple[str, Parameters]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`write(n)` stores item n; `read(n)` asks for it; `found(result, n)`: is it the answer?
+
+    `broad`: a read that looks at everything. `refused`: writes that `apply` refuses once item 1
+    is there, though some of what they hold could be done.
+    """
+
+    engine: str
+    write: Callable[[int], Operation]
+    read: Callable[[int], Operation]
+    found: Callable[[Any, int], bool]
+    broad: Operation
+    refused: tuple[Operation, ...]
+    settings: Parameters = field(default_factory=dict)
+    setup: tuple[Operation, ...] = ()
+
+
+SAMPLES = (
+    Sample(
+        "document",
+        lambda n: ("document_insert", {"document": {"_id": f"d{n}", "n": n, "word": f"w{n % 5}"}}),
+        lambda n: ("document_find", {"filter": {"n": n}}),
+        lambda result, n: [each["id"] for each in result["items"]] == [f"d{n}"],
+        ("document_count", {"filter": {"word": {"$ne": "w0"}}}),
+        (("document_insert", {"documents": [{"_id": "new"}, {"_id": "d1"}]}),),
+        settings={"indexes": [{"fields": ["n"], "unique": True}]},
+    ),
+    Sample(
+        "relational",
+        lambda n: ("sql_execute", {"sql": "INSERT INTO t VALUES (?, ?)", "params": [n, f"v{n}"]}),
+        lambda n: ("sql_query", {"sql": "SELECT v FROM t WHERE n = ?", "params": [n]}),
+        lambda result, n: result["rows"] == [[f"v{n}"]],
+        ("sql_query", {"sql": "SELECT count(*) FROM t a, t b, t c, t d"}),
+        (
+            (
+                "sql_execute",
+                {
+                    "statements": [
+                        {"sql": "INSERT INTO t VALUES (-1, 'x')"},
+                        {"sql": "INSERT INTO t VALUES (1, 'y')"},
+                    ]
+                },
+            ),
+        ),
+        setup=(("sql_execute", {"sql": "CREATE TABLE t (n INTEGER PRIMARY KEY, v)"}),),
+    ),
+    Sample(
+        "text",
+        lambda n: ("text_insert", {"documents": [{"id": f"d{n}", "text": f"the bee is word{n}"}]}),
+        lambda n: ("text_search", {"query": f"word{n}"}),
+        lambda result, n: [hit["id"] for hit in result["hits"]] == [f"d{n}"],
+        ("text_search", {"query": "bee", "metadata": {"absent": 1}}),
+        (("text_insert", {"documents": [{"id": "new", "text": "x"}, {"id": "d1", "text": "y"}]}),),
+    ),
+    Sample(
+        "timeseries",
+        lambda n: (
+            "series_append",
+            {"points": [{"metric": "m", "tags": {"n": str(n)}, "time_ms": n, "value": n + 0.5}]},
+        ),
+        lambda n: ("series_last", {"metric": "m", "tags": {"n": str(n)}}),
+        lambda result, n: f"{n}.5" in str(result),
+        ("series_list", {"limit": 1000}),
+        (
+            (
+                "series_append",
+                {
+                    "points": [
+                        {"metric": "new", "time_ms": 1, "value": 1},
+                        {"metric": "m", "tags": {"n": "1"}, "time_ms": 1, "value": 2},
+                    ]
+                },
+            ),
+        ),
+        settings={"duplicates": "reject"},
+    ),
+)
