@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from engines.catalog import Collection, collection_key, find_collection, unpack_collection
-from engines.codec import Value
+from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.derived import DerivedIndex, DerivedIndexes
 from engines.engine import Engine, Kind
-from engines.errors import InvalidArgument
+from engines.errors import InvalidArgument, UnknownRead
 from engines.registry import Registry
+from engines.result_cache import Request
 from engines.space import View
 from engines.store import Snapshot
 
 NO_COLLECTION = "COLLECTION_NOT_FOUND"
+
+
+class Answer(NamedTuple):
+    """What a query was answered, packed, and the collection as it was then."""
+
+    packed: bytes
+    collection: Collection
 
 
 class CollectionReader:
@@ -78,6 +86,23 @@ class CollectionReader:
         view = self._view(self._snapshot, collection, index)
         return engine.query(view, collection.settings, operation, parameters), collection
 
+    def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
+        """The same, packed, and out of the cache where it is there. `packed`: parameters.
+
+        Raises also UnknownRead.
+        """
+        collection = self.find(namespace, name)
+        request = Request(collection.id, collection.written_index, operation, packed)
+        results = None if self._indexes is None else self._indexes.results
+        kept = None if results is None else results.get(request)
+        if kept is not None:
+            return Answer(kept, collection)
+        value, _ = self.query(namespace, name, operation, _unpacked(packed))
+        found = pack_value(value)
+        if results is not None:
+            results.put(request, found)
+        return Answer(found, collection)
+
     def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
         if self._indexes is None:
             return None
@@ -95,3 +120,13 @@ class CollectionReader:
     def _find(self, namespace: str, name: str) -> Collection | None:
         get = partial(self._snapshot.txn.get, db=self._snapshot.databases.collections)
         return find_collection(get, namespace, name)
+
+
+def _unpacked(packed: bytes) -> dict[str, Any]:
+    try:
+        parameters = unpack_value(packed)
+    except Malformed as error:
+        raise UnknownRead(f"malformed parameters: {error}") from error
+    if not isinstance(parameters, dict):
+        raise UnknownRead("malformed parameters: not an object")
+    return parameters

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from engines.catalog import Collection
-from engines.codec import Malformed, pack_value, unpack_value
-from engines.errors import InvalidArgument, UnknownRead
+from engines.errors import InvalidArgument
 from engines.kv_reader import KvReader
 from engines.read_requests import PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Shown
 
@@ -77,10 +76,9 @@ class QueryCollection:
 
     def run(self, reader: KvReader) -> Shown[QueryAnswer]:
         collections = reader.collections
-        value, collection = collections.query(
-            self.namespace, self.session, self.operation, self._unpacked()
+        answer, collection = collections.answer(
+            self.namespace, self.session, self.operation, self.parameters
         )
-        answer = pack_value(value)
         if len(answer) > PAGE_BYTES_MAX:
             raise InvalidArgument(
                 "parameters",
@@ -91,12 +89,3 @@ class QueryCollection:
             answer, collection.engine, collections.applied_index, collection.written_index
         )
         return Shown(found, reader.revision)
-
-    def _unpacked(self) -> dict[str, Any]:
-        try:
-            parameters = unpack_value(self.parameters)
-        except Malformed as error:
-            raise UnknownRead(f"malformed parameters: {error}") from error
-        if not isinstance(parameters, dict):
-            raise UnknownRead("malformed parameters: not an object")
-        return parameters

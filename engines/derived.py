@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from engines.result_cache import ResultCache
 from engines.space import ItemChange, View
 from engines.store import Snapshot, Store
 
@@ -33,6 +34,7 @@ class DerivedIndexes:
     """The indexes of one state, which `store` holds."""
 
     def __init__(self, store: Store) -> None:
+        self.results = ResultCache()  # which are derived, too
         self._store = store
         self._lock = threading.Lock()
         self._found: dict[bytes, _Entry] = {}
@@ -88,6 +90,7 @@ class DerivedIndexes:
 
     def clear(self) -> None:
         """The whole state is another one, or ends."""
+        self.results.clear()
         for identity in list(self._found):
             self.dropped(identity)
 
