@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from random import Random  # noqa: TID251 - the caller seeds it
@@ -22,6 +22,7 @@ from random import Random  # noqa: TID251 - the caller seeds it
 from cluster import entry as entries_codec
 from cluster import messages, raft
 from cluster.compaction import CompactionLimits
+from cluster.deferral import Deferral, DeferralLimits
 from cluster.errors import (
     ChangeRefused,
     ClusterError,
@@ -69,6 +70,7 @@ class GroupLimits:
     reads_waiting_max: int = 8192  # reads waiting for a round, and as many to be applied
     apply_entries_max: int = 256  # entries applied in one turn
     apply_bytes_max: int = 4 << 20  # payload bytes applied in one turn (at least one entry)
+    deferral: DeferralLimits = field(default_factory=DeferralLimits)
 
 
 class RaftGroup:
@@ -93,11 +95,12 @@ class RaftGroup:
         compaction: CompactionLimits | None = None,
         governs_peers: bool = True,
         wanted: Callable[[], bool] = lambda: False,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
         """`bootstrap`: the members while the log holds no configuration. Log, snapshots and
         machine must agree: see `reconcile`. `governs_peers`: its members are whom the transport
         connects to; of several groups of a node one does, and holds all the others' members.
-        `wanted`: see `Standing`."""
+        `wanted`: see `Standing`. `watched`: does anybody want to hear of each change at once?"""
         self.group = group
         self.self_id = identity.id
         self._log = log
@@ -107,6 +110,7 @@ class RaftGroup:
         self._fail = fail
         self._failed = False
         self._logged_leader: str | None = None
+        self._watched = watched
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
         self._waiter_number = count()
         self._reads = ReadRounds()
@@ -129,6 +133,8 @@ class RaftGroup:
             flow or FlowLimits(),
             rng,
         )
+        self._deferral = Deferral(self._limits.deferral)
+        self._hurried = False  # see catch_up
         self._proposals = Proposals(lambda: core.leader)
         self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
         self._build_state(snapshots, compaction or CompactionLimits())
@@ -253,6 +259,12 @@ class RaftGroup:
             raise Overloaded("too many reads wait for this node to catch up")
         else:
             heappush(self._applied_waiters, (index, next(self._waiter_number), done))
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Somebody waits for this node's state: put nothing off in the next turn."""
+        self._hurried = True
+        self._wake()
 
     # --- Members and leadership --------------------------------------------------------
 
@@ -405,6 +417,11 @@ class RaftGroup:
         first = self._core.applied_index + 1
         last = self._core.applicable_index()
         if first > last:
+            self._applied_all()
+            return
+        if not self._must_apply() and not self._deferral.is_due(
+            self._core.now(), last - first + 1, self._core.accepted_bytes
+        ):
             return
         end = min(last, first + self._limits.apply_entries_max - 1) + 1
         entries = self._log.read(first, end, self._limits.apply_bytes_max)
@@ -418,12 +435,32 @@ class RaftGroup:
             self.quarantine(str(error))
             return
         self._core.set_applied(entries[-1].index)
-        self._compactor.applied(sum(len(item.payload) for item in entries))
+        size = sum(len(item.payload) for item in entries)
+        self._compactor.applied(size)
+        self._core.accepted_bytes = max(0, self._core.accepted_bytes - size)
         for batch, batch_results in zip(batches, results, strict=True):
             self._proposals.resolve(batch, batch_results)
         self._release_waiters()
         if entries[-1].index < last:
             self._wake()
+        else:
+            self._applied_all()
+
+    def _must_apply(self) -> bool:
+        """Does anybody wait for the state here? Whoever leads, or is about to, answers from it."""
+        return (
+            self._core.state != raft.FOLLOWER
+            or self._hurried
+            or bool(self._applied_waiters)
+            or self._core.repairing
+            or self._watched()
+        )
+
+    def _applied_all(self) -> None:
+        self._deferral.ended()
+        self._hurried = False
+        if self._core.applied_index >= self._log.last_index:
+            self._core.accepted_bytes = 0  # exactly: some may have been taken back
 
     def _release_waiters(self) -> None:
         if self._core.repairing:

@@ -36,6 +36,9 @@ class InMemoryGroup:
         assert index <= self._index, "an index that was never handed out"
         done()
 
+    def catch_up(self) -> None:
+        """Nothing is ever put off."""
+
     def role(self) -> Role:
         return Role("leader", self._self_id, 1)
 

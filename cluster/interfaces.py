@@ -305,6 +305,9 @@ class Consensus(Protocol):
     def when_applied(self, index: int, done: Callable[[], None]) -> None:
         """Call `done` once this node has applied `index`. Raises Overloaded."""
 
+    def catch_up(self) -> None:
+        """Somebody waits for what this node has not applied: put none of it off."""
+
     def staleness_seconds(self) -> float:
         """How old this node's state may be: the age of the newest moment at which a leader
         said what was committed and this node has applied all of it. inf: never."""

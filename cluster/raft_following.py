@@ -77,6 +77,7 @@ class Following(Members):
         message["prevLogTerm"] = self.term_at(first - 1)
         message["entries"] = new[skip:]
         message["commit_index"] = commit
+        self.accepted_bytes += sum(len(item[0]) for item in message["entries"])
         super()._SyncObj__onMessageReceived(node, message)
 
     def _without_commands(

@@ -131,7 +131,10 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._leader_heard_at = NEVER
         self.contact = ContactMeter()
         self._current_at = NEVER  # see staleness_seconds
-        self._current_mark: tuple[float, int] | None = None  # when, commit index to apply
+        # When a leader said so, and the commit index to apply: the oldest that is not reached,
+        # and the newest.
+        self._current_mark: tuple[float, int] | None = None
+        self._newest_mark: tuple[float, int] = (NEVER, 0)
         self._durable_seen = (0, self.now())  # durable position, since when
         self._heartbeat_at = NEVER
         self._quorum_checked_at = NEVER
@@ -140,6 +143,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self.held = False  # whether the node's own snapshot will do is not known yet
         self._reseed_from = 0  # only a snapshot at or above it brings the state back; 0: any
         self._read_seq_seen = 0
+        self.accepted_bytes = 0  # of payloads taken as a follower; the owner counts down
         self.read_seq = 0  # carried by appends; set by the owner when a read round starts
         self.on_read_echo: Callable[[str, int], None] = lambda peer, seq: None
         self.on_leader_change: Callable[[], None] = lambda: None
@@ -262,14 +266,21 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
 
     def _note_commit(self, commit_index: int) -> None:
         """A leader said now that everything up to `commit_index` is committed."""
+        self._newest_mark = (self.now(), commit_index)
         if self._current_mark is None:
-            self._current_mark = (self.now(), commit_index)
+            self._current_mark = self._newest_mark
         self._check_current()
 
     def _check_current(self) -> None:
-        if self._current_mark is not None and self.applied_index >= self._current_mark[1]:
-            self._current_at = self._current_mark[0]
+        """Several entries are applied at once, so that more than the oldest may be reached."""
+        if self._current_mark is None or self.applied_index < self._current_mark[1]:
+            return
+        if self.applied_index >= self._newest_mark[1]:
+            self._current_at = self._newest_mark[0]
             self._current_mark = None
+        else:
+            self._current_at = self._current_mark[0]
+            self._current_mark = self._newest_mark
 
     # --- Sending -------------------------------------------------------------------
 

@@ -159,6 +159,7 @@ class Replica:
             watches_max=limits.watches_max,
             queue_changes_max=limits.watch_queue_changes_max,
         )
+        self.hub.on_subscribed = self.group.catch_up
         self.machine.on_changes = self.hub.publish
         self.machine.on_replaced = self.hub.reset
         WatchServer(shared.calls.of(self.id), self.hub, shared.threads, self._follows, shared.fail)
@@ -263,6 +264,7 @@ class Replica:
             ),
             governs_peers=self.id == SYSTEM_GROUP,
             wanted=self._wanted,
+            watched=lambda: self.hub.count > 0,
         )
 
 

@@ -243,4 +243,5 @@ class Router(WritePath):
                     f"min_revision {revision} was not reached in time; "
                     f"this node is at {self._machine.revision}"
                 )
+            self._group.catch_up()
             await asyncio.sleep(REVISION_POLL_SECONDS)

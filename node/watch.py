@@ -94,6 +94,8 @@ class WatchHub:
         self._watches_max = watches_max
         self._queue_changes_max = queue_changes_max
         self._newest = ChangeId(0, 0)  # the last change that was published
+        # Changes that this node has put off applying are wanted now.
+        self.on_subscribed: Callable[[], None] = lambda: None
         self._closed = False
         self._by_session: dict[tuple[str, str | None], set[Subscription]] = {}
         self._count = 0
@@ -169,6 +171,7 @@ class WatchHub:
         )
         self._by_session.setdefault((selector.namespace, selector.session), set()).add(subscription)
         self._count += 1
+        self.on_subscribed()
         return subscription
 
     def close(self) -> None:

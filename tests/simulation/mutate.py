@@ -19,6 +19,7 @@ FILES = (
     "snapshots_sim",
     "compaction_sim",
     "repair",
+    "deferral",
 )
 FAILURES_MAX = 3  # tests that are named in the table
 

@@ -25,6 +25,7 @@ GROUP = "cluster.group:RaftGroup."
 GROUP_STATE = "cluster.group_state:GroupState."
 PROPOSALS = "cluster.proposals:Proposals."
 TRANSFER = "cluster.transfer:LeadershipTransfer."
+DEFERRAL = "cluster.deferral:Deferral."
 
 
 class Edit(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tests.simulation.mutation import Mutation
 from tests.simulation.mutations_core import ELECTIONS, READS, REPLICATION
+from tests.simulation.mutations_deferral import DEFERRALS
 from tests.simulation.mutations_repair import REPAIR
 from tests.simulation.mutations_snapshots import MEMBERS, SNAPSHOTS
 
@@ -18,6 +19,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SNAPSHOTS,
     *MEMBERS,
     *REPAIR,
+    *DEFERRALS,
 )
 
 # Overrides of upstream, and handlers of messages, that no mutation is about.

@@ -58,10 +58,11 @@ class SafeCluster(Cluster):
         return meta
 
     def write(self, name: str, prefix: str, count: int) -> None:
-        """Commands through to every node that is connected, one entry each."""
+        """Commands through to every node that is connected, one entry each, and applied."""
         for i in range(count):
             self.put(name, f"{prefix}{i}".encode())
             self.settle(1, quiet=True)
+        self.settle(1, quiet=True)  # what followers had put off
 
     def pair_round(self, leader: str, follower: str, deliveries_max: int | None = None) -> None:
         """A heartbeat of `leader`, and what the two then have to say to each other, once."""

@@ -64,6 +64,9 @@ class ScriptedGroup:
     def when_applied(self, index: int, done: Callable[[], None]) -> None:
         raise NotImplementedError
 
+    def catch_up(self) -> None:
+        raise NotImplementedError
+
     def staleness_seconds(self) -> float:
         return self.staleness
 

@@ -40,6 +40,7 @@ class ScriptedGroup:
         self.answers: list[object] = []
         self.reads: list[object] = []
         self.submitted = 0
+        self.catching_up = 0
         self.staleness = 0.0
         self.found = Configuration(0, (Member("me"), Member("other")))
 
@@ -61,6 +62,9 @@ class ScriptedGroup:
     def when_applied(self, index, done) -> None:
         if index <= 5:
             done()
+
+    def catch_up(self) -> None:
+        self.catching_up += 1
 
     def staleness_seconds(self) -> float:
         return self.staleness

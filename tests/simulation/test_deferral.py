@@ -1,0 +1,168 @@
+"""A follower puts off what it has to apply, and nobody notices who asks for more."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.deferral import DeferralLimits
+from cluster.group import GroupLimits
+from tests.simulation.safe import SafeCluster
+
+LIMITS = DeferralLimits()
+LONG = LIMITS.seconds_max * 1.01  # enough, however it is rounded
+ONE_PER_ENTRY = GroupLimits(entry_commands_max=1)
+
+
+def led(monkeypatch) -> SafeCluster:
+    """A leads, and everybody has applied the same."""
+    cluster = SafeCluster(monkeypatch, limits=ONE_PER_ENTRY)
+    cluster.elect("A")
+    cluster.settle(2, quiet=True)
+    return cluster
+
+
+def commit(cluster: SafeCluster, *commands: bytes, hearing: bool = True) -> int:
+    """Commands through to the logs of all, one entry each, in no time; and the news that they
+    are committed, to those that are `hearing`. Returns the last index."""
+    for command in commands:
+        cluster.put("A", command)
+        for _ in range(2):
+            for name in cluster.ids:
+                cluster.turn(name)
+                cluster.sync(name)
+            cluster.network.deliver_all()
+        cluster.turn("A")
+    if hearing:
+        tell(cluster)
+    return cluster.last("A").index
+
+
+def tell(cluster: SafeCluster) -> None:
+    """A heartbeat of the leader, and no turn of who hears it."""
+    cluster.core("A").broadcast_heartbeat()
+    cluster.turn("A")
+    cluster.network.deliver_all()
+
+
+def applied_batches(monkeypatch, cluster: SafeCluster, name: str) -> list[int]:
+    """How many entries each apply of a node brings, from now on."""
+    machine, counts = cluster.nodes[name].machine, []
+    apply = machine.apply
+
+    def counted(batches):
+        counts.append(len(batches))
+        return apply(batches)
+
+    monkeypatch.setattr(machine, "apply", counted)
+    return counts
+
+
+def test_a_follower_applies_several_entries_at_once(monkeypatch):
+    cluster = led(monkeypatch)
+    counts = applied_batches(monkeypatch, cluster, "B")
+    last = commit(cluster, b"a", b"b", b"c")
+    assert cluster.applied_index("A") == last
+    cluster.turn("B")
+    assert cluster.commit_index("B") == last
+    assert counts == []
+    cluster.advance(LONG)
+    cluster.turn("B")
+    assert counts == [3]
+    assert cluster.state("B") == cluster.state("A")
+
+
+def test_a_read_is_answered_once_its_entry_is_applied(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a")
+    seen: list[list[bytes]] = []
+    cluster.group("B").when_applied(last, lambda: seen.append(list(cluster.state("B"))))
+    assert seen == []
+    cluster.turn("B")
+    assert seen == [[b"a"]], "no time has passed"
+
+
+def test_a_read_that_waited_for_the_commit_is_not_put_off(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a", hearing=False)
+    assert cluster.commit_index("B") < last
+    seen: list[list[bytes]] = []
+    cluster.group("B").when_applied(last, lambda: seen.append(list(cluster.state("B"))))
+    cluster.turn("B")
+    assert seen == []
+    tell(cluster)
+    cluster.turn("B")
+    assert seen == [[b"a"]]
+
+
+def test_who_asks_to_catch_up_waits_for_nothing(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a")
+    cluster.group("B").catch_up()
+    cluster.turn("B")
+    assert cluster.applied_index("B") == last
+
+
+def test_nothing_is_put_off_while_somebody_watches(monkeypatch):
+    cluster = led(monkeypatch)
+    monkeypatch.setattr(cluster.group("B"), "_watched", lambda: True)
+    last = commit(cluster, b"a")
+    cluster.turn("B")
+    cluster.turn("C")
+    assert (cluster.applied_index("B"), cluster.applied_index("C")) == (last, last - 1)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [[b"%d" % i for i in range(LIMITS.entries_max)], [b"x" * LIMITS.bytes_max]],
+    ids=["entries", "bytes"],
+)
+def test_many_entries_or_bytes_are_not_put_off(monkeypatch, commands):
+    cluster = led(monkeypatch)
+    last = commit(cluster, *commands)
+    cluster.turn("B")
+    assert cluster.applied_index("B") == last
+
+
+def test_who_campaigns_puts_nothing_off(monkeypatch):
+    """It may lead the next moment, and then answers from its state."""
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a")
+    cluster.core("B")._campaign(transfer=True)
+    cluster.turn("B")
+    assert cluster.applied_index("B") == last
+
+
+def test_a_state_is_as_old_as_what_it_misses(monkeypatch):
+    cluster = led(monkeypatch)
+    began = cluster.time
+    for command in (b"a", b"b", b"c"):
+        commit(cluster, command)
+        cluster.turn("B")
+        cluster.advance(LIMITS.seconds_max / 4)
+        assert cluster.group("B").staleness_seconds() >= cluster.time - began
+    last_heard = cluster.time - LIMITS.seconds_max / 4
+    cluster.advance(LONG)
+    cluster.turn("B")
+    age = cluster.group("B").staleness_seconds()
+    assert age == pytest.approx(cluster.time - last_heard), "all that was heard of is there"
+
+
+def test_a_state_that_misses_only_the_newest_entry_is_no_fresher(monkeypatch):
+    cluster = led(monkeypatch)
+    first, heard_of_it = commit(cluster, b"a"), cluster.time
+    cluster.turn("B")
+    cluster.advance(LONG / 2)
+    cluster.put("A", b"b")
+    cluster.turn("A")
+    cluster.sync("A")
+    cluster.network.deliver_all()
+    cluster.turn("C")
+    cluster.sync("C")  # and not B: what is not durable there is not applied
+    cluster.network.deliver_all()
+    cluster.turn("A")
+    tell(cluster)
+    assert cluster.commit_index("A") == first + 1
+    cluster.advance(LONG)
+    cluster.turn("B")
+    assert cluster.applied_index("B") == first
+    assert cluster.group("B").staleness_seconds() == pytest.approx(cluster.time - heard_of_it)
