@@ -134,12 +134,13 @@ class RaftGroup:
             rng,
         )
         self._deferral = Deferral(self._limits.deferral)
-        self._hurried = False  # see catch_up
+        self._hurried = self._asking = False  # see catch_up
         self._proposals = Proposals(lambda: core.leader)
         self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
         self._build_state(snapshots, compaction or CompactionLimits())
         self._standing = Standing(core, identity.id, wanted)
         self.on_leader_change: Callable[[], None] = lambda: None
+        core.awaited = self._is_awaited
         core.on_read_echo = self._reads.echo
         core.on_leader_change = self._leadership_changed
         log.on_durable = self._log_is_durable
@@ -259,11 +260,14 @@ class RaftGroup:
             raise Overloaded("too many reads wait for this node to catch up")
         else:
             heappush(self._applied_waiters, (index, next(self._waiter_number), done))
-            self.catch_up()
+            self._hurried = True
+            self._asking |= index > self._core.commit_index
+            self._wake()
 
     def catch_up(self) -> None:
-        """Somebody waits for this node's state: put nothing off in the next turn."""
-        self._hurried = True
+        """Somebody waits for this node's state: put nothing off in the next turn, and ask the
+        leader what is committed."""
+        self._hurried = self._asking = True
         self._wake()
 
     # --- Members and leadership --------------------------------------------------------
@@ -374,6 +378,9 @@ class RaftGroup:
             self._core.advance()
             if self._core.state == raft.LEADER:
                 self._lead()
+            if self._asking:
+                self._asking = False
+                self._core.ask_for_commit()
             self._core.replicate()
             self._reads.confirm(self._core.voter_peers)
             self._apply()
@@ -448,13 +455,10 @@ class RaftGroup:
 
     def _must_apply(self) -> bool:
         """Does anybody wait for the state here? Whoever leads, or is about to, answers from it."""
-        return (
-            self._core.state != raft.FOLLOWER
-            or self._hurried
-            or bool(self._applied_waiters)
-            or self._core.repairing
-            or self._watched()
-        )
+        return self._core.state != raft.FOLLOWER or self._core.repairing or self._is_awaited()
+
+    def _is_awaited(self) -> bool:
+        return self._hurried or bool(self._applied_waiters) or self._watched()
 
     def _applied_all(self) -> None:
         self._deferral.ended()

@@ -1,8 +1,8 @@
 """Raft messages on the wire: fixed little-endian structs, no pickle.
 
 The consensus core (PySyncObj) speaks dicts; this module turns them into frames and
-back. Field names are upstream's. Added to upstream: `term`, `read_seq`, `full` and
-`stateless` in acks, `read_seq` in appends, `transfer` in vote requests; pre-votes;
+back. Field names are upstream's. Added to upstream: `term`, `read_seq`, `full`,
+`stateless` and `awaited` in acks, `read_seq` in appends, `transfer` in vote requests; pre-votes;
 snapshots, which are offered by a leader and pulled by a follower; and what tells a node
 that was away where the members are now.
 """
@@ -38,7 +38,7 @@ _VOTE_RESPONSE = struct.Struct("<BQ")  # kind, term
 _APPEND_HEAD = struct.Struct("<BQQQQQI")  # kind, term, commit, prev index, prev term, seq, count
 _ENTRY_HEAD = struct.Struct("<QI")  # term, payload bytes; the index follows from the previous
 _ACK_BODY = struct.Struct("<BQQQB")  # kind, term, next index, read seq, flags
-_RESET, _SUCCESS, _FULL, _STATELESS = 1, 2, 4, 8  # flags of an ack
+_RESET, _SUCCESS, _FULL, _STATELESS, _AWAITED = 1, 2, 4, 8, 16  # flags of an ack
 _PRE_VOTE_BODY = struct.Struct("<BQIQQ")  # kind, term, round, last index, last term
 _PRE_VOTE_ANSWER = struct.Struct("<BQIB")  # kind, term of the answerer, round, granted
 _TIMEOUT_NOW_BODY = struct.Struct("<BQ")  # kind, term
@@ -79,6 +79,7 @@ def encode(message: Message) -> bytes:
             | _SUCCESS * message["success"]
             | _FULL * message["full"]
             | _STATELESS * message["stateless"]
+            | _AWAITED * message["awaited"]
         )
         position = (message["next_node_idx"], message["read_seq"])
         return _ACK_BODY.pack(_ACK, message["term"], *position, flags)
@@ -162,6 +163,7 @@ def _decode_ack(frame: bytes) -> Message:
         "success": bool(flags & _SUCCESS),
         "full": bool(flags & _FULL),
         "stateless": bool(flags & _STATELESS),
+        "awaited": bool(flags & _AWAITED),
     }
 
 

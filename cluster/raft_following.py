@@ -117,6 +117,12 @@ class Following(Members):
             index -= 1
         return index
 
+    def ask_for_commit(self) -> None:
+        """Have the leader say at once what is committed, if this node may lack some of it."""
+        leader = self._SyncObj__raftLeader
+        if leader is not None and self.state != LEADER and self._log.last_index > self.commit_index:
+            self._SyncObj__sendNextNodeIdx(leader, success=False)
+
     # --- Snapshots -----------------------------------------------------------------
 
     def _on_snapshot_offer(self, node: Node, message: Message) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cluster import entry as entries_codec
 from cluster import membership, messages
@@ -13,6 +14,10 @@ from cluster.messages import Message
 from cluster.raft_members import Members
 from cluster.raft_state import FIRST_INDEX, LEADER, NEVER, Flow
 from cluster.upstream import Node
+
+# A commit goes with the next entry. If none follows, it goes by itself after this long, at once
+# where somebody waits for it: a follower's state may be that much staler for it.
+COMMIT_SECONDS_MAX: Final = 0.02
 
 
 class Leading(Members):
@@ -57,8 +62,20 @@ class Leading(Members):
             sent = not flow.full and self._send_entries(node, flow, frames)
             if heartbeat and flow.stateless:
                 self._offer_snapshot(node, flow)
-            elif not sent and (heartbeat or flow.commit_sent < self.commit_index):
+            elif not sent and (heartbeat or self._owes_commit(node, flow, now)):
                 self._send_heartbeat(node, flow)
+
+    def _owes_commit(self, node: Node, flow: Flow, now: float) -> bool:
+        """Is a follower to hear by itself of a commit that no entry has taken along?
+
+        It commits no further than its log is proven to be ours, so that more is no news.
+        """
+        useful = min(self.commit_index, self._SyncObj__raftMatchIndex[node])
+        if flow.commit_sent >= useful:
+            return False
+        if flow.commit_owed_since is None:
+            flow.commit_owed_since = now
+        return flow.commit_awaited or now - flow.commit_owed_since >= COMMIT_SECONDS_MAX
 
     def _needs_snapshot(self, node: Node, flow: Flow) -> bool:
         """Does it lack entries that this log does not hold any more?"""
@@ -111,7 +128,7 @@ class Leading(Members):
             flow.probe_index = next_index
             flow.sent.append((last, size))
             flow.sent_bytes += size
-            flow.commit_sent = self.commit_index
+            flow.commit_told(min(self.commit_index, last))
             next_index = last + 1
             self._SyncObj__raftNextIndex[node] = next_index
             sent = True
@@ -140,7 +157,7 @@ class Leading(Members):
             match, term = 0, 0
         frame = messages.encode_append(self.term, self.commit_index, match, term, self.read_seq, ())
         if self._peers.send(node.id, frame, False):
-            flow.commit_sent = self.commit_index
+            flow.commit_told(min(self.commit_index, match))
 
     def broadcast_heartbeat(self) -> None:
         """Leader: make the next turn send a heartbeat to everyone (a read round began)."""
@@ -163,6 +180,7 @@ class Leading(Members):
         self._SyncObj__lastResponseTime[node] = self.now()
         self.on_read_echo(node.id, message["read_seq"])
         flow.full = message["full"]
+        flow.commit_awaited |= message["awaited"]
         if message["stateless"] != flow.stateless:
             flow.stateless = message["stateless"]
             flow.needed_from = max(self.commit_index, self._SyncObj__noopIDx)

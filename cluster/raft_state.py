@@ -62,7 +62,10 @@ class Flow:
 
     sent: deque[tuple[int, int]]
     sent_bytes: int = 0
-    commit_sent: int = 0  # highest commit index told to this peer on this connection
+    # Highest commit index that this peer was told, and could use, on this connection.
+    commit_sent: int = 0
+    commit_owed_since: float | None = None  # when it first was to hear of a higher one
+    commit_awaited: bool = False  # somebody there waits for that
     probing: bool = True
     probe_index: int = 0  # first index of the probe in flight
     trusted: bool = True  # False: its folder is not the one that the configuration means
@@ -77,7 +80,15 @@ class Flow:
         self.sent.clear()
         self.sent_bytes = 0
         self.commit_sent = 0
+        self.commit_owed_since = None
         self.probing = True
+
+    def commit_told(self, index: int) -> None:
+        """It is told that everything up to `index`, which it holds then, is committed."""
+        if index > self.commit_sent:
+            self.commit_sent = index
+            self.commit_owed_since = None
+            self.commit_awaited = False
 
 
 class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
@@ -145,6 +156,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._read_seq_seen = 0
         self.accepted_bytes = 0  # of payloads taken as a follower; the owner counts down
         self.read_seq = 0  # carried by appends; set by the owner when a read round starts
+        self.awaited: Callable[[], bool] = lambda: False  # does anybody here wait for commits?
         self.on_read_echo: Callable[[str, int], None] = lambda peer, seq: None
         self.on_leader_change: Callable[[], None] = lambda: None
         self.on_offer: Callable[[str, SnapshotMeta], None] = lambda peer, meta: None
@@ -330,6 +342,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
                 "success": success,
                 "full": not self.room,
                 "stateless": self.stateless,
+                "awaited": self.awaited(),
             },
         )
 

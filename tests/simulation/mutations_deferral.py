@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutation import DEFERRAL, GROUP, STATE, one
+from tests.simulation.mutation import DEFERRAL, FOLLOWING, GROUP, LEADING, STATE, one
 
 DEFERRALS = (
     one(
@@ -16,7 +16,7 @@ DEFERRALS = (
     one(
         "a read waits for what is put off",
         "-",
-        GROUP + "_must_apply",
+        GROUP + "_is_awaited",
         "or bool(self._applied_waiters)",
         "",
         "deferral.a_read_that_waited_for_the_commit_is_not_put_off",
@@ -24,7 +24,7 @@ DEFERRALS = (
     one(
         "a watch waits for what is put off",
         "-",
-        GROUP + "_must_apply",
+        GROUP + "_is_awaited",
         "or self._watched()",
         "",
         "deferral.nothing_is_put_off_while_somebody_watches",
@@ -76,5 +76,54 @@ DEFERRALS = (
         "self.applied_index >= self._newest_mark[1]",
         "True",
         "deferral.a_state_that_misses_only_the_newest_entry_is_no_fresher",
+    ),
+    one(
+        "a commit does not wait for an entry to go with",
+        "-",
+        LEADING + "_owes_commit",
+        "return flow.commit_awaited or",
+        "return True or",
+        "deferral.a_commit_goes_with_the_next_entry",
+    ),
+    one(
+        "a commit waits for the next heartbeat",
+        "-",
+        LEADING + "_owes_commit",
+        "or now - flow.commit_owed_since >= COMMIT_SECONDS_MAX",
+        "",
+        "deferral.a_commit_goes_by_itself_if_no_entry_follows",
+    ),
+    one(
+        "a commit that somebody waits for waits, too",
+        "-",
+        LEADING + "_owes_commit",
+        "flow.commit_awaited or",
+        "",
+        "deferral.a_commit_that_somebody_waits_for_goes_at_once",
+        "deferral.who_waits_for_a_commit_asks_for_it",
+    ),
+    one(
+        "who waits for a commit does not ask",
+        "-",
+        FOLLOWING + "ask_for_commit",
+        "self._SyncObj__sendNextNodeIdx(leader, success=False)",
+        "pass",
+        "deferral.who_waits_for_a_commit_asks_for_it",
+    ),
+    one(
+        "an ack takes back that somebody waits for a commit",
+        "-",
+        LEADING + "_on_ack",
+        'flow.commit_awaited |= message["awaited"]',
+        'flow.commit_awaited = message["awaited"]',
+        "deferral.who_waits_for_a_commit_before_its_entry_is_durable_hears_of_it_then",
+    ),
+    one(
+        "a follower counts as told of a commit that it could not use",
+        "-",
+        LEADING + "_owes_commit",
+        "useful = min(self.commit_index, self._SyncObj__raftMatchIndex[node])",
+        "useful = self.commit_index",
+        "deferral.who_waits_for_a_commit_before_its_entry_is_durable_hears_of_it_then",
     ),
 )

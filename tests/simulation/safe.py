@@ -62,7 +62,7 @@ class SafeCluster(Cluster):
         for i in range(count):
             self.put(name, f"{prefix}{i}".encode())
             self.settle(1, quiet=True)
-        self.settle(1, quiet=True)  # what followers had put off
+        self.settle(2, quiet=True)  # they hear of the last commit, and apply it
 
     def pair_round(self, leader: str, follower: str, deliveries_max: int | None = None) -> None:
         """A heartbeat of `leader`, and what the two then have to say to each other, once."""

@@ -1,4 +1,4 @@
-"""A follower puts off what it has to apply, and nobody notices who asks for more."""
+"""What waits for company: a follower's applies, and the news of a commit. And who cannot wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from cluster.deferral import DeferralLimits
 from cluster.group import GroupLimits
+from cluster.raft_leading import COMMIT_SECONDS_MAX
 from tests.simulation.safe import SafeCluster
 
 LIMITS = DeferralLimits()
@@ -166,3 +167,84 @@ def test_a_state_that_misses_only_the_newest_entry_is_no_fresher(monkeypatch):
     cluster.turn("B")
     assert cluster.applied_index("B") == first
     assert cluster.group("B").staleness_seconds() == pytest.approx(cluster.time - heard_of_it)
+
+
+# --- The news of a commit -------------------------------------------------------------------
+
+
+def appends(cluster: SafeCluster, name: str) -> list[tuple[int, int]]:
+    """What A has sent to a node: (commit index, number of entries) of each append."""
+    sent = cluster.messages("A", name)
+    return [(each["commit_index"], len(each["entries"])) for each in sent]
+
+
+def test_a_commit_goes_with_the_next_entry(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a", hearing=False)
+    assert (cluster.commit_index("A"), appends(cluster, "B")) == (last, [])
+    cluster.put("A", b"b")
+    cluster.turn("A")
+    assert appends(cluster, "B") == appends(cluster, "C") == [(last, 1)]
+
+
+def test_a_commit_goes_by_itself_if_no_entry_follows(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a", hearing=False)
+    cluster.advance(COMMIT_SECONDS_MAX * 1.01)
+    cluster.turn("A")
+    cluster.turn("A")
+    assert appends(cluster, "B") == appends(cluster, "C") == [(last, 0)], "once"
+
+
+def test_a_commit_that_somebody_waits_for_goes_at_once(monkeypatch):
+    cluster = led(monkeypatch)
+    monkeypatch.setattr(cluster.group("B"), "_watched", lambda: True)
+    for command in (b"a", b"b"):
+        last = commit(cluster, command, hearing=False)
+        assert appends(cluster, "B") == [(last, 0)]
+        assert appends(cluster, "C") == []
+        cluster.network.deliver("A", "B")
+        cluster.turn("B")
+        assert cluster.applied_index("B") == last
+
+
+def test_who_waits_for_a_commit_asks_for_it(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a", hearing=False)
+    seen: list[list[bytes]] = []
+    cluster.group("B").when_applied(last, lambda: seen.append(list(cluster.state("B"))))
+    cluster.turn("B")
+    cluster.network.deliver("B", "A")
+    cluster.turn("A")
+    assert (appends(cluster, "B"), appends(cluster, "C")) == ([(last, 0)], [])
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    assert seen == [[b"a"]], "no time has passed"
+
+
+def test_who_waits_for_a_commit_before_its_entry_is_durable_hears_of_it_then(monkeypatch):
+    """Its ack was made before anybody waited, and says so; what it asked for counts on."""
+    cluster = led(monkeypatch)
+    cluster.put("A", b"a")
+    cluster.turn("A")
+    cluster.sync("A")
+    cluster.network.deliver("A", "B")
+    cluster.network.deliver("A", "C")
+    cluster.turn("C")
+    cluster.sync("C")
+    cluster.network.deliver("C", "A")
+    cluster.turn("A")
+    last = cluster.last("A").index
+    assert cluster.commit_index("A") == last
+    seen: list[int] = []
+    cluster.group("B").when_applied(last, lambda: seen.append(cluster.applied_index("B")))
+    cluster.turn("B")
+    cluster.network.deliver("B", "A")
+    cluster.turn("A")
+    assert appends(cluster, "B") == [], "it could not use it yet"
+    cluster.sync("B")
+    cluster.network.deliver("B", "A")
+    cluster.turn("A")
+    cluster.network.deliver("A", "B")
+    cluster.turn("B")
+    assert seen == [last], "no time has passed"

@@ -284,7 +284,7 @@ def test_h12_the_target_campaigns_only_with_everything_in_its_log(monkeypatch):
     cluster.sync("A")
     assert isinstance(meanwhile.error, NotLeader)
     assert "timeout_now" not in cluster.kinds("A", "B"), "B lacks an entry"
-    cluster.settle(2, quiet=True)
+    cluster.settle(4, quiet=True)
     assert cluster.leader() == "B"
     assert transfer.result == "B"
     assert before.acknowledged

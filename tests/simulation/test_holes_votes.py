@@ -243,7 +243,7 @@ def test_h04_an_ack_of_another_folder_does_not_count(monkeypatch):
     outcome = grow(cluster, "A", "x", 1)[0]
     ack = {"type": "next_node_idx", "term": cluster.term("A"), "read_seq": 0}
     ack |= {"next_node_idx": cluster.last("A").index + 1, "reset": False, "success": True}
-    ack |= {"full": False, "stateless": False}
+    ack |= {"full": False, "stateless": False, "awaited": False}
     cluster.group("A").peer_message("B", messages.encode(ack))
     cluster.turn("A")
     assert outcome.calls == 0

@@ -344,7 +344,7 @@ def test_leadership_is_handed_over_without_a_timeout(monkeypatch, target):
     assert done(cluster, outcome, 2) == cluster.leader() != "A"
     assert target in (None, cluster.leader())
     later = cluster.put(cluster.leader(), b"z")
-    cluster.settle(2, quiet=True)
+    cluster.settle(4, quiet=True)
     assert later.acknowledged
     cluster.check_healed()
 

@@ -29,7 +29,7 @@ def test_election_and_replication(monkeypatch):
     leader = cluster.leader()
     assert leader is not None
     outcome = cluster.put(leader, b"x")
-    cluster.settle(2)
+    cluster.settle(4)
     assert outcome.acknowledged
     assert all(node.machine.commands == [b"x"] for node in cluster.nodes.values())
 

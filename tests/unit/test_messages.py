@@ -23,6 +23,7 @@ ACK = st.fixed_dictionaries(
         "success": st.booleans(),
         "full": st.booleans(),
         "stateless": st.booleans(),
+        "awaited": st.booleans(),
     }
 )
 LAST = {"last_log_index": U64, "last_log_term": U64}

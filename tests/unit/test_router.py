@@ -350,7 +350,9 @@ async def test_stale_reads_bound_their_staleness():
 
 
 async def test_min_revision_waits_for_the_revision():
-    router, _, _ = make()
+    router, group, _ = make()
     await router.barrier(ReadOptions(Consistency.STALE, min_revision=3), soon())
+    assert group.catching_up == 0
     with pytest.raises(DeadlineExceeded, match="at 3"):
         await router.barrier(ReadOptions(Consistency.STALE, min_revision=4), soon())
+    assert group.catching_up > 0, "this node may have put off applying it"

@@ -115,6 +115,14 @@ async def test_a_live_watch_sees_what_follows_and_matches(opened) -> None:
     await nothing(one)
 
 
+async def test_who_begins_to_watch_wants_what_was_put_off(opened) -> None:
+    state = opened()
+    heard: list[int] = []
+    state.hub.on_subscribed = lambda: heard.append(state.hub.count)
+    state.subscribe()
+    assert heard == [1]
+
+
 async def test_a_watch_resumes_after_a_revision_or_within_one(opened) -> None:
     state = opened()
     state.put("1")
