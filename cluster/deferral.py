@@ -8,6 +8,7 @@ nobody does, entries wait until they are worth a transaction. Pure: the owner br
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,13 @@ class Deferral:
             self._since = now
         limits = self._limits
         return (
-            entries >= limits.entries_max
-            or payload_bytes >= limits.bytes_max
-            or now - self._since >= limits.seconds_max
+            entries >= limits.entries_max or payload_bytes >= limits.bytes_max or now >= self.due_at
         )
+
+    @property
+    def due_at(self) -> float:
+        """When the time is over for what waits; inf: nothing does."""
+        return inf if self._since is None else self._since + self._limits.seconds_max
 
     def ended(self) -> None:
         """Nothing waits any more."""

@@ -2,7 +2,7 @@
 
 A *turn* does everything that can be done now: timers, commit, one read round, one new
 entry for all commands that wait, replication, apply. Turns are asked for by events
-(`wake`) and by a timer; many events in one loop turn share one turn. Commands that
+(`wake`) and by a timer (`tick`); many events in one loop turn share one turn. Commands that
 arrive while an entry is being fsynced wait and become the next entry: that is the group
 commit, and it needs no tuning, since the batch grows with the load.
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from random import Random  # noqa: TID251 - the caller seeds it
 
 from cluster import entry as entries_codec
@@ -32,7 +33,7 @@ from cluster.errors import (
     Overloaded,
     StateDamaged,
 )
-from cluster.group_state import GroupState
+from cluster.group_state import COMPACT_SECONDS, GroupState
 from cluster.interfaces import (
     CommittedBatch,
     GroupStatus,
@@ -110,6 +111,7 @@ class RaftGroup:
         self._fail = fail
         self._failed = False
         self._logged_leader: str | None = None
+        self._due_at = float("-inf")  # of the next tick that has something to do
         self._watched = watched
         self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
         self._waiter_number = count()
@@ -370,6 +372,15 @@ class RaftGroup:
 
     # --- The turn ------------------------------------------------------------------
 
+    def tick(self) -> None:
+        """A turn, if it is time for anything. Cheap where it is not."""
+        if self._core.now() >= self._due_at:
+            self.turn()
+
+    def due_in(self) -> float:
+        """Seconds until a tick has something to do, if nothing happens; inf: never again."""
+        return inf if self._failed else self._due_at - self._core.now()
+
     def turn(self) -> None:
         """Do everything that can be done now. Never raises: a failure goes to `fail`."""
         if self._failed:
@@ -388,6 +399,10 @@ class RaftGroup:
             self.repair.check()
             self._transfer.check()
             self._standing.check()
+            # What is looked at now and then leaves it to the turns that heartbeats bring, if
+            # these come; it bounds how late all is that no time is kept of here.
+            look_at = self._state.compact_at + COMPACT_SECONDS / 2
+            self._due_at = min(look_at, self._core.due_at, self._deferral.due_at)
         except Exception as error:
             self._stop(error)
 

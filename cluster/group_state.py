@@ -60,7 +60,7 @@ class GroupState:
         self._group_restored = restored
         self._wake = wake
         self._stop = stop
-        self._compact_at = float("-inf")
+        self.compact_at = float("-inf")  # when `compact` looks next
         self.compactor = Compactor(
             log, snapshots, limits, self._snapshot_made, self._snapshot_failed
         )
@@ -92,9 +92,9 @@ class GroupState:
     def compact(self) -> None:
         """Snapshots and the cut below them: a few times a second is often enough."""
         now = self._core.now()
-        if now < self._compact_at:
+        if now < self.compact_at:
             return
-        self._compact_at = now + COMPACT_SECONDS
+        self.compact_at = now + COMPACT_SECONDS
         receiving = self.receiver.receiving
         if receiving is not None and not self._core.wants_snapshot(receiving):
             self.receiver.cancel()  # Entries arrived that reach further.

@@ -142,6 +142,16 @@ class SafeCore(Elections, Leading, Following):
         if self.state == LEADER:
             self._replicate(self.now())
 
+    @property
+    def due_at(self) -> float:
+        """When `advance` or `replicate` has something to do, if nothing happens until then.
+
+        What else they look at (a quorum that is gone, a stalled disk) may wait for a heartbeat.
+        """
+        if self.state == LEADER:
+            return min(self._heartbeat_at, self._commit_due_at)
+        return self._SyncObj__raftElectionDeadline
+
     def applicable_index(self) -> int:
         """Highest index that may be applied now."""
         if self.stateless or self.held:

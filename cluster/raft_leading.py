@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from cluster import entry as entries_codec
@@ -46,6 +47,7 @@ class Leading(Members):
 
     def _replicate(self, now: float) -> None:
         """Send new entries, the commit index and heartbeats to every connected follower."""
+        self._commit_due_at = inf
         heartbeat = now >= self._heartbeat_at
         if heartbeat:
             self._heartbeat_at = now + self._timing.heartbeat_seconds
@@ -75,7 +77,11 @@ class Leading(Members):
             return False
         if flow.commit_owed_since is None:
             flow.commit_owed_since = now
-        return flow.commit_awaited or now - flow.commit_owed_since >= COMMIT_SECONDS_MAX
+        due_at = flow.commit_owed_since + COMMIT_SECONDS_MAX
+        if flow.commit_awaited or now >= due_at:
+            return True
+        self._commit_due_at = min(self._commit_due_at, due_at)
+        return False
 
     def _needs_snapshot(self, node: Node, flow: Flow) -> bool:
         """Does it lack entries that this log does not hold any more?"""

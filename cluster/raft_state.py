@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from random import Random  # noqa: TID251 - the caller seeds it
 from typing import Any, Final, NamedTuple
 
@@ -148,6 +149,7 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         self._newest_mark: tuple[float, int] = (NEVER, 0)
         self._durable_seen = (0, self.now())  # durable position, since when
         self._heartbeat_at = NEVER
+        self._commit_due_at = inf  # when a follower is to hear of a commit by itself
         self._quorum_checked_at = NEVER
         self._transfer: tuple[str, bool] | None = None  # target, told to campaign
         self.repair_floor = 0  # see `repairing`

@@ -199,7 +199,7 @@ class Replica:
 
     async def start(self) -> None:
         """Take part in the group."""
-        self._driver.start(self.group.turn)
+        self._driver.start(self.group.turn, self.group.tick, self.group.due_in)
         shared, config = self._shared, self._shared.config
         own = config.member()
         incarnation = shared.data_dir.identity.incarnation

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from pysyncobj import syncobj as upstream
@@ -128,6 +129,7 @@ class Cluster:
         self.network = MemoryNetwork(self.ids)
         self.nodes = {name: self.new_node(name) for name in self.ids}
         self.outcomes: list[Outcome] = []
+        self.woken: set[str] = set()  # who asked for a turn; see `World.turn`
         self.leaders: dict[int, str] = {}  # term -> leader, checked at every step
         self.removed: set[str] = set()  # stopped, since they are no members any more
         monkeypatch.setattr(upstream, "monotonicTime", self.clock)
@@ -151,7 +153,7 @@ class Cluster:
             node.machine,
             node.snapshots,
             self.network.transport(name),
-            wake=lambda: None,
+            wake=partial(self.woken.add, name),
             fail=fail,
             rng=random.Random(self.rng.random()),
             timing=self.timing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutation import DEFERRAL, FOLLOWING, GROUP, LEADING, STATE, one
+from tests.simulation.mutation import CORE, DEFERRAL, FOLLOWING, GROUP, LEADING, STATE, one
 
 DEFERRALS = (
     one(
@@ -49,7 +49,7 @@ DEFERRALS = (
         "what is put off has no bound in time",
         "-",
         DEFERRAL + "is_due",
-        "or now - self._since >= limits.seconds_max",
+        "or now >= self.due_at",
         "",
         "deferral.a_follower_applies_several_entries_at_once",
     ),
@@ -81,15 +81,15 @@ DEFERRALS = (
         "a commit does not wait for an entry to go with",
         "-",
         LEADING + "_owes_commit",
-        "return flow.commit_awaited or",
-        "return True or",
+        "if flow.commit_awaited or now >= due_at:",
+        "if True:",
         "deferral.a_commit_goes_with_the_next_entry",
     ),
     one(
         "a commit waits for the next heartbeat",
         "-",
         LEADING + "_owes_commit",
-        "or now - flow.commit_owed_since >= COMMIT_SECONDS_MAX",
+        "or now >= due_at",
         "",
         "deferral.a_commit_goes_by_itself_if_no_entry_follows",
     ),
@@ -125,5 +125,29 @@ DEFERRALS = (
         "useful = min(self.commit_index, self._SyncObj__raftMatchIndex[node])",
         "useful = self.commit_index",
         "deferral.who_waits_for_a_commit_before_its_entry_is_durable_hears_of_it_then",
+    ),
+    one(
+        "no tick begins an election",
+        "-",
+        CORE + "due_at",
+        "return self._SyncObj__raftElectionDeadline",
+        "return self._SyncObj__raftElectionDeadline + 1e9",
+        "deferral.a_tick_begins_an_election",
+    ),
+    one(
+        "no tick tells of a commit",
+        "-",
+        CORE + "due_at",
+        "min(self._heartbeat_at, self._commit_due_at)",
+        "self._heartbeat_at",
+        "deferral.a_tick_tells_of_a_commit",
+    ),
+    one(
+        "no tick applies what was put off",
+        "-",
+        GROUP + "turn",
+        ", self._deferral.due_at",
+        "",
+        "deferral.a_tick_applies_what_was_put_off",
     ),
 )

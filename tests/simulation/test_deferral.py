@@ -248,3 +248,58 @@ def test_who_waits_for_a_commit_before_its_entry_is_durable_hears_of_it_then(mon
     cluster.network.deliver("A", "B")
     cluster.turn("B")
     assert seen == [last], "no time has passed"
+
+
+# --- Ticks ------------------------------------------------------------------------------------
+
+
+def turns(monkeypatch, cluster: SafeCluster, name: str) -> list[float]:
+    """When a node has turns, from now on."""
+    group, times = cluster.group(name), []
+    turn = group.turn
+
+    def counted() -> None:
+        times.append(cluster.time)
+        turn()
+
+    monkeypatch.setattr(group, "turn", counted)
+    return times
+
+
+def test_ticks_of_a_quiet_group_do_nothing(monkeypatch):
+    cluster = led(monkeypatch)
+    seen = {name: turns(monkeypatch, cluster, name) for name in cluster.ids}
+    for _ in range(100):
+        cluster.advance(0.01)
+        for name in cluster.ids:
+            cluster.group(name).tick()
+        cluster.network.deliver_all()
+    assert cluster.leader() == "A", "it was heard"
+    assert all(5 <= len(times) <= 12 for times in seen.values())
+
+
+def test_a_tick_begins_an_election(monkeypatch):
+    cluster = led(monkeypatch)
+    cluster.network.isolate("A")
+    cluster.core("B")._SyncObj__raftElectionDeadline = cluster.time + 0.05
+    cluster.turn("B")
+    cluster.advance(0.06)
+    cluster.group("B").tick()
+    assert cluster.kinds("B", "C") == ["pre_vote"]
+
+
+def test_a_tick_applies_what_was_put_off(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a")
+    cluster.turn("B")
+    cluster.advance(LONG)
+    cluster.group("B").tick()
+    assert cluster.applied_index("B") == last
+
+
+def test_a_tick_tells_of_a_commit(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"a", hearing=False)
+    cluster.advance(COMMIT_SECONDS_MAX * 1.01)
+    cluster.group("A").tick()
+    assert appends(cluster, "B") == [(last, 0)]

@@ -134,6 +134,7 @@ for _name in (
     "peer_disconnected",
     "peer_message",
     "turn",
+    "tick",
     "submit",
     "read_index",
     "change_membership",
@@ -225,6 +226,15 @@ class World(Cluster):
 
     def disk_is_slow(self, name: str) -> bool:
         return self.disk_slow_until.get(name, 0.0) > self.time
+
+    def turn(self, name: str) -> None:
+        """As a daemon does: a turn that was asked for, or what the timer finds to be due."""
+        if name in self.woken:
+            self.woken.discard(name)
+            super().turn(name)
+        else:
+            self.group(name).tick()
+            self.check()
 
     def snapshot_step(self, name: str) -> bool:
         with self.as_node(name):
