@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from engines.catalog import Collection, collection_key, find_collection, unpack_collection
 from engines.codec import Malformed, Value, pack_value, unpack_value
+from engines.counters import load_counters
 from engines.derived import DerivedIndex, DerivedIndexes
 from engines.engine import Engine, Kind
 from engines.errors import InvalidArgument, UnknownRead
@@ -83,7 +84,7 @@ class CollectionReader:
                 "operation", f"{operation} is no read of engine {collection.engine}"
             )
         index = self._index(collection, engine)
-        view = self._view(self._snapshot, collection, index)
+        view = self._view(self._snapshot, collection, index, self.applied_index)
         return engine.query(view, collection.settings, operation, parameters), collection
 
     def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
@@ -111,11 +112,14 @@ class CollectionReader:
 
     def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:
         """Of a snapshot that is newer than this one."""
-        return self._view(snapshot, collection, None)
+        applied = load_counters(snapshot.txn, snapshot.databases).applied_index
+        return self._view(snapshot, collection, None, applied)
 
-    def _view(self, snapshot: Snapshot, collection: Collection, index: object) -> View:
+    def _view(
+        self, snapshot: Snapshot, collection: Collection, index: object, applied: int
+    ) -> View:
         items = snapshot.databases.items
-        return View(snapshot.txn, items, collection, self.applied_index, self._stop, index)
+        return View(snapshot.txn, items, collection, applied, self._stop, index)
 
     def _find(self, namespace: str, name: str) -> Collection | None:
         get = partial(self._snapshot.txn.get, db=self._snapshot.databases.collections)

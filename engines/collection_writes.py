@@ -53,7 +53,8 @@ class CollectionWrites:
         self._counters = counters
         self._registry = registry
         self._changes = changes
-        self.ended: list[bytes] = []  # ids whose derived indexes are of no use any more
+        # Ids whose derived indexes are of no use any more: are they gone, too?
+        self.ended: dict[bytes, bool] = {}
 
     def run(self, command: CollectionCommand, log_index: int) -> CollectionResult | Rejected:
         """Raises UnknownCommand (this build has no such engine), CorruptRecord."""
@@ -123,7 +124,7 @@ class CollectionWrites:
         settings = engine.settings(_object(body, "settings"), collection.settings)
         space = Space(self._items, collection)
         engine.altered(space, collection.settings, settings)
-        self.ended.append(collection.id)
+        self.ended[collection.id] = False
         self._keep(renewed(collection, settings=settings), space, index)
         return {"altered": settings != collection.settings, "settings": settings}
 
@@ -135,7 +136,7 @@ class CollectionWrites:
         key = dropped_key(collection.id)
         self._collections.put(key, seal(key, pack_value([])))
         self._counters.collections -= 1
-        self.ended.append(collection.id)
+        self.ended[collection.id] = True
         return {"dropped": True}
 
     def _write(self, command: CollectionCommand, body: Any, index: int) -> Value:

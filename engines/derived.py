@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from engines.result_cache import ResultCache
 from engines.space import ItemChange, View
@@ -30,12 +31,33 @@ class DerivedIndex(Protocol):
         """It is not needed any more. Any thread, while others may search it."""
 
 
-class DerivedIndexes:
-    """The indexes of one state, which `store` holds."""
+@runtime_checkable
+class SavedIndex(DerivedIndex, Protocol):
+    """One that may be kept in a file, since building it anew takes long."""
 
-    def __init__(self, store: Store) -> None:
+    def keep_in(self, path: Path) -> None:
+        """Before `build`: where. What is there may be of any time, or damaged."""
+
+    def discard(self) -> None:
+        """As `close`, and the file goes."""
+
+    def ended(self, seconds: float) -> None:
+        """After `close`: wait until it is saved, up to `seconds`."""
+
+
+SAVE_SECONDS_MAX = 10.0  # that the end of a state waits for each index to be saved
+
+
+class DerivedIndexes:
+    """The indexes of one state, which `store` holds.
+
+    `folder`: of indexes' files; beside the state if None.
+    """
+
+    def __init__(self, store: Store, folder: Path | None = None) -> None:
         self.results = ResultCache()  # which are derived, too
         self._store = store
+        self._folder = folder or store.path.with_name(f"{store.path.name}.derived")
         self._lock = threading.Lock()
         self._found: dict[bytes, _Entry] = {}
 
@@ -56,6 +78,8 @@ class DerivedIndexes:
                 index = make()
                 if index is None:
                     return None
+                if isinstance(index, SavedIndex):
+                    index.keep_in(self._path(identity))
                 # From here on it hears of changes: none falls between it and the snapshot below.
                 entry = self._found[identity] = _Entry(index)
         if not entry.built:
@@ -76,23 +100,44 @@ class DerivedIndexes:
             if entry is not None:
                 entry.index.changed(own, log_index)
 
-    @property
-    def wanted(self) -> bool:
-        """Is there any index that has to hear of changes?"""
-        return bool(self._found)
+    def altered(self, identity: bytes) -> None:
+        """The collection is to be indexed otherwise."""
+        self._close(identity)
 
     def dropped(self, identity: bytes) -> None:
-        """The collection is gone, or is to be indexed otherwise."""
+        """The collection is gone."""
         with self._lock:
             entry = self._found.pop(identity, None)
-        if entry is not None:
+        if entry is None:
+            self._path(identity).unlink(missing_ok=True)
+        elif isinstance(entry.index, SavedIndex):
+            entry.index.discard()
+        else:
             entry.index.close()
 
     def clear(self) -> None:
-        """The whole state is another one, or ends."""
+        """The whole state is another one."""
         self.results.clear()
         for identity in list(self._found):
-            self.dropped(identity)
+            self._close(identity)
+
+    def close(self) -> None:
+        """The state ends."""
+        closed = [self._close(identity) for identity in list(self._found)]
+        for index in closed:
+            if isinstance(index, SavedIndex):
+                index.ended(SAVE_SECONDS_MAX)
+
+    def _close(self, identity: bytes) -> DerivedIndex | None:
+        with self._lock:
+            entry = self._found.pop(identity, None)
+        if entry is None:
+            return None
+        entry.index.close()
+        return entry.index
+
+    def _path(self, identity: bytes) -> Path:
+        return self._folder / f"{identity.hex()}.index"
 
 
 class _Entry:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from engines.errors import InvalidArgument
 from engines.interfaces import INTEGER_MAX, MIB, ChangeId, Held, HistoryPage, Record, RecordPage
-from engines.kv_reader import KvReader
+
+if TYPE_CHECKING:  # which imports engines, and they the bounds below
+    from engines.kv_reader import KvReader
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -18,9 +18,16 @@ from engines.errors import EngineError
 from engines.relational import RELATIONAL
 from engines.text import TEXT
 from engines.timeseries import ENGINE as TIMESERIES
+from engines.vector import VectorEngine
 
 ENTRY_POINTS = "hivemem.engines"
-BUILT_IN: tuple[Engine, ...] = (DocumentEngine(), RELATIONAL, TEXT, TIMESERIES)
+BUILT_IN: tuple[Engine, ...] = (
+    DocumentEngine(),
+    RELATIONAL,
+    TEXT,
+    TIMESERIES,
+    VectorEngine(),
+)
 
 
 class EngineNotUsable(EngineError):

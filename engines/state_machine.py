@@ -171,7 +171,9 @@ class StateMachine:
         store = self._store
         results: list[list[object]] = []
         with store.write() as txn:
-            items: list[ItemChange] | None = [] if self.indexes.wanted else None
+            # Also while there is no index: one may begin before this commits, with the state
+            # as it was.
+            items: list[ItemChange] = []
             application = _Application(
                 txn, store.databases, self._limits, changes, tally, self.registry, items
             )
@@ -186,8 +188,8 @@ class StateMachine:
             self.digests[noted.index] = noted
             while len(self.digests) > DIGESTS_KEPT:
                 del self.digests[min(self.digests)]
-        for identity in application.ended:
-            self.indexes.dropped(identity)
+        for identity, gone in application.ended.items():
+            (self.indexes.dropped if gone else self.indexes.altered)(identity)
         if items:
             self.indexes.changed(items, self._applied_index)
         if tally.watched and self.on_records is not None:
@@ -260,7 +262,7 @@ class StateMachine:
 
     def close(self) -> None:
         """Close the store. Idempotent."""
-        self.indexes.clear()
+        self.indexes.close()
         self._store.close()
 
 
@@ -275,7 +277,7 @@ class _Application:
         changes: MadeChanges | None,
         tally: Tally,
         registry: Registry,
-        items: list[ItemChange] | None,
+        items: list[ItemChange],
     ) -> None:
         self.counters: Counters = load_counters(txn, databases)
         self.limits = limits
@@ -314,9 +316,9 @@ class _Application:
             save_buckets(self._txn, self._databases, self._buckets, self._tally.deltas)
 
     @property
-    def ended(self) -> list[bytes]:
-        """Collections whose derived indexes are of no use any more."""
-        return [] if self._collections is None else self._collections.ended
+    def ended(self) -> dict[bytes, bool]:
+        """Collections whose derived indexes are of no use any more: are they gone, too?"""
+        return {} if self._collections is None else self._collections.ended
 
     def digest(self) -> Digest:
         """The hash tree, once it is finished."""

@@ -40,6 +40,8 @@ LAYERS = (
     Layer("mcp_*.py", ("mcp_*", *CLIENT_SIDE)),
     # It compares systems from outside: of hivemem it uses the command line and the doors.
     Layer("scripts/benchmarks/*", ("scripts.benchmarks",)),
+    # It measures an engine without a node around it.
+    Layer("scripts/vector_bench.py", ("engines.*",)),
     Layer("scripts/*", ("bootstrap", "conversations", "python_version", "workload", *CLIENT_SIDE)),
 )
 
@@ -53,13 +55,16 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "xxhash": ("engines/digests.py",),
     "mcp": ("mcp_server.py",),
     "msgpack": ("engines/codec.py",),
+    # Arithmetic over many vectors at once; what else is stored or sent is Python's own values.
     "multidict": ("node/http*.py",),  # with aiohttp
-    "numpy": ("engines/timeseries_columns.py",),
+    # Arrays of numbers, which two engines are about.
+    "numpy": ("engines/timeseries_columns.py", "engines/vector_*.py"),
     "prometheus_client": ("node/metrics.py",),
     "pydantic": ("mcp_schemas.py",),
     "re2": ("engines/document_regex.py",),
     "pysyncobj": ("cluster/upstream.py",),
     "rich": ("node/console.py",),
+    "usearch": ("engines/vector_graph.py",),
     "uvicorn": ("mcp_http.py",),
     "uvloop": ("node/__main__.py",),
     "yarl": ("node/client_http.py", "node/http*.py"),  # with aiohttp

@@ -1,0 +1,93 @@
+"""The vector engine: nearest neighbours, with metadata, over items that are the truth.
+
+Operations and limits: docs/engines/vector.md. Decisions: DESIGN-vector.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from engines import vector_reads, vector_settings, vector_writes
+from engines.codec import Value
+from engines.derived import DerivedIndex
+from engines.engine import Kind, Parameters, Settings, Stamp
+from engines.errors import CorruptRecord, InvalidArgument
+from engines.space import Space, View
+from engines.vector_index import VectorIndex
+from engines.vector_items import PREFIX, item_id, unpack_item, unpack_metadata
+
+GRAPH_ROWS_MIN: Final = 1_000  # vectors; fewer are compared one by one
+
+
+class VectorEngine:
+    """See `engines.engine.Engine`."""
+
+    name = "vector"
+    aliases: tuple[str, ...] = ("lancedb",)
+    capabilities = frozenset({"vector_search", "similarity", "metadata_filter"})
+    operations: Mapping[str, Kind] = {
+        "vector_insert": Kind.WRITE,
+        "vector_upsert": Kind.WRITE,
+        "vector_update": Kind.WRITE,
+        "vector_delete": Kind.WRITE,
+        "vector_get": Kind.READ,
+        "vector_search": Kind.READ,
+        "vector_count": Kind.READ,
+        "vector_info": Kind.READ,
+    }
+
+    def __init__(self, graph_rows_min: int = GRAPH_ROWS_MIN) -> None:
+        self._graph_rows_min = graph_rows_min
+
+    def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
+        return vector_settings.complete(given, current)
+
+    def prepare(self, operation: str, parameters: Parameters) -> Value:
+        return vector_writes.prepare(operation, parameters)
+
+    def apply(
+        self, space: Space, settings: Settings, operation: str, body: Any, stamp: Stamp
+    ) -> Value:
+        return vector_writes.apply(space, settings, operation, body, stamp)
+
+    def altered(self, space: Space, old: Settings, new: Settings) -> None:
+        """Nothing that is stored depends on what can change."""
+
+    def query(
+        self, view: View, settings: Settings, operation: str, parameters: Parameters
+    ) -> Value:
+        match operation:
+            case "vector_search":
+                return vector_reads.search(view, settings, parameters)
+            case "vector_get":
+                return vector_reads.get(view, settings, parameters)
+            case "vector_count":
+                return vector_reads.count(view, settings, parameters)
+            case _:
+                return vector_reads.info(view, settings, parameters)
+
+    def index(self, settings: Settings) -> DerivedIndex | None:
+        return VectorIndex(settings, self._graph_rows_min)
+
+    def check(self, view: View, settings: Settings) -> Iterator[str]:
+        width = vector_settings.vector_bytes(settings)
+        for key, value in view.range():
+            if not key.startswith(PREFIX):
+                yield f"an item under {key[:64].hex()}, which is no vector's"
+                continue
+            try:
+                item = unpack_item(key, value)
+                unpack_metadata(item.metadata, key)
+                identity = item_id(key)
+            except (CorruptRecord, UnicodeDecodeError) as error:
+                yield str(error)
+                continue
+            if len(item.vector) != width:
+                yield f"vector {identity} has {len(item.vector)} bytes, not {width}"
+                continue
+            if settings["scalar"] != "b1":
+                try:
+                    vector_settings.stored(settings, item.vector, identity)
+                except InvalidArgument as error:
+                    yield str(error)

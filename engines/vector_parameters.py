@@ -1,0 +1,137 @@
+"""What callers give to the vector engine, checked. Fields are named as the caller wrote them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.errors import InvalidArgument
+
+DOCUMENTS_MAX: Final = 1_000  # of one write, and ids of one request
+DIMENSIONS_MAX: Final = 16_384
+ID_BYTES_MAX: Final = 256
+MODEL_BYTES_MAX: Final = 256
+METADATA_BYTES_MAX: Final = 64 << 10
+TEXT_BYTES_MAX: Final = 256 << 10
+# Squares and their sums then stay within f32, and so do the norms that cosines divide by.
+COMPONENT_MAX: Final = 1e15
+NORM_MIN: Final = 1e-15
+
+Floats = npt.NDArray[np.float32]
+
+
+def closed(given: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
+    """Raises InvalidArgument for a member that is not among `allowed`."""
+    for name in given:
+        if name not in allowed:
+            known = ", ".join(sorted(allowed))
+            raise InvalidArgument(f"{prefix}{name}", f"is not known here; known: {known}")
+
+
+def required(given: Mapping[str, Any], name: str, prefix: str) -> Any:
+    if name not in given:
+        raise InvalidArgument(f"{prefix}{name}", "is missing")
+    return given[name]
+
+
+def integer(value: object, field: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidArgument(field, f"must be an integer from {low} to {high}")
+    return value
+
+
+def boolean(value: object, field: str) -> bool:
+    if type(value) is not bool:
+        raise InvalidArgument(field, "must be true or false")
+    return value
+
+
+def choice(value: object, field: str, names: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in names:
+        raise InvalidArgument(field, f"must be one of {', '.join(names)}")
+    return value
+
+
+def text(value: object, field: str, bytes_max: int, bytes_min: int = 0) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(field, "must be text")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(field, "is not text that UTF-8 can hold") from None
+    if not bytes_min <= size <= bytes_max:
+        raise InvalidArgument(field, f"is {size} bytes; from {bytes_min} to {bytes_max}")
+    return value
+
+
+def array(value: object, field: str, items_max: int) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidArgument(field, "must be an array")
+    if not 1 <= len(value) <= items_max:
+        raise InvalidArgument(field, f"holds {len(value)}; from 1 to {items_max}")
+    return list(value)
+
+
+def members(value: object, field: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(field, "must be an object")
+    return value
+
+
+def identities(value: object, field: str) -> list[str]:
+    """Ids, each once, in the order given."""
+    given = [
+        text(each, f"{field}[{place}]", ID_BYTES_MAX, 1)
+        for place, each in enumerate(array(value, field, DOCUMENTS_MAX))
+    ]
+    return list(dict.fromkeys(given))
+
+
+def vector(value: object, field: str) -> bytes:
+    """Little-endian f32 of an array of numbers, or of {"f32": base64 of the same bytes}.
+
+    Raises InvalidArgument: neither of them, or with a component that is no finite number.
+    """
+    found = _encoded(value, field) if isinstance(value, Mapping) else _numbers(value, field)
+    if not 1 <= len(found) <= DIMENSIONS_MAX:
+        raise InvalidArgument(field, f"has {len(found)} components; from 1 to {DIMENSIONS_MAX}")
+    # Written so that a NaN, which compares with nothing, is outside.
+    outside = ~(np.abs(found) <= COMPONENT_MAX)
+    if outside.any():
+        place = int(outside.argmax())
+        raise InvalidArgument(
+            f"{field}[{place}]", f"must be a finite number within ±{COMPONENT_MAX:g}"
+        )
+    return found.tobytes()
+
+
+def _numbers(value: object, field: str) -> Floats:
+    if not isinstance(value, list | tuple):
+        raise InvalidArgument(field, 'must be an array of numbers, or {"f32": base64 text}')
+    if not {type(each) for each in value} <= {int, float}:
+        place = next(i for i, each in enumerate(value) if type(each) not in (int, float))
+        raise InvalidArgument(f"{field}[{place}]", "must be a number")
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused by its place
+        try:
+            return np.array(value, dtype="<f4")
+        except OverflowError:
+            raise InvalidArgument(field, "holds a number that is far too large") from None
+
+
+def _encoded(value: Mapping[str, Any], field: str) -> Floats:
+    closed(value, ("f32",), f"{field}.")
+    given = required(value, "f32", f"{field}.")
+    if not isinstance(given, str):
+        raise InvalidArgument(f"{field}.f32", "must be base64 text")
+    try:
+        raw = base64.b64decode(given.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise InvalidArgument(f"{field}.f32", "is not base64") from None
+    if len(raw) % 4:
+        raise InvalidArgument(f"{field}.f32", f"is {len(raw)} bytes, not a whole number of f32")
+    return np.frombuffer(raw, dtype="<f4")

@@ -1,0 +1,273 @@
+"""Reads of the vector engine: parameters in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from engines.codec import Value
+from engines.engine import Parameters, Settings
+from engines.errors import InvalidArgument
+from engines.read_requests import PAGE_BYTES_MAX
+from engines.space import View
+from engines.vector_filter import compile_filter
+from engines.vector_index import Sight, VectorIndex
+from engines.vector_items import PREFIX, Item, item_id, item_key, unpack_item, unpack_metadata
+from engines.vector_parameters import (
+    array,
+    boolean,
+    choice,
+    closed,
+    identities,
+    integer,
+    members,
+    required,
+    vector,
+)
+from engines.vector_rows import ALIVE, Array, Rows
+from engines.vector_search import Hits, Wanted, matching_count
+from engines.vector_search import search as nearest
+from engines.vector_settings import EXPANSION_MAX, shown, stored, vector_bytes
+from engines.vector_writes import check_model, given_model
+
+LIMIT_DEFAULT: Final = 10
+LIMIT_MAX: Final = 1_000
+QUERIES_MAX: Final = 1_000
+HITS_MAX: Final = 100_000  # of one answer
+RECALL_SAMPLES_MAX: Final = 1_000
+RECALL_LIMIT: Final = 10
+_PREFIX: Final = "parameters."
+_PARTS: Final = ("metadata", "vector", "text")
+_NUMBER_BYTES: Final = 9  # of a float as it is sent
+_SEARCH: Final = (
+    "vector", "vectors", "limit", "filter", "exact", "expansion", "include", "options", "model",
+)  # fmt: skip
+
+
+def search(view: View, settings: Settings, given: Parameters) -> Value:
+    """Raises InvalidArgument, QueryCancelled, CorruptRecord."""
+    closed(given, _SEARCH, _PREFIX)
+    check_model(settings, given_model(given))
+    queries, batch = _queries(settings, given)
+    wanted = _wanted(settings, given)
+    if len(queries) * wanted.limit > HITS_MAX:
+        raise InvalidArgument(
+            "parameters.limit", f"for {len(queries)} vectors is over {HITS_MAX} hits together"
+        )
+    include = _include(given, ("metadata",))
+    sight = seen(view, settings)
+    found = nearest(sight, queries, wanted, view.step)
+    answer = _Answer(view, settings, sight, include)
+    if batch:
+        return {"results": [{"matches": answer.matches(hits)} for hits in found]}
+    return {"matches": answer.matches(found[0])}
+
+
+def get(view: View, settings: Settings, given: Parameters) -> Value:
+    """Vectors by id, in the order asked for, and ids that are not there."""
+    closed(given, ("ids", "include"), _PREFIX)
+    ids = identities(required(given, "ids", _PREFIX), "parameters.ids")
+    include = _include(given, _PARTS)
+    size = 0
+    items: list[Value] = []
+    missing: list[Value] = []
+    for identity in ids:
+        key = item_key(identity)
+        value = view.get(key)
+        if value is None:
+            missing.append(identity)
+            continue
+        size += len(value) + ("vector" in include) * settings["dimensions"] * _NUMBER_BYTES
+        _must_fit(size)
+        item = unpack_item(key, value)
+        items.append({"id": identity, **_parts(settings, item, include)})
+    return {"items": items, "missing": missing}
+
+
+def count(view: View, settings: Settings, given: Parameters) -> Value:
+    closed(given, ("filter",), _PREFIX)
+    condition = given.get("filter")
+    if condition is None:
+        return {"count": view.collection.items}
+    compiled = compile_filter(condition, "parameters.filter")
+    return {"count": matching_count(seen(view, settings), compiled, view.step)}
+
+
+def info(view: View, settings: Settings, given: Parameters) -> Value:
+    """What there is and how it is indexed on the replica that answers; recall as measured now."""
+    closed(given, ("recall_samples", "expansion"), _PREFIX)
+    samples = integer(
+        given.get("recall_samples", 0), "parameters.recall_samples", 0, RECALL_SAMPLES_MAX
+    )
+    expansion = _expansion(given)
+    sight = seen(view, settings)
+    index = view.index
+    stats: Mapping[str, Value] = index.stats() if isinstance(index, VectorIndex) else {}
+    recall, sampled = _recall(sight, settings, samples, expansion, view) if samples else (None, 0)
+    return {
+        "settings": dict(settings),
+        "vectors": view.collection.items,
+        "vector_bytes": view.collection.item_bytes,
+        **stats,
+        "recall_at_10": recall,
+        "recall_samples": sampled,
+    }
+
+
+def seen(view: View, settings: Settings) -> Sight:
+    """The view's vectors, by the index, or read from the items if it cannot tell."""
+    index = view.index
+    sight = index.sight(view) if isinstance(index, VectorIndex) else None
+    return _scanned(view, settings) if sight is None else sight
+
+
+def _scanned(view: View, settings: Settings) -> Sight:
+    bits = settings["scalar"] == "b1"
+    width = vector_bytes(settings)
+    rows = Rows(width if bits else width // 4, bits, view.applied_index)
+    for key, value in view.prefix(PREFIX):
+        item = unpack_item(key, value)
+        rows.put(item_id(key), item.vector, item.metadata, 0)
+    died = rows.died
+    return Sight(
+        rows, None, 0, rows.count, rows.vectors, rows.inverse,
+        lambda places: died[places] == ALIVE, None,
+    )  # fmt: skip
+
+
+def _recall(
+    sight: Sight, settings: Settings, samples: int, expansion: int, view: View
+) -> tuple[float | None, int]:
+    """The share of the exactly nearest that a search finds, for stored vectors as queries."""
+    rows = np.arange(sight.count)
+    rows = rows[sight.visible(rows)]
+    if len(rows) == 0:
+        return None, 0
+    rows = rows[:: max(1, len(rows) // samples)][:samples]
+    queries = sight.vectors[rows]
+    wanted = Wanted(settings["metric"], RECALL_LIMIT, _precise(settings), expansion, False, None)
+    approximate = nearest(sight, queries, wanted, view.step)
+    exactly = nearest(sight, queries, wanted._replace(exact=True), view.step)
+    # By distance, not by row: of equals it does not matter which is found.
+    hits = sum(
+        sum(away <= best.distances[-1] for away in found.distances)
+        for found, best in zip(approximate, exactly, strict=True)
+    )
+    return hits / sum(len(best.rows) for best in exactly), len(rows)
+
+
+class _Answer:
+    """Matches as they are sent, within PAGE_BYTES_MAX."""
+
+    def __init__(
+        self, view: View, settings: Settings, sight: Sight, include: frozenset[str]
+    ) -> None:
+        self._view = view
+        self._settings = settings
+        self._sight = sight
+        self._include = include
+        self._size = 0
+
+    def matches(self, hits: Hits) -> list[Value]:
+        rows, include = self._sight.rows, self._include
+        found: list[Value] = []
+        for row, distance in zip(hits.rows, hits.distances, strict=True):
+            match: dict[str, Value] = {"id": rows.ids[row], "distance": distance}
+            if "metadata" in include:
+                self._count(len(rows.metadata[row]))
+                match["metadata"] = unpack_metadata(rows.metadata[row])
+            if "vector" in include:
+                self._count(self._settings["dimensions"] * _NUMBER_BYTES)
+                match["vector"] = shown(self._settings, self._sight.vectors[row].tobytes())
+            if "text" in include:
+                match["text"] = self._text(rows.ids[row])
+            found.append(match)
+        return found
+
+    def _text(self, identity: str) -> str | None:
+        key = item_key(identity)
+        value = self._view.get(key)
+        item = None if value is None else unpack_item(key, value)
+        if item is None or item.text is None:
+            return None
+        self._count(len(item.text))
+        return item.text
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        _must_fit(self._size)
+
+
+def _must_fit(size: int) -> None:
+    if size > PAGE_BYTES_MAX:
+        raise InvalidArgument(
+            "parameters",
+            f"the answer is over {PAGE_BYTES_MAX} bytes: ask for fewer, or include less",
+        )
+
+
+def _parts(settings: Settings, item: Item, include: frozenset[str]) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    if "metadata" in include:
+        found["metadata"] = unpack_metadata(item.metadata)
+    if "vector" in include:
+        found["vector"] = shown(settings, item.vector)
+    if "text" in include:
+        found["text"] = item.text
+    return found
+
+
+def _queries(settings: Settings, given: Parameters) -> tuple[Array, bool]:
+    """The vectors that are searched for, as stored ones; whether they came as a batch."""
+    if ("vector" in given) == ("vectors" in given):
+        raise InvalidArgument("parameters", "needs one of vector and vectors")
+    batch = "vectors" in given
+    if batch:
+        several = array(given["vectors"], "parameters.vectors", QUERIES_MAX)
+        fields = {f"parameters.vectors[{place}]": each for place, each in enumerate(several)}
+    else:
+        fields = {"parameters.vector": given["vector"]}
+    found = [stored(settings, vector(each, field), field) for field, each in fields.items()]
+    kind: Any = np.uint8 if settings["scalar"] == "b1" else np.float32
+    return np.frombuffer(b"".join(found), kind).reshape(len(found), -1), batch
+
+
+def _wanted(settings: Settings, given: Parameters) -> Wanted:
+    options = members(given.get("options", {}), "parameters.options")
+    closed(options, ("limit",), "parameters.options.")
+    if "limit" in options and "limit" in given:
+        raise InvalidArgument("parameters.options.limit", "is given twice")
+    field = "options.limit" if "limit" in options else "limit"
+    limit = options.get("limit", given.get("limit", LIMIT_DEFAULT))
+    condition = given.get("filter")
+    return Wanted(
+        settings["metric"],
+        integer(limit, f"{_PREFIX}{field}", 1, LIMIT_MAX),
+        _precise(settings),
+        _expansion(given),
+        boolean(given.get("exact", False), "parameters.exact"),
+        None if condition is None else compile_filter(condition, "parameters.filter"),
+    )
+
+
+def _precise(settings: Settings) -> bool:
+    return settings["scalar"] in ("f32", "b1")
+
+
+def _expansion(given: Parameters) -> int:
+    if "expansion" not in given:
+        return 0
+    return integer(given["expansion"], "parameters.expansion", 1, EXPANSION_MAX)
+
+
+def _include(given: Parameters, default: tuple[str, ...]) -> frozenset[str]:
+    if "include" not in given:
+        return frozenset(default)
+    names = given["include"]
+    if not isinstance(names, list | tuple):
+        raise InvalidArgument("parameters.include", "must be an array")
+    return frozenset(
+        choice(name, f"parameters.include[{place}]", _PARTS) for place, name in enumerate(names)
+    )

@@ -1,0 +1,225 @@
+"""Nearest vectors in what one snapshot holds.
+
+Candidates come from the graph, and from the rows behind it one by one; from all of those that
+are visible to the snapshot the distances are computed anew, so an answer may lack a vector
+that is near but never holds one that is gone, nor a distance that is rounded. A filter that
+few vectors match is evaluated first and its vectors are compared one by one; one that many
+match is evaluated on a longer list of candidates. What remains too short is searched exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from engines.vector_distance import exact, rough
+from engines.vector_filter import Filter
+from engines.vector_index import Sight
+from engines.vector_items import unpack_metadata
+from engines.vector_rows import Array, Places
+
+CELLS_MAX: Final = 1 << 22  # distances, or components, in memory at once
+MARGIN: Final = 16  # candidates beyond the limit, for what single precision confuses
+FEW_ROWS: Final = 2_000  # that match: comparing them all costs no more than a graph's search
+FEW_SHARE: Final = 0.02  # below it a filter is evaluated first
+SAMPLE_ROWS: Final = 256  # a filter is tried on
+OVERSAMPLE: Final = 3  # candidates for each match that is expected among them
+ROUNDED_FACTOR: Final = 3
+CANDIDATES_MAX: Final = 8_192
+
+
+class Hits(NamedTuple):
+    rows: list[int]
+    distances: list[float]
+
+
+class Wanted(NamedTuple):
+    metric: str
+    limit: int
+    precise: bool  # does the graph hold the vectors as they are stored?
+    expansion: int  # candidates that the graph looks at, at least; 0: as its settings say
+    exact: bool
+    condition: Filter | None
+
+
+def search(sight: Sight, queries: Array, wanted: Wanted, step: Callable[[], None]) -> list[Hits]:
+    """Per query up to `limit` rows, nearest first; equals by id.
+
+    Shape: queries (m, d), as stored. `step`: called in loops, may raise.
+    """
+    if wanted.condition is not None:
+        few, share = _estimate(sight, wanted.condition, step)
+        if few is not None:
+            return _among(sight, queries, few, wanted, step)
+    else:
+        share = 1.0
+    if wanted.exact or sight.graph is None:
+        return _among(sight, queries, _matching(sight, wanted.condition, step), wanted, step)
+    return _by_graph(sight, queries, wanted, share, step)
+
+
+def _by_graph(
+    sight: Sight, queries: Array, wanted: Wanted, share: float, step: Callable[[], None]
+) -> list[Hits]:
+    graph = sight.graph
+    assert graph is not None
+    alive = 1 - sight.rows.dead / max(1, sight.count)
+    # A graph of rounded vectors mistakes the order of what is near.
+    enough = wanted.limit * (1 if wanted.precise else ROUNDED_FACTOR) + MARGIN
+    count = int(enough / alive * (OVERSAMPLE / share if share < 1 else 1))
+    count = min(max(count, wanted.expansion), CANDIDATES_MAX, sight.graph_rows)
+    pending = np.arange(sight.graph_rows, sight.count)
+    pending = pending[sight.visible(pending)]
+    if wanted.condition is not None:
+        pending = _filtered(sight, pending, wanted.condition, step)
+    found: list[Hits] = []
+    block = max(1, CELLS_MAX // (enough * queries.shape[1]))
+    for start in range(0, len(queries), block):
+        step()
+        some = queries[start : start + block]
+        near = _usable(sight, graph.search(some, count), enough, wanted.condition, step)
+        if len(pending):
+            near = np.concatenate([near, _nearest(sight, some, pending, wanted, step)], axis=1)
+        found += _ranked(sight, some, near, wanted)
+    short = [place for place, hits in enumerate(found) if len(hits.rows) < wanted.limit]
+    if short:
+        every = _matching(sight, wanted.condition, step)
+        if len(every) > min(len(found[place].rows) for place in short):
+            again = _among(sight, queries[short], every, wanted, step)
+            for place, hits in zip(short, again, strict=True):
+                found[place] = hits
+    return found
+
+
+def _usable(
+    sight: Sight,
+    near: Places,
+    count: int,
+    condition: Filter | None,
+    step: Callable[[], None],
+) -> Places:
+    """Of each query's candidates, best first, the first `count` that are visible and match."""
+    good = (near >= 0) & sight.visible(np.where(near < 0, 0, near))
+    if condition is None:
+        order = np.argsort(~good, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(np.where(good, near, -1), order, axis=1)
+    kept = np.full((len(near), count), -1, np.int64)
+    metadata = sight.rows.metadata
+    for place in range(len(near)):
+        filled = 0
+        for row in near[place][good[place]].tolist():
+            step()
+            if condition.matches(unpack_metadata(metadata[row])):
+                kept[place, filled] = row
+                filled += 1
+                if filled == count:
+                    break
+    return kept
+
+
+def _among(
+    sight: Sight, queries: Array, rows: Places, wanted: Wanted, step: Callable[[], None]
+) -> list[Hits]:
+    """The nearest of these rows, which are visible and match."""
+    found: list[Hits] = []
+    count = min(wanted.limit + MARGIN, max(1, len(rows)))
+    block = max(1, CELLS_MAX // (count * queries.shape[1]))
+    for start in range(0, len(queries), block):
+        some = queries[start : start + block]
+        found += _ranked(sight, some, _nearest(sight, some, rows, wanted, step), wanted)
+    return found
+
+
+def _nearest(
+    sight: Sight, queries: Array, rows: Places, wanted: Wanted, step: Callable[[], None]
+) -> Places:
+    """Of each query the nearest rows, and some more, in any order; -1 where there are fewer."""
+    count = wanted.limit + MARGIN
+    best = np.full((len(queries), count), -1, np.int64)
+    distances = np.full((len(queries), count), np.inf)
+    block = max(256, CELLS_MAX // max(len(queries), queries.shape[1]))
+    whole = len(rows) == sight.count
+    for start in range(0, len(rows), block):
+        step()
+        some = rows[start : start + block]
+        # A slice is no copy.
+        place = slice(int(some[0]), int(some[-1]) + 1) if whole else some
+        vectors, inverse = sight.vectors[place], sight.inverse[place]
+        away = rough(wanted.metric, queries, vectors, inverse)
+        both = np.concatenate([distances, away], axis=1)
+        numbers = np.concatenate([best, np.broadcast_to(some, away.shape)], axis=1)
+        kept = np.argpartition(both, count - 1, axis=1)[:, :count]
+        distances = np.take_along_axis(both, kept, axis=1)
+        best = np.take_along_axis(numbers, kept, axis=1)
+    return best
+
+
+def _ranked(sight: Sight, queries: Array, candidates: Places, wanted: Wanted) -> list[Hits]:
+    """The candidates, which are visible and match, by their exact distances; -1 is none."""
+    known = np.where(candidates < 0, 0, candidates)
+    distances = exact(wanted.metric, queries, sight.vectors[known])
+    distances[candidates < 0] = np.inf
+    order = np.argsort(distances, axis=1, kind="stable")
+    counts = (candidates >= 0).sum(axis=1).tolist()
+    rows = np.take_along_axis(known, order, axis=1).tolist()
+    away = np.take_along_axis(distances, order, axis=1).tolist()
+    return [
+        _by_id(sight, own[:count], distance[:count], wanted.limit)
+        for own, distance, count in zip(rows, away, counts, strict=True)
+    ]
+
+
+def _by_id(sight: Sight, rows: list[int], distances: list[float], limit: int) -> Hits:
+    """Sorted by distance: now equals by id, and no more than the limit."""
+    if len(set(distances)) != len(distances):
+        ids = sight.rows.ids
+        pairs = sorted(zip(distances, rows, strict=True), key=lambda pair: (pair[0], ids[pair[1]]))
+        distances, rows = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return Hits(rows[:limit], distances[:limit])
+
+
+# --- Filters -------------------------------------------------------------------------
+
+
+def _estimate(
+    sight: Sight, condition: Filter, step: Callable[[], None]
+) -> tuple[Places | None, float]:
+    """The rows that match, if they are few; else the share of rows that do, by a sample."""
+    if condition.equality is not None:
+        path, values = condition.equality
+        rows = np.array(sight.postings(path).rows(values), np.int64)
+        rows = rows[rows < sight.count]
+        rows = rows[sight.visible(rows)]
+        if len(rows) <= max(FEW_ROWS, int(sight.count * FEW_SHARE)):
+            only = condition.only
+            return (rows if only else _filtered(sight, rows, condition, step)), 0.0
+    stride = max(1, sight.count // SAMPLE_ROWS)
+    sample = np.arange(0, sight.count, stride)
+    sample = sample[sight.visible(sample)]
+    share = len(_filtered(sight, sample, condition, step)) / max(1, len(sample))
+    if share < FEW_SHARE or sight.count <= FEW_ROWS:
+        return _matching(sight, condition, step), share
+    return None, share
+
+
+def _matching(sight: Sight, condition: Filter | None, step: Callable[[], None]) -> Places:
+    """Every visible row that matches."""
+    rows = np.arange(sight.count)
+    rows = rows[sight.visible(rows)]
+    return rows if condition is None else _filtered(sight, rows, condition, step)
+
+
+def matching_count(sight: Sight, condition: Filter, step: Callable[[], None]) -> int:
+    return len(_matching(sight, condition, step))
+
+
+def _filtered(sight: Sight, rows: Places, condition: Filter, step: Callable[[], None]) -> Places:
+    metadata: Sequence[bytes] = sight.rows.metadata
+    kept: list[int] = []
+    for row in rows.tolist():
+        step()
+        if condition.matches(unpack_metadata(metadata[row])):
+            kept.append(row)
+    return np.array(kept, np.int64)
