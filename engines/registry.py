@@ -15,6 +15,7 @@ from typing import NamedTuple
 from engines.document import DocumentEngine
 from engines.engine import Engine, Kind
 from engines.errors import EngineError
+from engines.graph import ENGINE as GRAPH
 from engines.relational import RELATIONAL
 from engines.text import TEXT
 from engines.timeseries import ENGINE as TIMESERIES
@@ -23,6 +24,7 @@ from engines.vector import VectorEngine
 ENTRY_POINTS = "hivemem.engines"
 BUILT_IN: tuple[Engine, ...] = (
     DocumentEngine(),
+    GRAPH,
     RELATIONAL,
     TEXT,
     TIMESERIES,

@@ -34,7 +34,14 @@ _ONE: Final = np.uint64(1)
 _SEVEN: Final = np.uint64(7)
 _LIMITS = np.array([1 << (7 * n) for n in range(1, _VARINT_BYTES_MAX)], np.uint64)
 _SHIFTS = np.arange(_VARINT_BYTES_MAX, dtype=np.uint64) * _SEVEN
-_PLACES = np.arange(8)
+# By control byte: which of a value's eight bytes are in the payload, and how many.
+_WRITTEN = np.array(
+    [
+        [control >> 4 <= place < (control >> 4) + (control & 15) for place in range(8)]
+        for control in range(256)
+    ]
+)
+_LENGTHS = _WRITTEN.sum(axis=1)
 
 
 class DuplicateTime(Exception):
@@ -250,13 +257,17 @@ def _from_varints(packed: npt.NDArray[np.uint8], count: int) -> _Words:
         raise Malformed("times are not as many as the chunk says")
     if packed.size == count:
         return packed.astype(np.uint64)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if int(lengths.max()) > _VARINT_BYTES_MAX:
+    lengths = np.diff(ends, prepend=-1)
+    longest = int(lengths.max())
+    if longest > _VARINT_BYTES_MAX:
         raise Malformed("a time of too many bytes")
-    places = (np.arange(packed.size) - np.repeat(starts, lengths)).astype(np.uint64)
-    groups = (packed & 127).astype(np.uint64) << (places * _SEVEN)
-    return np.bitwise_or.reduceat(groups, starts)
+    numbers = packed[ends].astype(np.uint64)
+    # From the last, most significant byte on; most numbers have no other.
+    for length in range(2, longest + 1):
+        longer = np.flatnonzero(lengths >= length)
+        group = packed[ends[longer] - (length - 1)] & 127
+        numbers[longer] = numbers[longer] << _SEVEN | group
+    return numbers
 
 
 def _xor_bytes(values: Values, last_value: float) -> tuple[bytes, bytes]:
@@ -268,28 +279,17 @@ def _xor_bytes(values: Values, last_value: float) -> tuple[bytes, bytes]:
     leading = np.where(some, nonzero.argmax(axis=1), 0)
     written = np.where(some, 8 - nonzero[:, ::-1].argmax(axis=1) - leading, 0)
     controls = (leading << 4 | written).astype(np.uint8)
-    return controls.tobytes(), rows[_written(leading, written)].tobytes()
+    return controls.tobytes(), rows[_WRITTEN[controls]].tobytes()
 
 
 def _from_xor_bytes(encoded: Encoded, count: int) -> Values:
     controls = np.frombuffer(encoded.controls, np.uint8)
-    leading, written = controls >> 4, controls & 15
-    if controls.size != count or int(written.sum(dtype=np.int64)) != len(encoded.payload):
+    if controls.size != count or int(_LENGTHS[controls].sum()) != len(encoded.payload):
         raise Malformed("values are not as many as the chunk says")
-    if np.any(leading + written > 8):
-        raise Malformed("a value of too many bytes")
     rows = np.zeros((count, 8), np.uint8)
-    rows[_written(leading, written)] = np.frombuffer(encoded.payload, np.uint8)
+    rows[_WRITTEN[controls]] = np.frombuffer(encoded.payload, np.uint8)
     left = rows.view(">u8").reshape(-1).astype(np.uint64)
     return np.bitwise_xor.accumulate(left).view(np.float64)
-
-
-def _written(leading: npt.NDArray[Any], written: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which of a value's eight bytes are in the payload."""
-    ends = leading + written
-    inside: npt.NDArray[np.bool_] = leading[:, None] <= _PLACES
-    inside &= ends[:, None] > _PLACES
-    return inside
 
 
 # --- Windows -----------------------------------------------------------------------------

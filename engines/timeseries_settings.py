@@ -58,6 +58,7 @@ def make_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) -
             f"{_FIELD}.retention_ms",
             "is needed with rollups, which are made of points as the retention drops them",
         )
+    _check_retention(settings)
     return settings
 
 
@@ -95,6 +96,15 @@ def _rollups(given: object) -> list[Value]:
             "retention_ms": _span(known.get("retention_ms"), f"{own}.retention_ms"),
         }
     return [made[window] for window in sorted(made)]
+
+
+def _check_retention(settings: Mapping[str, Any]) -> None:
+    """A rollup that is kept no longer than the points would be dropped as it is made."""
+    for rollup in rollups_of(settings):
+        if rollup.retention_ms is not None and rollup.retention_ms <= settings["retention_ms"]:
+            raise InvalidArgument(
+                f"{_FIELD}.retention_ms", "must be shorter than that of every rollup"
+            )
 
 
 def _span(value: object, field: str) -> int | None:

@@ -283,7 +283,7 @@ def _request(given: Mapping[str, Any]) -> Request:
                 for place, tag in enumerate(some(tags, field, TAGS_MAX))
             )
         )
-    fill = one_of(given.get("fill") or "none", f"{PREFIX}.fill", FILLS)
+    fill = one_of(given.get("fill", "none"), f"{PREFIX}.fill", FILLS)
     if fill != "none" and (given.get("from") is None or given.get("to") is None):
         raise InvalidArgument(f"{PREFIX}.fill", "needs from and to: which windows are empty?")
     limit = given.get("limit")

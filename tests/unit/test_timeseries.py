@@ -142,6 +142,13 @@ def test_a_query_that_is_wrong_names_its_field(
         ({"rollups": [{"window_ms": 1_000, "aggregates": ["p50"]}]}, "rollups[0].aggregates[0]"),
         ({"rollups": [{"window_ms": 1_000, "aggregates": ["avg"]}] * 2}, "rollups[1].window_ms"),
         ({"rollups": [{"window_ms": 1_000, "aggregates": ["avg"]}]}, "retention_ms"),
+        (
+            {
+                "rollups": [{"window_ms": 1_000, "aggregates": ["avg"], "retention_ms": 5}],
+                "retention_ms": 5,
+            },
+            "retention_ms",
+        ),
     ],
 )
 def test_settings_that_are_wrong_make_no_collection(
