@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from engines import vector_reads, vector_settings, vector_writes
+from engines import vector_hybrid, vector_reads, vector_settings, vector_writes
 from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.engine import Kind, Parameters, Settings, Stamp
@@ -25,7 +25,7 @@ class VectorEngine:
 
     name = "vector"
     aliases: tuple[str, ...] = ("lancedb",)
-    capabilities = frozenset({"vector_search", "similarity", "metadata_filter"})
+    capabilities = frozenset({"vector_search", "similarity", "metadata_filter", "hybrid_search"})
     operations: Mapping[str, Kind] = {
         "vector_insert": Kind.WRITE,
         "vector_upsert": Kind.WRITE,
@@ -33,6 +33,7 @@ class VectorEngine:
         "vector_delete": Kind.WRITE,
         "vector_get": Kind.READ,
         "vector_search": Kind.READ,
+        "hybrid_search": Kind.READ,
         "vector_count": Kind.READ,
         "vector_info": Kind.READ,
     }
@@ -60,6 +61,8 @@ class VectorEngine:
         match operation:
             case "vector_search":
                 return vector_reads.search(view, settings, parameters)
+            case "hybrid_search":
+                return vector_hybrid.search(view, settings, parameters)
             case "vector_get":
                 return vector_reads.get(view, settings, parameters)
             case "vector_count":
@@ -68,6 +71,8 @@ class VectorEngine:
                 return vector_reads.info(view, settings, parameters)
 
     def index(self, settings: Settings) -> DerivedIndex | None:
+        if settings["text"] is not None:
+            return vector_hybrid.HybridIndex(settings, self._graph_rows_min)
         return VectorIndex(settings, self._graph_rows_min)
 
     def check(self, view: View, settings: Settings) -> Iterator[str]:

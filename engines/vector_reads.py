@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -49,27 +49,40 @@ _SEARCH: Final = (
 def search(view: View, settings: Settings, given: Parameters) -> Value:
     """Raises InvalidArgument, QueryCancelled, CorruptRecord."""
     closed(given, _SEARCH, _PREFIX)
+    include = included(given, ("metadata",))
+    found = nearest_of(view, settings, given)
+    answer = _Answer(view, settings, found.sight, include)
+    if "vectors" in given:
+        return {"results": [{"matches": answer.matches(hits)} for hits in found.hits]}
+    return {"matches": answer.matches(found.hits[0])}
+
+
+class Nearest(NamedTuple):
+    """What a search found: hits for each query, the queries as stored vectors, and where."""
+
+    hits: list[Hits]
+    queries: Array
+    sight: Sight
+
+
+def nearest_of(view: View, settings: Settings, given: Parameters) -> Nearest:
+    """What the parameters of a search find. Raises InvalidArgument, QueryCancelled."""
     check_model(settings, given_model(given))
-    queries, batch = _queries(settings, given)
+    queries = _queries(settings, given)
     wanted = _wanted(settings, given)
     if len(queries) * wanted.limit > HITS_MAX:
         raise InvalidArgument(
             "parameters.limit", f"for {len(queries)} vectors is over {HITS_MAX} hits together"
         )
-    include = _include(given, ("metadata",))
     sight = seen(view, settings)
-    found = nearest(sight, queries, wanted, view.step)
-    answer = _Answer(view, settings, sight, include)
-    if batch:
-        return {"results": [{"matches": answer.matches(hits)} for hits in found]}
-    return {"matches": answer.matches(found[0])}
+    return Nearest(nearest(sight, queries, wanted, view.step), queries, sight)
 
 
 def get(view: View, settings: Settings, given: Parameters) -> Value:
     """Vectors by id, in the order asked for, and ids that are not there."""
     closed(given, ("ids", "include"), _PREFIX)
     ids = identities(required(given, "ids", _PREFIX), "parameters.ids")
-    include = _include(given, _PARTS)
+    include = included(given, _PARTS)
     size = 0
     items: list[Value] = []
     missing: list[Value] = []
@@ -82,7 +95,7 @@ def get(view: View, settings: Settings, given: Parameters) -> Value:
         size += len(value) + ("vector" in include) * settings["dimensions"] * _NUMBER_BYTES
         _must_fit(size)
         item = unpack_item(key, value)
-        items.append({"id": identity, **_parts(settings, item, include)})
+        items.append({"id": identity, **parts(settings, item, include)})
     return {"items": items, "missing": missing}
 
 
@@ -208,7 +221,7 @@ def _must_fit(size: int) -> None:
         )
 
 
-def _parts(settings: Settings, item: Item, include: frozenset[str]) -> dict[str, Value]:
+def parts(settings: Settings, item: Item, include: frozenset[str]) -> dict[str, Value]:
     found: dict[str, Value] = {}
     if "metadata" in include:
         found["metadata"] = unpack_metadata(item.metadata)
@@ -219,19 +232,18 @@ def _parts(settings: Settings, item: Item, include: frozenset[str]) -> dict[str,
     return found
 
 
-def _queries(settings: Settings, given: Parameters) -> tuple[Array, bool]:
-    """The vectors that are searched for, as stored ones; whether they came as a batch."""
+def _queries(settings: Settings, given: Parameters) -> Array:
+    """The vectors that are searched for, as stored ones."""
     if ("vector" in given) == ("vectors" in given):
         raise InvalidArgument("parameters", "needs one of vector and vectors")
-    batch = "vectors" in given
-    if batch:
+    if "vectors" in given:
         several = array(given["vectors"], "parameters.vectors", QUERIES_MAX)
         fields = {f"parameters.vectors[{place}]": each for place, each in enumerate(several)}
     else:
         fields = {"parameters.vector": given["vector"]}
     found = [stored(settings, vector(each, field), field) for field, each in fields.items()]
     kind: Any = np.uint8 if settings["scalar"] == "b1" else np.float32
-    return np.frombuffer(b"".join(found), kind).reshape(len(found), -1), batch
+    return np.frombuffer(b"".join(found), kind).reshape(len(found), -1)
 
 
 def _wanted(settings: Settings, given: Parameters) -> Wanted:
@@ -262,7 +274,7 @@ def _expansion(given: Parameters) -> int:
     return integer(given["expansion"], "parameters.expansion", 1, EXPANSION_MAX)
 
 
-def _include(given: Parameters, default: tuple[str, ...]) -> frozenset[str]:
+def included(given: Parameters, default: tuple[str, ...]) -> frozenset[str]:
     if "include" not in given:
         return frozenset(default)
     names = given["include"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from engines.codec import Value
 from engines.errors import InvalidArgument
+from engines.text_index import TOKENIZERS
 from engines.vector_parameters import (
     DIMENSIONS_MAX,
     MODEL_BYTES_MAX,
@@ -16,6 +17,7 @@ from engines.vector_parameters import (
     choice,
     closed,
     integer,
+    members,
     required,
     text,
 )
@@ -32,7 +34,7 @@ _RANGES: Final[Mapping[str, tuple[int, int, int]]] = {  # default, lowest, highe
     "expansion_search": (128, 8, EXPANSION_MAX),
     "vectors_max": (1_000_000, 1, VECTORS_MAX),
 }
-_NAMES: Final = (*_FIXED, "scalar", *_RANGES)
+_NAMES: Final = (*_FIXED, "scalar", "text", *_RANGES)
 _PREFIX: Final = "settings."
 
 
@@ -56,6 +58,7 @@ def complete(given: Mapping[str, Any], current: Mapping[str, Any] | None) -> dic
         "metric": metric,
         "scalar": scalar,
         "model": model,
+        "text": text_settings(given.get("text")),
         **{name: _ranged(given, name, default) for name, (default, _, _) in _RANGES.items()},
     }
 
@@ -105,7 +108,20 @@ def _changed(given: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
         raise InvalidArgument("settings.scalar", "cannot change from or to b1")
     _must_fit(current["dimensions"], current["metric"], scalar)
     ranged = {name: _ranged(given, name, current[name]) for name in _RANGES}
-    return {**current, "scalar": scalar, **ranged}
+    text = text_settings(given["text"]) if "text" in given else current["text"]
+    return {**current, "scalar": scalar, "text": text, **ranged}
+
+
+def text_settings(given: object) -> dict[str, Value] | None:
+    """The setting `text`: None, or with its language. Raises InvalidArgument."""
+    if given is None:
+        return None
+    fields = members(given, "settings.text")
+    closed(fields, ("language",), "settings.text.")
+    language = choice(
+        fields.get("language", "english"), "settings.text.language", tuple(TOKENIZERS)
+    )
+    return {"language": language}
 
 
 def _ranged(given: Mapping[str, Any], name: str, default: int) -> int:

@@ -17,7 +17,18 @@ NAMESPACE = "default"
 CELL_CHARACTERS_MAX = 60  # of one value, in tables
 _HEADINGS = ("collection", "engine", "items", "bytes", "settings")
 # What answers hold their rows under, whichever engine gives them.
-_ROWS = ("hits", "documents", "items", "rows", "points", "nodes", "edges", "series", "buckets")
+_ROWS = (
+    "hits",
+    "matches",
+    "documents",
+    "items",
+    "rows",
+    "points",
+    "nodes",
+    "edges",
+    "series",
+    "buckets",
+)
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
