@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -367,8 +368,13 @@ dense_conditions = st.dictionaries(
     min_size=1,
     max_size=3,
 )
+dense_sorts = st.sampled_from(
+    [{"x": 1}, {"x": -1}, {"y": 1}, {"y": -1}, {"x": 1, "y": 1}, {"x": 1, "y": -1}]
+)
 dense_queries = st.tuples(
-    st.one_of(st.just({}), dense_conditions), sorts, st.sampled_from([1, 2, 100])
+    st.one_of(st.just({}), dense_conditions),
+    st.one_of(dense_sorts, sorts),
+    st.sampled_from([1, 2, 100]),
 )
 
 
@@ -395,7 +401,10 @@ def same(one: Any, other: Any) -> bool:
     return pack_value(one) == pack_value(other)
 
 
-def test_documents_as_the_oracle() -> None:
+def test_documents_as_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that indexes are built, and cleared, while documents are written.
+    monkeypatch.setattr("engines.document.BUILD_DOCUMENTS_MAX", 2)
+    monkeypatch.setattr("engines.document_writes.CLEAR_ITEMS_MAX", 3)
     run_state_machine_as_test(
         DocumentMachine,
         settings=settings(
