@@ -436,6 +436,14 @@ def test_both_ends_of_a_range_with_arrays(tmp_path: Path) -> None:
         assert answer["explain"]["examined_documents"] == 1
 
 
+def test_a_sort_of_arrays_is_by_all_their_items(tmp_path: Path) -> None:
+    """Within a range of the index, the item that decides the order may be outside."""
+    with documents(tmp_path, {"fields": ["a"]}) as docs:
+        docs.insert({"_id": "x", "a": [0, 3]}, {"_id": "y", "a": 2}, {"_id": "z", "a": [1, 9]})
+        assert docs.find({"a": {"$gt": 1}}, sort={"a": 1}) == ["x", "z", "y"]
+        assert docs.find({"a": {"$lt": 3}}, sort={"a": -1}) == ["z", "x", "y"]
+
+
 def test_unique_indexes(tmp_path: Path) -> None:
     unique = {"fields": ["mail"], "unique": True}
     with documents(tmp_path, unique) as docs:
