@@ -56,7 +56,7 @@ def apply_retain(space: Space, settings: Mapping[str, Any], body: Any, now_ms: i
 
     def drop(series: Series, budget: Budget) -> tuple[Series, bool]:
         left = drop_expired(space, series, settings, now_ms, budget)
-        return left, budget.chunks > 0 and budget.rows > 0
+        return left, budget.left
 
     return _drop(space, "series_retain", body, _EVERYTHING, drop)
 

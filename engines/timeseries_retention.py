@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from engines.space import Space
 from engines.timeseries_chunks import (
@@ -24,6 +24,8 @@ from engines.timeseries_rollups import drop_rows, keep_rows
 from engines.timeseries_series import Series
 from engines.timeseries_settings import rollups_of
 
+ROWS_MADE_MAX: Final = 1_000  # of rollups by one command; the last chunk may exceed it
+
 
 @dataclass(slots=True)
 class Budget:
@@ -31,20 +33,27 @@ class Budget:
 
     chunks: int
     rows: int
+    making: int = ROWS_MADE_MAX  # rows that may still be made
     chunks_spent: int = 0
     points_spent: int = 0
     rows_spent: int = 0
 
     def share(self, chunks_max: int) -> Budget:
         """A budget of its own for one series, to be given to `spend` afterwards."""
-        return Budget(min(self.chunks, chunks_max), self.rows)
+        return Budget(min(self.chunks, chunks_max), self.rows, self.making)
 
     def spend(self, own: Budget) -> None:
         self.chunks -= own.chunks_spent
         self.rows -= own.rows_spent
+        self.making = own.making
         self.chunks_spent += own.chunks_spent
         self.points_spent += own.points_spent
         self.rows_spent += own.rows_spent
+
+    @property
+    def left(self) -> bool:
+        """Of each of them."""
+        return self.chunks > 0 and self.rows > 0 and self.making > 0
 
     def took(self, points: int) -> None:
         """A chunk that was dropped, or lost this many points."""
@@ -70,13 +79,14 @@ def drop_expired(
     """Without chunks whose every point is expired, the oldest first, and without old rows."""
     identity, rollups = series.id, rollups_of(settings)
     cutoff = cutoff_ms(replace(series, rolled_ms=None), settings, now_ms)
-    while series.chunks and budget.chunks > 0 and series.first_ms < cutoff:
+    while series.chunks and budget.chunks > 0 and budget.making > 0 and series.first_ms < cutoff:
         chunk = get_chunk(space, identity, series.first_ms)
         if chunk.last_ms >= cutoff:
             break
         if rollups:
             points = points_of(identity, chunk)
             made = sum(keep_rows(space, identity, points, rollup) for rollup in rollups)
+            budget.making -= made
             series = replace(series, rows=series.rows + made, rolled_ms=chunk.last_ms + 1)
         space.delete(chunk_key(identity, chunk.first_ms))
         budget.took(chunk.count)

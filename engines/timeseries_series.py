@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ SERIES: Final = b"s"
 POSTINGS: Final = b"t"
 ID_BYTES: Final = 16
 _VERSION: Final = 1
+_IDS_KEPT_MAX: Final = 1_024  # one write asks for the same id several times
 _PROBE_POSTINGS: Final = 64  # looked at to choose the tag that names the fewest series
 
 
@@ -77,6 +79,7 @@ def make_name(metric: str, tags: Mapping[str, str]) -> Name:
     return Name(metric, tuple(sorted(tags.items())))
 
 
+@lru_cache(_IDS_KEPT_MAX)
 def series_id(name: Name) -> bytes:
     return _digest((name.metric, *(part for tag in name.tags for part in tag)))
 

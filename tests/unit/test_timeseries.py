@@ -469,3 +469,21 @@ def test_rollups_stay_when_points_go(tmp_path: Path) -> None:
         state.now = 105_001
         state.write("series_retain")
         assert state.series() == []
+
+
+def test_a_command_makes_a_bounded_number_of_rows(tmp_path: Path) -> None:
+    rollups = [{"window_ms": 1_000, "aggregates": ["avg"]}]
+    with series_state(tmp_path, retention_ms=1, rollups=rollups, chunk_points_max=512) as state:
+        state.now = 0
+        state.append(*((1_000 * time, time) for time in range(5 * 512)))
+        state.now = 10_000_000
+        parameters: dict[str, Any] = {}
+        chunks = []
+        while True:
+            answer = state.write("series_retain", **parameters)
+            chunks.append(answer["chunks"])
+            if not answer["more"]:
+                break
+            parameters["cursor"] = answer["next_cursor"]
+        assert chunks == [2, 2, 1]
+        assert state.series()[0]["rollup_rows"] == 5 * 512
