@@ -487,3 +487,18 @@ def test_a_command_makes_a_bounded_number_of_rows(tmp_path: Path) -> None:
             parameters["cursor"] = answer["next_cursor"]
         assert chunks == [2, 2, 1]
         assert state.series()[0]["rollup_rows"] == 5 * 512
+
+
+def test_what_rollups_stand_for_is_not_stored_again(tmp_path: Path) -> None:
+    """A longer retention does not bring dropped points back: they would be counted twice."""
+    rollups = [{"window_ms": 1_000, "aggregates": ["sum"]}]
+    with series_state(tmp_path, retention_ms=1, rollups=rollups) as state:
+        state.now = 0
+        state.append((100, 1), (900, 2))
+        state.now = 2_000
+        state.write("series_retain")
+        state.alter(retention_ms=60_000)
+        answer = state.append((100, 1), (900, 2), (901, 4))
+        assert (answer["added"], answer["expired"]) == (1, 2)
+        (window,) = windows(state, window_ms=1_000, aggregates=["count", "sum"])
+        assert window == {"start_ms": 0, "count": 3, "sum": 7}
