@@ -84,7 +84,8 @@ class CollectionReader:
                 "operation", f"{operation} is no read of engine {collection.engine}"
             )
         index = self._index(collection, engine)
-        view = self._view(self._snapshot, collection, index, self.applied_index)
+        items = self._snapshot.databases.items
+        view = View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
         return engine.query(view, collection.settings, operation, parameters), collection
 
     def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
@@ -113,13 +114,8 @@ class CollectionReader:
     def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:
         """Of a snapshot that is newer than this one."""
         applied = load_counters(snapshot.txn, snapshot.databases).applied_index
-        return self._view(snapshot, collection, None, applied)
-
-    def _view(
-        self, snapshot: Snapshot, collection: Collection, index: object, applied: int
-    ) -> View:
-        items = snapshot.databases.items
-        return View(snapshot.txn, items, collection, applied, self._stop, index)
+        # Not stopped with this query: what takes longer than a query may would never be built.
+        return View(snapshot.txn, snapshot.databases.items, collection, applied)
 
     def _find(self, namespace: str, name: str) -> Collection | None:
         get = partial(self._snapshot.txn.get, db=self._snapshot.databases.collections)

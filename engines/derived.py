@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -109,7 +110,8 @@ class DerivedIndexes:
         with self._lock:
             entry = self._found.pop(identity, None)
         if entry is None:
-            self._path(identity).unlink(missing_ok=True)
+            with suppress(OSError):  # it is of no use to anybody, but does no harm
+                self._path(identity).unlink()
         elif isinstance(entry.index, SavedIndex):
             entry.index.discard()
         else:

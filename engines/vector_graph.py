@@ -44,7 +44,7 @@ class Graph:
         Shape: (m, d) → (m, count). The library looks at as many candidates as are asked for,
         if that is more than `expansion_search`.
         """
-        found = self._index.search(queries[:1] if len(queries) == 1 else queries, count, threads=1)
+        found = self._index.search(queries, count, threads=1)
         keys: npt.NDArray[np.int64] = np.asarray(found.keys).astype(np.int64)
         if isinstance(found, BatchMatches):
             short = np.asarray(found.counts)[:, None] <= np.arange(keys.shape[1])[None, :]

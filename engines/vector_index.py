@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,7 +128,7 @@ class VectorIndex:
         self._keep = False
         self.close()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            _remove(self._path)
 
     def sight(self, view: View) -> Sight | None:
         """What the view's snapshot holds; None: the index cannot tell, being younger or older."""
@@ -187,7 +188,7 @@ class VectorIndex:
 
     def _loaded(self, view: View) -> tuple[Rows, Graph | None]:
         """Rows of every item, in the places that a saved graph has for them."""
-        saved = None if self._path is None else vector_file.load(self._path, self._shape())
+        saved = self._saved()
         graph = None
         if saved is not None:
             try:
@@ -212,6 +213,14 @@ class VectorIndex:
         rows = self._empty(view.applied_index)
         rows.fill(filled, count)
         return rows, graph
+
+    def _saved(self) -> vector_file.Saved | None:
+        if self._path is None:
+            return None
+        try:
+            return vector_file.load(self._path, self._shape())
+        except OSError:
+            return None  # everything is added again
 
     def _empty(self, base: int) -> Rows:
         bits = self._settings["scalar"] == "b1"
@@ -336,4 +345,9 @@ class VectorIndex:
 
     def _unlink_discarded(self, path: Path) -> None:
         if not self._keep:  # since the save began
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # it is of no use to anybody, but does no harm
+        path.unlink()

@@ -40,6 +40,7 @@ RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
 _PREFIX: Final = "parameters."
 _PARTS: Final = ("metadata", "vector", "text")
+MATCH_BYTES: Final = 32  # of its names and its distance
 _NUMBER_BYTES: Final = 9  # of a float as it is sent
 _SEARCH: Final = (
     "vector", "vectors", "limit", "filter", "exact", "expansion", "include", "options", "model",
@@ -188,6 +189,7 @@ class _Answer:
         found: list[Value] = []
         for row, distance in zip(hits.rows, hits.distances, strict=True):
             match: dict[str, Value] = {"id": rows.ids[row], "distance": distance}
+            self._count(len(rows.ids[row]) + MATCH_BYTES)
             if "metadata" in include:
                 self._count(len(rows.metadata[row]))
                 match["metadata"] = unpack_metadata(rows.metadata[row])

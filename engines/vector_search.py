@@ -20,7 +20,7 @@ from engines.vector_index import Sight
 from engines.vector_items import unpack_metadata
 from engines.vector_rows import Array, Places
 
-CELLS_MAX: Final = 1 << 22  # distances, or components, in memory at once
+CELLS_MAX: Final = 1 << 21  # distances, or components, in memory at once
 MARGIN: Final = 16  # candidates beyond the limit, for what single precision confuses
 FEW_ROWS: Final = 2_000  # that match: comparing them all costs no more than a graph's search
 FEW_SHARE: Final = 0.02  # below it a filter is evaluated first

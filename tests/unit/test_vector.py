@@ -298,6 +298,17 @@ def test_bits_are_compared_by_how_many_differ(tmp_path: Path) -> None:
         assert refused.field == "parameters.documents[0].vector[0]"
 
 
+def test_a_graph_of_bits_finds_what_is_near(tmp_path: Path) -> None:
+    bits = (clustered(600, 64) > 0).astype(int)
+    with vector_state(tmp_path / "state", dimensions=64, scalar="b1") as state:
+        fill(state, bits)
+        assert state.settle().stats()["graph_vectors"] == 600
+        info = state.query("vector_info", recall_samples=100)
+        assert info["recall_samples"] == 100
+        assert info["recall_at_10"] >= 0.95
+        assert state.search(bits[7].tolist(), limit=1)[0][1] == 0
+
+
 @pytest.mark.parametrize("scalar", ["f32", "f16", "i8"])
 def test_recall_and_distances_with_and_without_filters(tmp_path: Path, scalar: str) -> None:
     count = 3_000
