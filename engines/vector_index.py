@@ -34,7 +34,8 @@ QUEUE_BYTES_MAX: Final = 64 << 20  # of changes while the index is built
 LAG_SECONDS_MAX: Final = 1.0  # that a search waits for changes it has seen in its snapshot
 IDLE_SECONDS: Final = 0.2  # without changes, before a small batch is added
 BATCH_ROWS_MIN: Final = 1_024
-BATCH_SHARE: Final = 8  # a batch is at least this part of the graph, which is copied for it
+BATCH_ROWS_MAX: Final = 16_384
+BATCH_SHARE: Final = 8  # a batch is this part of the graph, which is copied for it
 CHUNK_ROWS: Final = 64  # added between two looks at whether the index is still wanted
 DEAD_SHARE: Final = 4  # rows are renumbered when this part of them is dead
 DEAD_ROWS_MIN: Final = 1_024
@@ -152,7 +153,8 @@ class VectorIndex:
             )  # fmt: skip
 
     def settled(self, seconds: float) -> bool:
-        """Wait until everything is in the graph that is to be there; whether it is."""
+        """Wait until everything is in the graph that is to be there; whether it is. For tests:
+        a write may wait for it."""
         with self._news:
             return self._news.wait_for(lambda: self._closed or not self._pending(), seconds)
 
@@ -254,13 +256,15 @@ class VectorIndex:
                 self._renumber()
             elif not pending:
                 self._await_news(heard, None)
-            elif pending >= max(BATCH_ROWS_MIN, self._graph_rows // BATCH_SHARE) or (
-                not self._await_news(heard, IDLE_SECONDS)
-            ):
+            elif pending >= self._batch_rows() or not self._await_news(heard, IDLE_SECONDS):
                 self._extend()
             if self._unsaved >= max(SAVE_ROWS_MIN, self._graph_rows // SAVE_SHARE):
                 self._save()
         self._save()
+
+    def _batch_rows(self) -> int:
+        share = self._graph_rows // BATCH_SHARE
+        return min(max(BATCH_ROWS_MIN, share), BATCH_ROWS_MAX)
 
     def _await_news(self, heard: int, seconds: float | None) -> bool:
         """Wait for changes behind those heard; whether there are any."""
@@ -286,7 +290,7 @@ class VectorIndex:
         with self._lock:
             rows, old, first = self._rows, self._graph, self._graph_rows
             assert rows is not None  # the thread starts when they are there
-            vectors, count = rows.vectors, rows.count
+            vectors, count = rows.vectors, min(rows.count, first + BATCH_ROWS_MAX)
         graph = Graph(self._settings) if old is None else old.copy()
         added = self._add(graph, vectors, np.arange(first, count), first)
         with self._lock:
@@ -323,6 +327,8 @@ class VectorIndex:
             chunk = rows[start : start + CHUNK_ROWS]
             numbers = np.arange(first + start, first + start + len(chunk))
             graph.add(numbers, vectors[chunk])
+            with self._lock:
+                self._drain()  # the queue must not grow as long as this takes
         return len(rows)
 
     def _save(self) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from engines import vector_index, vector_writes
-from engines.errors import InvalidArgument
+from engines.errors import InvalidArgument, QueryCancelled
 from engines.interfaces import RejectCode, Rejected
+from engines.kv import KvReader
+from engines.space import ItemChange, View
 from engines.vector import VectorEngine
 from engines.vector_filter import compile_filter
 from tests.unit.vector_state import VectorState, vector_state
@@ -371,6 +373,41 @@ def test_rows_of_replaced_vectors_do_not_pile_up(
         for place in (0, 17, 39):
             assert state.search(vectors[place].tolist(), limit=1)[0][1] == pytest.approx(0)
         assert len(state.search([1, 1], limit=1000)) == 40
+
+
+def test_an_index_that_begins_within_an_apply_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is built from the state before the apply, so that it has to hear of that."""
+    with vector_state(tmp_path / "state") as state:
+        apply = state.engine.apply
+
+        def searched_meanwhile(*given: Any) -> Any:
+            state.query("vector_info")
+            return apply(*given)
+
+        monkeypatch.setattr(state.engine, "apply", searched_meanwhile)
+        state.write("vector_insert", documents=[{"id": "a", "vector": [1, 0]}])
+        monkeypatch.undo()
+        state.write("vector_insert", documents=[{"id": "b", "vector": [0, 1]}])
+        assert [name for name, _ in state.search([1, 0])] == ["a", "b"]
+
+
+def test_changes_beyond_the_queue_make_a_build_begin_again(
+    state: VectorState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "QUEUE_BYTES_MAX", 10)
+    with state.store.read() as snapshot:
+        reader = KvReader(snapshot, state.registry).collections
+        collection, items = reader.find("n", "c"), snapshot.databases.items
+        index = vector_index.VectorIndex(collection.settings, 8)
+        late = reader.applied_index + 1
+        index.changed([ItemChange(collection.id, b"va", b"x" * 11)], late)
+        with pytest.raises(QueryCancelled):
+            index.build(View(snapshot.txn, items, collection, late - 1))
+        index.build(View(snapshot.txn, items, collection, late))
+        index.close()
+        index.ended(10)
 
 
 # --- On disk ---------------------------------------------------------------------------
