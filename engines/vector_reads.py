@@ -40,7 +40,7 @@ RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
 _PREFIX: Final = "parameters."
 _PARTS: Final = ("metadata", "vector", "text")
-MATCH_BYTES: Final = 32  # of its names and its distance
+MATCH_BYTES: Final = 64  # of its names, distance and id, as reckoned
 _NUMBER_BYTES: Final = 9  # of a float as it is sent
 _SEARCH: Final = (
     "vector", "vectors", "limit", "filter", "exact", "expansion", "include", "options", "model",
@@ -186,10 +186,14 @@ class _Answer:
 
     def matches(self, hits: Hits) -> list[Value]:
         rows, include = self._sight.rows, self._include
+        ids = rows.ids
+        self._count(len(hits.rows) * MATCH_BYTES)
         found: list[Value] = []
         for row, distance in zip(hits.rows, hits.distances, strict=True):
-            match: dict[str, Value] = {"id": rows.ids[row], "distance": distance}
-            self._count(len(rows.ids[row]) + MATCH_BYTES)
+            match: dict[str, Value] = {"id": ids[row], "distance": distance}
+            found.append(match)
+            if not include:
+                continue
             if "metadata" in include:
                 self._count(len(rows.metadata[row]))
                 match["metadata"] = unpack_metadata(rows.metadata[row])
@@ -197,8 +201,7 @@ class _Answer:
                 self._count(self._settings["dimensions"] * _NUMBER_BYTES)
                 match["vector"] = shown(self._settings, self._sight.vectors[row].tobytes())
             if "text" in include:
-                match["text"] = self._text(rows.ids[row])
-            found.append(match)
+                match["text"] = self._text(ids[row])
         return found
 
     def _text(self, identity: str) -> str | None:

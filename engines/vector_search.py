@@ -26,6 +26,7 @@ FEW_ROWS: Final = 2_000  # that match: comparing them all costs no more than a g
 FEW_SHARE: Final = 0.02  # below it a filter is evaluated first
 SAMPLE_ROWS: Final = 256  # a filter is tried on
 OVERSAMPLE: Final = 3  # candidates for each match that is expected among them
+ALIVE_SHARE_MIN: Final = 1 / 16  # reckoned with; few rows may all be dead
 ROUNDED_FACTOR: Final = 3
 CANDIDATES_MAX: Final = 8_192
 
@@ -49,13 +50,12 @@ def search(sight: Sight, queries: Array, wanted: Wanted, step: Callable[[], None
 
     Shape: queries (m, d), as stored. `step`: called in loops, may raise.
     """
+    share = 1.0
     if wanted.condition is not None:
         few, share = _estimate(sight, wanted.condition, step)
         if few is not None:
             return _among(sight, queries, few, wanted, step)
-    else:
-        share = 1.0
-    if wanted.exact or sight.graph is None:
+    if wanted.exact or sight.graph_rows == 0:
         return _among(sight, queries, _matching(sight, wanted.condition, step), wanted, step)
     return _by_graph(sight, queries, wanted, share, step)
 
@@ -65,10 +65,11 @@ def _by_graph(
 ) -> list[Hits]:
     graph = sight.graph
     assert graph is not None
-    alive = 1 - sight.rows.dead / max(1, sight.count)
+    alive = max(ALIVE_SHARE_MIN, 1 - sight.rows.dead / max(1, sight.count))
     # A graph of rounded vectors mistakes the order of what is near.
     enough = wanted.limit * (1 if wanted.precise else ROUNDED_FACTOR) + MARGIN
-    count = int(enough / alive * (OVERSAMPLE / share if share < 1 else 1))
+    expected = wanted.limit * OVERSAMPLE / share if wanted.condition is not None else 0
+    count = int(max(enough, expected) / alive) + 1
     count = min(max(count, wanted.expansion), CANDIDATES_MAX, sight.graph_rows)
     pending = np.arange(sight.graph_rows, sight.count)
     pending = pending[sight.visible(pending)]

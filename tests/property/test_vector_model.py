@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
-    invariant,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -215,14 +214,10 @@ class VectorMachine(RuleBasedStateMachine):
         other.machine.close()
         shutil.rmtree(self.folder / "b")
 
-    @invariant()
-    def holds_together(self) -> None:
-        if hasattr(self, "state"):
-            assert self.state.check() == []
-
     def teardown(self) -> None:
         if hasattr(self, "state"):
             self.let_go()
+            assert self.state.check() == []
             self.state.machine.close()
             shutil.rmtree(self.folder)
 
@@ -233,7 +228,7 @@ def test_searches_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         VectorMachine,
         settings=settings(
-            max_examples=12,
+            max_examples=10,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -360,6 +360,16 @@ def test_what_is_written_is_found_before_it_is_in_the_graph(
     assert state.index.stats()["pending_vectors"] == 2
 
 
+def test_a_graph_of_nothing_but_deleted_vectors_finds_nothing(state: VectorState) -> None:
+    fill(state, clustered(100, 2))
+    state.settle()
+    state.write("vector_delete", filter={"n": {"$gte": 0}})
+    assert state.search([1, 1]) == []
+    assert state.search([1, 1], filter={"n": {"$ne": 3}}) == []
+    state.write("vector_insert", documents=[{"id": "a", "vector": [1, 1]}])
+    assert [name for name, _ in state.search([1, 1])] == ["a"]
+
+
 def test_rows_of_replaced_vectors_do_not_pile_up(
     state: VectorState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
