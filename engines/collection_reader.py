@@ -79,7 +79,8 @@ class CollectionReader:
         """What the collection's engine answers. Raises also InvalidArgument, QueryCancelled."""
         collection = self.find(namespace, name)
         engine = self._registry.engines.get(collection.engine)
-        if engine is None or engine.operations.get(operation) is not Kind.READ:
+        kind = None if engine is None else engine.operations.get(operation)
+        if engine is None or kind not in (Kind.READ, Kind.STATUS):
             raise InvalidArgument(
                 "operation", f"{operation} is no read of engine {collection.engine}"
             )
@@ -95,7 +96,9 @@ class CollectionReader:
         """
         collection = self.find(namespace, name)
         request = Request(collection.id, collection.written_index, operation, packed)
-        results = None if self._indexes is None else self._indexes.results
+        engine = self._registry.engines.get(collection.engine)
+        keeps = engine is not None and engine.operations.get(operation) is Kind.READ
+        results = self._indexes.results if keeps and self._indexes is not None else None
         kept = None if results is None else results.get(request)
         if kept is not None:
             return Answer(kept, collection)

@@ -53,8 +53,9 @@ class Stamp(NamedTuple):
 class Kind(enum.Enum):
     """What an operation does to a collection."""
 
-    READ = "read"
+    READ = "read"  # a function of the items: its answer is kept until they change
     WRITE = "write"
+    STATUS = "status"  # about the replica that answers
 
 
 class Engine(Protocol):

@@ -35,7 +35,7 @@ class VectorEngine:
         "vector_search": Kind.READ,
         "hybrid_search": Kind.READ,
         "vector_count": Kind.READ,
-        "vector_info": Kind.READ,
+        "vector_info": Kind.STATUS,
     }
 
     def __init__(self, graph_rows_min: int = GRAPH_ROWS_MIN) -> None:

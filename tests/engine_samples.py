@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,25 @@ SAMPLES = (
         ("document_count", {"filter": {"word": {"$ne": "w0"}}}),
         (("document_insert", {"documents": [{"_id": "new"}, {"_id": "d1"}]}),),
         settings={"indexes": [{"fields": ["n"], "unique": True}]},
+    ),
+    Sample(
+        "graph",
+        lambda n: ("graph_create_node", {"id": f"n{n}", "labels": ["L"], "properties": {"n": n}}),
+        lambda n: ("graph_get", {"id": f"n{n}"}),
+        lambda result, n: result["node"]["properties"] == {"n": n},
+        ("graph_traverse", {"start": "hub", "max_depth": 1, "limit": 1000}),
+        (
+            ("graph_create_node", {"id": "n1"}),
+            ("graph_create_edge", {"from": "n1", "to": "absent", "type": "t"}),
+        ),
+        setup=(
+            ("graph_create_node", {"id": "hub"}),
+            *(("graph_create_node", {"id": f"spoke{n}"}) for n in range(100)),
+            *(
+                ("graph_create_edge", {"from": "hub", "to": f"spoke{n}", "type": "t"})
+                for n in range(100)
+            ),
+        ),
     ),
     Sample(
         "relational",
@@ -87,4 +107,41 @@ SAMPLES = (
         ),
         settings={"duplicates": "reject"},
     ),
+    Sample(
+        "vector",
+        lambda n: (
+            "vector_insert",
+            {"documents": [{"id": f"v{n}", "vector": _vector(n), "text": f"bee word{n}"}]},
+        ),
+        lambda n: ("vector_search", {"vector": _vector(n), "limit": 1}),
+        lambda result, n: [each["id"] for each in result["matches"]] == [f"v{n}"],
+        ("hybrid_search", {"query": "bee", "vector": [1, 0, 0, 0], "filter": {"absent": 1}}),
+        (
+            (
+                "vector_insert",
+                {
+                    "documents": [
+                        {"id": "new", "vector": [1, 0, 0, 0]},
+                        {"id": "v1", "vector": [1, 0, 0, 0]},
+                    ]
+                },
+            ),
+            (
+                "vector_insert",
+                {
+                    "documents": [
+                        {"id": "new", "vector": [1, 0, 0, 0]},
+                        {"id": "short", "vector": [1, 0]},
+                    ]
+                },
+            ),
+        ),
+        settings={"dimensions": 4, "text": {"language": "english"}},
+    ),
 )
+
+
+def _vector(number: int) -> list[float]:
+    """Directions of their own, for numbers up to some hundreds."""
+    angle, height = number * 0.7, 1 + number % 17
+    return [math.cos(angle), math.sin(angle), height / 7, (number % 29) / 11]
