@@ -40,13 +40,16 @@ async def test_examples_work_as_printed(cluster, tmp_path):
     for script in blocks("bash"):
         assert "curl" in script or "hivemem" in script
         outputs.append(run(["bash", "-euc", script.replace(PORT, address)], cluster, tmp_path))
-    first, second, shell, operate = outputs
+    first, second, shell, collections, operate = outputs
     assert '"version":1' in first.replace(" ", "")
     assert "likes green tea" in first
     assert "VERSION_CONFLICT" in second
     assert "likes oolong" in second
     assert "Lisbon" in shell
     assert "leader" in shell
+    assert "[dance]" in collections
+    assert "Ann" in collections
+    assert "relational" in collections
     assert operate.count("voter") == 2  # the third leads
     (script,) = blocks("python")
     file = tmp_path / "example.py"
