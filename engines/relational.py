@@ -19,6 +19,7 @@ from engines.engine import Kind, Parameters, Refused, Settings, Stamp
 from engines.errors import InvalidArgument, QueryCancelled
 from engines.interfaces import RejectCode
 from engines.relational_pages import (
+    NO_PAGES,
     PAGE_BYTES,
     Database,
     Interrupted,
@@ -140,6 +141,8 @@ class Connections:
         return database
 
     def give(self, database: Database) -> None:
+        # A snapshot's place among the readers is free once nothing refers to it.
+        database.store = NO_PAGES
         with self._lock:
             keep = not self._closed and len(self._free) < CONNECTIONS_MAX
             if keep:

@@ -79,6 +79,16 @@ class WritableStore(PageStore, Protocol):
     def delete(self, key: bytes) -> bool: ...
 
 
+class _NoPages:
+    """Of a connection that waits to be used."""
+
+    def get(self, key: bytes) -> bytes | None:
+        raise EngineError("a database is read outside of a query")
+
+
+NO_PAGES: Final = _NoPages()
+
+
 class Database:
     """One connection to the database of one collection. One thread at a time.
 

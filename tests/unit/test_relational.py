@@ -230,6 +230,16 @@ def test_dropped_tables_give_their_pages_back_to_others(state: State) -> None:
     assert rows(state, "PRAGMA page_count")[0][0] <= size[0][0] + 1
 
 
+def test_kept_connections_hold_no_snapshot(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")  # of 16 readers
+    for number in range(20):
+        name = f"c{number}"
+        state.collection("collection_create", name, {"engine": "relational", "settings": {}})
+        for _ in range(2):
+            assert state.query(name, "sql_query", sql="SELECT 1")["rows"] == [[1]]
+    state.machine.close()
+
+
 def test_a_damaged_page_is_damage_and_no_answer(state: State) -> None:
     write(state, PEOPLE, "INSERT INTO people (name) VALUES ('Ann')")
     with state.store.read() as snapshot:
