@@ -86,7 +86,9 @@ class CollectionHandlers:
         namespace = query.text("namespace") or DEFAULT_NAMESPACE
         scope = (namespace.encode(),)
         cursor = query.text("cursor")
-        after = cursor and cursors.decode(cursor, Listing.COLLECTIONS, scope).decode(errors="replace")
+        after = cursor and cursors.decode(cursor, Listing.COLLECTIONS, scope).decode(
+            errors="replace"
+        )
         limit = query.integer("limit", 1, PAGE_ITEMS_MAX) or PAGE_ITEMS_DEFAULT
         page = await self._collections.list(
             namespace, after or None, limit, query.read_options(),
