@@ -8,7 +8,7 @@ there at once; what is left of it waits under NUL id until its items are removed
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from engines.codec import Malformed, Value, integer, pack_value, text, unpack_value
@@ -84,11 +84,6 @@ def find_collection(
 
 def dropped_key(identity: bytes) -> bytes:
     return DROPPED + identity
-
-
-def renewed(collection: Collection, **changes: Any) -> Collection:
-    """The collection with some fields changed."""
-    return replace(collection, **changes)
 
 
 def _array(packed: bytes) -> list[Any]:

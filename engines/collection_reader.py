@@ -78,16 +78,8 @@ class CollectionReader:
     ) -> tuple[Value, Collection]:
         """What the collection's engine answers. Raises also InvalidArgument, QueryCancelled."""
         collection = self.find(namespace, name)
-        engine = self._registry.engines.get(collection.engine)
-        kind = None if engine is None else engine.operations.get(operation)
-        if engine is None or kind not in (Kind.READ, Kind.STATUS):
-            raise InvalidArgument(
-                "operation", f"{operation} is no read of engine {collection.engine}"
-            )
-        index = self._index(collection, engine)
-        items = self._snapshot.databases.items
-        view = View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
-        return engine.query(view, collection.settings, operation, parameters), collection
+        engine, _ = self._reading(collection, operation)
+        return self._answered(collection, engine, operation, parameters)[0], collection
 
     def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
         """The same, packed, and out of the cache where it is there. `packed`: parameters.
@@ -95,18 +87,41 @@ class CollectionReader:
         Raises also UnknownRead.
         """
         collection = self.find(namespace, name)
+        engine, kind = self._reading(collection, operation)
         request = Request(collection.id, collection.written_index, operation, packed)
-        engine = self._registry.engines.get(collection.engine)
-        keeps = engine is not None and engine.operations.get(operation) is Kind.READ
-        results = self._indexes.results if keeps and self._indexes is not None else None
+        results = None
+        if kind is Kind.READ and self._indexes is not None:
+            results = self._indexes.results
         kept = None if results is None else results.get(request)
         if kept is not None:
             return Answer(kept, collection)
-        value, _ = self.query(namespace, name, operation, _unpacked(packed))
+        value, volatile = self._answered(collection, engine, operation, _unpacked(packed))
         found = pack_value(value)
-        if results is not None:
+        if results is not None and not volatile:
             results.put(request, found)
         return Answer(found, collection)
+
+    def _reading(self, collection: Collection, operation: str) -> tuple[Engine, Kind]:
+        engine = self._registry.engines.get(collection.engine)
+        kind = None if engine is None else engine.operations.get(operation)
+        if engine is None or kind is None or kind is Kind.WRITE:
+            raise InvalidArgument(
+                "operation", f"{operation} is no read of engine {collection.engine}"
+            )
+        return engine, kind
+
+    def _answered(
+        self,
+        collection: Collection,
+        engine: Engine,
+        operation: str,
+        parameters: Mapping[str, Any],
+    ) -> tuple[Value, bool]:
+        """The answer, and whether the same question may have another one next time."""
+        index = self._index(collection, engine)
+        items = self._snapshot.databases.items
+        view = View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
+        return engine.query(view, collection.settings, operation, parameters), view.volatile
 
     def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
         if self._indexes is None:

@@ -8,17 +8,18 @@ entry takes time in proportion to a collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
 from engines.catalog import (
     COLLECTIONS_MAX,
     DROPPED,
+    SETTINGS_BYTES_MAX,
     Collection,
     dropped_key,
     find_collection,
     pack_collection,
-    renewed,
 )
 from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.counters import Counters
@@ -34,7 +35,6 @@ from engines.space import ItemChange, Space
 CREATE: Final = "collection_create"
 ALTER: Final = "collection_alter"
 DROP: Final = "collection_drop"
-CATALOG_OPERATIONS: Final = frozenset({CREATE, ALTER, DROP})
 
 
 class CollectionWrites:
@@ -109,7 +109,7 @@ class CollectionWrites:
             raise Refused(
                 RejectCode.LIMIT_EXCEEDED, f"there are {COLLECTIONS_MAX} collections already"
             )
-        settings = engine.settings(_object(body, "settings"), None)
+        settings = _bounded(engine.settings(_object(body, "settings"), None))
         collection = Collection(
             command.namespace, command.collection, self._counters.allocate(), engine.name,
             settings, command.now_ms, index,
@@ -121,11 +121,11 @@ class CollectionWrites:
     def _alter(self, command: CollectionCommand, body: Mapping[str, Any], index: int) -> Value:
         collection = self._existing(command)
         engine = self._engine(collection)
-        settings = engine.settings(_object(body, "settings"), collection.settings)
+        settings = _bounded(engine.settings(_object(body, "settings"), collection.settings))
         space = Space(self._items, collection)
         engine.altered(space, collection.settings, settings)
         self.ended[collection.id] = False
-        self._keep(renewed(collection, settings=settings), space, index)
+        self._keep(replace(collection, settings=settings), space, index)
         return {"altered": settings != collection.settings, "settings": settings}
 
     def _drop(self, command: CollectionCommand) -> Value:
@@ -158,7 +158,7 @@ class CollectionWrites:
 
     def _keep(self, collection: Collection, space: Space, index: int) -> None:
         space.commit(self._changes)
-        now = renewed(
+        now = replace(
             collection, written_index=index, items=space.items, item_bytes=space.item_bytes
         )
         self._collections.put(now.key, pack_collection(now))
@@ -193,6 +193,14 @@ def _body(command: CollectionCommand) -> Any:
         return unpack_value(command.body)
     except Malformed as error:
         raise UnknownCommand(f"{command.operation}: malformed body: {error}") from error
+
+
+def _bounded(settings: dict[str, Value]) -> dict[str, Value]:
+    """They are part of the record that every write of the collection renews."""
+    size = len(pack_value(settings))
+    if size > SETTINGS_BYTES_MAX:
+        raise InvalidArgument("settings", f"are {size} bytes; at most {SETTINGS_BYTES_MAX}")
+    return settings
 
 
 def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, Final
 
 from engines.codec import Value, pack_value
+from engines.cursors import encode_cursor, refuse_cursor
 from engines.document_expressions import (
     ACCUMULATORS,
     STATE_BYTES,
@@ -22,19 +23,11 @@ from engines.document_expressions import (
 from engines.document_filter import Filter, parse_filter
 from engines.document_find import Search
 from engines.document_order import order_key
-from engines.document_parameters import (
-    ANSWER_BYTES_MAX,
-    LIMIT_DEFAULT,
-    LIMIT_MAX,
-    ROOT,
-    Fields,
-    decode_cursor,
-    encode_cursor,
-    refuse_cursor,
-)
+from engines.document_parameters import ANSWER_BYTES_MAX, LIMIT_DEFAULT, LIMIT_MAX, Fields
 from engines.document_paths import MISSING, Path, parse_path
 from engines.document_shapes import excluding, including, item_sort_key, parse_sort
 from engines.errors import InvalidArgument
+from engines.parameters import PREFIX as ROOT
 from engines.space import View
 
 STAGES_MAX: Final = 32
@@ -71,8 +64,8 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
         raise InvalidArgument(field, f"must be an array of at most {STAGES_MAX} stages")
     limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
     scope: list[Value] = ["aggregate", list(given)]
-    start = decode_cursor(fields, scope) or 0
-    if type(start) is not int or not 0 <= start <= COUNT_MAX:
+    start = fields.position(scope, int) or 0
+    if not 0 <= start <= COUNT_MAX:
         refuse_cursor("is not a cursor")
     budget = _Budget(view.step)
     stages = [_stage(each, f"{field}[{place}]", budget) for place, each in enumerate(given)]

@@ -11,18 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from engines.codec import Value, check_value, pack_value
+from engines.cursors import encode_cursor
 from engines.document_filter import Filter, parse_filter
 from engines.document_items import DOCUMENTS_END, Record, document_key, find_record, unpack_record
 from engines.document_parameters import (
     DOCUMENT_BYTES_MAX,
     DOCUMENTS_MAX,
-    ROOT,
     VERSION_MAX,
     Fields,
     check_id,
-    decode_cursor,
-    encode_cursor,
-    refuse_cursor,
 )
 from engines.document_plan import choose
 from engines.document_update import Change, parse_merge, parse_update, set_at
@@ -31,6 +28,7 @@ from engines.document_writes import BUILD_DOCUMENTS_MAX, Documents
 from engines.engine import Refused
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
+from engines.parameters import PREFIX as ROOT
 
 CHANGED_MAX: Final = 1_000  # documents of one command by filter
 CHANGED_BYTES_MAX: Final = 16 << 20  # of those documents, packed
@@ -127,9 +125,7 @@ def _selection(fields: Fields, change: Value) -> dict[str, Value]:
         fields.refuse("if_version", "is for one id")
     given = fields.members("filter")
     _write_filter(given)
-    after = decode_cursor(fields, [given, change])
-    if after is not None and type(after) is not str:
-        refuse_cursor("is not a cursor")
+    after = fields.position([given, change], str)
     limit = fields.integer("limit", 1, CHANGED_MAX, CHANGED_MAX)
     return {"filter": given, "limit": limit, "after": after}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from engines.codec import Value, pack_value
+from engines.cursors import encode_cursor, refuse_cursor
 from engines.document_filter import Filter, parse_filter
 from engines.document_indexes import indexes_of
 from engines.document_items import Record, find_record, load_state
@@ -16,17 +17,14 @@ from engines.document_parameters import (
     IDS_MAX,
     LIMIT_DEFAULT,
     LIMIT_MAX,
-    ROOT,
     Fields,
     check_id,
-    decode_cursor,
-    encode_cursor,
-    refuse_cursor,
 )
 from engines.document_paths import parse_path, reached
 from engines.document_plan import Plan, Sort, choose
 from engines.document_shapes import Projection, parse_projection, parse_sort, sort_key
 from engines.document_walk import Walk
+from engines.parameters import PREFIX as ROOT
 from engines.space import View
 
 HELD_BYTES_MAX: Final = 16 << 20  # of sort keys, or of distinct values
@@ -97,7 +95,7 @@ def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any])
     limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
     explain = fields.boolean("explain")
     scope = [parameters.get(name) for name in ("filter", "sort", "projection")]
-    position = decode_cursor(fields, ["find", *scope])
+    position = fields.position(["find", *scope], list)
     search = Search(view, settings, wanted, sort)
     page = Page(limit, project)
     if search.plan.ordered:
@@ -176,8 +174,8 @@ def get(view: View, parameters: Mapping[str, Any]) -> Value:
         ids = [check_id(each, f"{ROOT}.ids[{place}]") for place, each in enumerate(given)]
     project = parse_projection(parameters.get("projection"), f"{ROOT}.projection")
     scope: list[Value] = ["get", list(ids), parameters.get("projection")]
-    start = decode_cursor(fields, scope) or 0
-    if type(start) is not int or not 0 <= start <= len(ids):
+    start = fields.position(scope, int) or 0
+    if not 0 <= start <= len(ids):
         refuse_cursor("is not a cursor")
     page = Page(len(ids), project)
     following = None
@@ -211,9 +209,7 @@ def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, A
     wanted = parse_filter(fields.members("filter"), f"{ROOT}.filter")
     limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
     scope = ["distinct", parameters["field"], parameters.get("filter")]
-    after = decode_cursor(fields, scope)
-    if after is not None and type(after) is not bytes:
-        refuse_cursor("is not a cursor")
+    after = fields.position(scope, bytes)
     found = _Distinct(after or b"", limit)
     for _, record in Search(view, settings, wanted, ()).walk():
         document = record.document()

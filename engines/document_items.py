@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.errors import CorruptRecord
-from engines.space import Item
+from engines.space import Item, unpack_object
 
 DOCUMENT: Final = b"d"
 ENTRY: Final = b"i"
@@ -53,13 +53,7 @@ class Record(NamedTuple):
 
     def document(self) -> dict[str, Any]:
         """A fresh copy. Raises CorruptRecord."""
-        try:
-            found = unpack_value(self.packed)
-        except Malformed as error:
-            raise CorruptRecord("items", document_key(self.id), str(error)) from error
-        if not isinstance(found, dict):
-            raise CorruptRecord("items", document_key(self.id), "is no document")
-        return found
+        return unpack_object(document_key(self.id), self.packed)
 
     def view(self, document: Value = None) -> dict[str, Value]:
         """As callers see it."""

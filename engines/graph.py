@@ -27,8 +27,8 @@ from engines.graph_walks import (
     graph_traverse,
 )
 from engines.graph_writes import apply_write, prepare_write
+from engines.parameters import exactly
 from engines.space import Space, View
-from engines.timeseries_parameters import members
 
 _WRITES: Final = (
     "graph_create_node", "graph_create_edge", "graph_update_node", "graph_update_edge",
@@ -56,7 +56,7 @@ class Graph:
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         """There are none."""
-        members(given, "settings", frozenset())
+        exactly(given, "settings", frozenset())
         return {}
 
     def prepare(self, operation: str, parameters: Parameters) -> Value:

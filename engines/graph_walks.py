@@ -9,6 +9,7 @@ from math import inf, isfinite
 from typing import Any, Final, NamedTuple
 
 from engines.codec import Value, check_value
+from engines.cursors import decode_cursor, encode_cursor, scope_of
 from engines.errors import CorruptRecord, InvalidArgument
 from engines.graph_items import (
     EDGES,
@@ -28,9 +29,9 @@ from engines.graph_items import (
 )
 from engines.graph_writes import ID_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX
 from engines.interfaces import MIB
+from engines.parameters import PREFIX, array, choice, exactly, integer
 from engines.space import View
-from engines.timeseries_cursor import make_cursor, read_cursor
-from engines.timeseries_parameters import PREFIX, members, one_integer, one_of, one_text, some
+from engines.timeseries_parameters import one_text
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000  # items of one page
@@ -55,7 +56,7 @@ class _Step(NamedTuple):
 
 def graph_get(view: View, given: Mapping[str, Any]) -> Value:
     """A node, or with `edge` an edge; null if there is none."""
-    members(given, PREFIX, _NONE, frozenset({"id", "edge"}))
+    exactly(given, PREFIX, _NONE, frozenset({"id", "edge"}))
     if ("id" in given) == ("edge" in given):
         raise InvalidArgument(f"{PREFIX}.id", "give either id, of a node, or edge")
     if "edge" in given:
@@ -71,7 +72,7 @@ def graph_get(view: View, given: Mapping[str, Any]) -> Value:
 
 def graph_count(view: View, given: Mapping[str, Any]) -> Value:
     """Nodes and edges, or only those of a label or of a type."""
-    members(given, PREFIX, _NONE, frozenset({"label", "type"}))
+    exactly(given, PREFIX, _NONE, frozenset({"label", "type"}))
     answer: dict[str, Value] = {}
     if "label" in given or "type" not in given:
         label = given.get("label")
@@ -86,11 +87,11 @@ def graph_count(view: View, given: Mapping[str, Any]) -> Value:
 
 def graph_neighbors(view: View, given: Mapping[str, Any]) -> Value:
     """One item for each edge of a node: the edge, and the node at its other end."""
-    members(given, PREFIX, frozenset({"id"}), _PAGED | {"direction", "types"})
+    exactly(given, PREFIX, frozenset({"id"}), _PAGED | {"direction", "types"})
     node = _id(given, "id")
     _existing(view, node, "id")
     limit = _limit(given)
-    position = read_cursor("graph_neighbors", given)
+    position = decode_cursor(given.get("cursor"), scope_of("graph_neighbors", given), list)
     after = position[0] if position and type(position[0]) is bytes else b""
     items: list[Value] = []
     room = ANSWER_BYTES_MAX
@@ -99,7 +100,7 @@ def graph_neighbors(view: View, given: Mapping[str, Any]) -> Value:
         other, edge = _existing(view, end.other), _edge(view, end)
         room -= len(other.pack()) + len(edge.pack()) + 1_000
         if len(items) == limit or (room < 0 and items):
-            cursor = make_cursor("graph_neighbors", given, [last])
+            cursor = encode_cursor(scope_of("graph_neighbors", given), [last])
             return {"items": items, "next_cursor": cursor}
         direction = "out" if end.outgoing else "in"
         items.append({"edge": edge.shown(), "direction": direction, "node": other.shown()})
@@ -110,7 +111,7 @@ def graph_neighbors(view: View, given: Mapping[str, Any]) -> Value:
 def graph_traverse(view: View, given: Mapping[str, Any]) -> Value:
     """Nodes that can be reached, nearest first, each once, with the edge it was reached by."""
     known = _PAGED | {"start", "startNode", "direction", "max_depth", "types", "filter"}
-    members(given, PREFIX, _NONE, known)
+    exactly(given, PREFIX, _NONE, known)
     if ("start" in given) == ("startNode" in given):
         raise InvalidArgument(f"{PREFIX}.start", "give start (or startNode)")
     field = "start" if "start" in given else "startNode"
@@ -119,7 +120,7 @@ def graph_traverse(view: View, given: Mapping[str, Any]) -> Value:
     depth_max = _depth(given, DEPTH_DEFAULT)
     labels, properties = _filter(given)
     limit = _limit(given)
-    position = read_cursor("graph_traverse", given)
+    position = decode_cursor(given.get("cursor"), scope_of("graph_traverse", given), list)
     skip = position[0] if position and type(position[0]) is int else 0
     found: list[Value] = []
     room = ANSWER_BYTES_MAX
@@ -134,7 +135,7 @@ def graph_traverse(view: View, given: Mapping[str, Any]) -> Value:
             continue
         room -= len(node.pack()) + 1_000
         if len(found) == limit or (room < 0 and found):
-            cursor = make_cursor("graph_traverse", given, [number - 1])
+            cursor = encode_cursor(scope_of("graph_traverse", given), [number - 1])
             return {"nodes": found, "next_cursor": cursor}
         reached: dict[str, Value] = {
             "depth": step.depth, "previous": step.previous, "edge": step.edge,
@@ -146,7 +147,7 @@ def graph_traverse(view: View, given: Mapping[str, Any]) -> Value:
 def graph_shortest_path(view: View, given: Mapping[str, Any]) -> Value:
     """The path of least cost: of fewest edges, or by a property of edges (`weight`)."""
     optional = frozenset({"direction", "types", "weight", "max_cost"})
-    members(given, PREFIX, frozenset({"from", "to"}), optional)
+    exactly(given, PREFIX, frozenset({"from", "to"}), optional)
     start, goal = _id(given, "from"), _id(given, "to")
     _existing(view, start, "from")
     _existing(view, goal, "to")
@@ -266,10 +267,10 @@ def _existing(view: View, identity: str, field: str | None = None) -> Node:
 def _filter(given: Mapping[str, Any]) -> tuple[set[str], Mapping[str, Any]]:
     """`filter`: labels that a node must have, and properties that it must have equal."""
     field = f"{PREFIX}.filter"
-    wanted = members(given.get("filter", {}), field, _NONE, frozenset({"labels", "properties"}))
+    wanted = exactly(given.get("filter", {}), field, _NONE, frozenset({"labels", "properties"}))
     labels = wanted.get("labels", [])
     if labels != []:
-        some(labels, f"{field}.labels", LABELS_MAX)
+        array(labels, f"{field}.labels", LABELS_MAX)
     for place, label in enumerate(labels):
         one_text(label, f"{field}.labels[{place}]", NAME_BYTES_MAX)
     properties = wanted.get("properties", {})
@@ -299,19 +300,19 @@ def _name(value: object, field: str) -> str:
 
 def _limit(given: Mapping[str, Any]) -> int:
     limit = given.get("limit")
-    return PAGE_DEFAULT if limit is None else one_integer(limit, f"{PREFIX}.limit", 1, PAGE_MAX)
+    return PAGE_DEFAULT if limit is None else integer(limit, f"{PREFIX}.limit", 1, PAGE_MAX)
 
 
 def _depth(given: Mapping[str, Any], default: int) -> int:
     depth = given.get("max_depth")
-    return default if depth is None else one_integer(depth, f"{PREFIX}.max_depth", 1, DEPTH_MAX)
+    return default if depth is None else integer(depth, f"{PREFIX}.max_depth", 1, DEPTH_MAX)
 
 
 def _direction(given: Mapping[str, Any], default: str) -> str:
     direction = given.get("direction")
     if direction is None:
         return default
-    return one_of(direction, f"{PREFIX}.direction", _DIRECTIONS)
+    return choice(direction, f"{PREFIX}.direction", _DIRECTIONS)
 
 
 def _types(given: Mapping[str, Any]) -> list[str]:
@@ -319,7 +320,7 @@ def _types(given: Mapping[str, Any]) -> list[str]:
     if types is None:
         return []
     field = f"{PREFIX}.types"
-    chosen = some(types, field, TYPES_MAX)
+    chosen = array(types, field, TYPES_MAX)
     return sorted(
         {one_text(each, f"{field}[{n}]", NAME_BYTES_MAX) for n, each in enumerate(chosen)}
     )

@@ -33,8 +33,9 @@ from engines.graph_items import (
     read_degrees,
 )
 from engines.interfaces import RejectCode
+from engines.parameters import PREFIX, array, exactly
 from engines.space import Space
-from engines.timeseries_parameters import PREFIX, members, one_text, some
+from engines.timeseries_parameters import one_text
 
 ID_BYTES_MAX: Final = 128  # of a node or an edge
 NAME_BYTES_MAX: Final = 64  # of a label or a type
@@ -50,16 +51,16 @@ def prepare_write(operation: str, given: Mapping[str, Any]) -> dict[str, Value]:
     """Raises InvalidArgument."""
     match operation:
         case "graph_create_node":
-            members(given, PREFIX, _NONE, frozenset({"id", "labels", "properties"}))
+            exactly(given, PREFIX, _NONE, frozenset({"id", "labels", "properties"}))
         case "graph_create_edge":
             required = frozenset({"from", "to", "type"})
-            members(given, PREFIX, required, frozenset({"id", "properties"}))
+            exactly(given, PREFIX, required, frozenset({"id", "properties"}))
         case "graph_update_node":
-            members(given, PREFIX, _ID, frozenset({"set", "unset", "labels"}))
+            exactly(given, PREFIX, _ID, frozenset({"set", "unset", "labels"}))
         case "graph_update_edge":
-            members(given, PREFIX, _ID, frozenset({"set", "unset"}))
+            exactly(given, PREFIX, _ID, frozenset({"set", "unset"}))
         case _:
-            members(given, PREFIX, _ID)
+            exactly(given, PREFIX, _ID)
     if operation.startswith("graph_update") and len(given) == 1:
         raise InvalidArgument(f"{PREFIX}.set", "nothing is to be changed")
     body: dict[str, Value] = {}
@@ -72,7 +73,7 @@ def prepare_write(operation: str, given: Mapping[str, Any]) -> dict[str, Value]:
         elif name == "labels":
             body[name] = _labels(value, field)
         elif name == "unset":
-            names = some(value, field, 1_000)
+            names = array(value, field, 1_000)
             body[name] = [
                 one_text(each, f"{field}[{place}]", PROPERTY_BYTES_MAX)
                 for place, each in enumerate(names)

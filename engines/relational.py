@@ -190,6 +190,8 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
         try:
             columns, rows, more = _answer(database, sql, params, ROWS_MAX, room)
         except (SQLError, InvalidArgument, ValueError) as error:
+            if database.trouble is not None:
+                raise  # This replica's trouble, and no refusal, which is every replica's.
             raise _refused(error, rules, place, len(statements)) from error
         if more:
             raise Refused(RejectCode.LIMIT_EXCEEDED, "the statements return too much")
@@ -205,6 +207,8 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
     try:
         database.run_all("COMMIT")
     except SQLError as error:
+        if database.trouble is not None:
+            raise
         raise _refused(error, rules, len(statements) - 1, len(statements)) from error
     return {"results": results}
 
@@ -238,6 +242,7 @@ def _select(database: Database, view: View, sql: str, params: Any, limit: int) -
     finally:
         connection.authorizer = None
         connection.set_progress_handler(None)
+    view.volatile = rules.random
     return {"columns": columns, "rows": rows, "truncated": more}
 
 

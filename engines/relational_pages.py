@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 import apsw
 
-from engines.errors import EngineError
+from engines.errors import CorruptRecord, EngineError
 
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
@@ -105,12 +105,19 @@ class Database:
         name = _vfs().register(self)
         try:
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-            self.connection = apsw.Connection(
-                name, vfs=_VFS, flags=flags if writable else apsw.SQLITE_OPEN_READONLY
+            if not writable:
+                flags = apsw.SQLITE_OPEN_READONLY
+            # It reads the first page.
+            self.connection: apsw.Connection = run(
+                self, lambda: apsw.Connection(name, vfs=_VFS, flags=flags)
             )
         finally:
             _vfs().forget(name)
-        self._settle(writable)
+        try:
+            run(self, lambda: self._settle(writable))
+        except BaseException:
+            self.close()
+            raise
 
     def _settle(self, writable: bool) -> None:
         connection = self.connection
@@ -161,7 +168,10 @@ class Database:
     def read(self, size: int, offset: int) -> bytes:
         """Bytes within one page; fewer beyond the end."""
         number, start = divmod(offset, PAGE_BYTES)
-        page = self.store.get(_page_key(number))
+        key = _page_key(number)
+        page = self.store.get(key)
+        if page is None and number < self.pages():
+            raise CorruptRecord("items", key, "a page of the database is missing")
         return b"" if page is None else page[start : start + size]
 
     def write(self, data: bytes, offset: int) -> None:

@@ -23,6 +23,7 @@ _MODULES: Final = frozenset({"fts5", "rtree"})  # of virtual tables
 _FUNCTIONS: Final = frozenset(
     {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_source_id"}
 )
+_RANDOM: Final = frozenset({"random", "randomblob"})
 _DENIED: Final = {
     apsw.SQLITE_ATTACH: "ATTACH is not allowed: a collection is one database",
     apsw.SQLITE_DETACH: "DETACH is not allowed: a collection is one database",
@@ -36,10 +37,12 @@ _DENIED: Final = {
 
 
 class Rules:
-    """An authorizer. `reason` says why the last statement was refused."""
+    """An authorizer. `reason` says why the last statement was refused; `random`: does one use
+    randomness?"""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.random = False
 
     def __call__(
         self,
@@ -56,6 +59,8 @@ class Rules:
         return int(apsw.SQLITE_DENY)
 
     def _refusal(self, action: int, first: str | None, second: str | None) -> str | None:
+        if action == apsw.SQLITE_FUNCTION and (second or "").lower() in _RANDOM:
+            self.random = True
         if action in _DENIED:
             return _DENIED[action]
         if action == apsw.SQLITE_PRAGMA and (first or "").lower() not in _PRAGMAS:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from engines.catalog import Collection
+from engines.codec import Malformed, unpack_value
 from engines.errors import CorruptRecord, QueryCancelled
 from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
 from engines.layout import seal, unseal
@@ -40,7 +41,16 @@ class ItemChange(NamedTuple):
 class View:
     """Reads of one collection in one snapshot. Any thread, one at a time."""
 
-    __slots__ = ("_database", "_left", "_stop", "_txn", "applied_index", "collection", "index")
+    __slots__ = (
+        "_database",
+        "_left",
+        "_stop",
+        "_txn",
+        "applied_index",
+        "collection",
+        "index",
+        "volatile",
+    )
 
     def __init__(
         self,
@@ -60,6 +70,7 @@ class View:
         self.collection = collection
         self.applied_index = applied_index
         self.index = index
+        self.volatile = False  # set by an engine: the answer is of more than the items
 
     def get(self, key: bytes) -> bytes | None:
         """The item's value. Raises CorruptRecord."""
@@ -202,6 +213,17 @@ class Space:
         # Each side alone may fill the chunk, so that its first keys are among these.
         keys = sorted({*stored, *islice(own, size)}, reverse=reverse)
         return [(key, None) for key in keys[:size]]
+
+
+def unpack_object(key: bytes, packed: bytes) -> dict[str, Any]:
+    """What an engine stored under `key` as a packed object. Raises CorruptRecord."""
+    try:
+        found = unpack_value(packed)
+    except Malformed as error:
+        raise CorruptRecord("items", key, str(error)) from error
+    if not isinstance(found, dict):
+        raise CorruptRecord("items", key, "is no object")
+    return found
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

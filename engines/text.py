@@ -11,11 +11,11 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Final
 
-from engines.codec import Malformed, Value, pack_value, unpack_value
+from engines.codec import Value, pack_value
 from engines.engine import Kind, Parameters, Refused, Settings, Stamp
-from engines.errors import CorruptRecord, InvalidArgument
+from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
-from engines.space import Space, View
+from engines.space import Space, View, unpack_object
 from engines.text_index import TOKENIZERS, TextIndex
 from engines.text_match import match_expression
 from engines.text_parameters import Given, document_of
@@ -126,7 +126,7 @@ class TextEngine:
                     f"there is a document {identity}",
                     f"parameters.documents[{place}].id",
                 )
-            created = stamp.now_ms if old is None else _stored(key, old)["created_ms"]
+            created = stamp.now_ms if old is None else unpack_object(key, old)["created_ms"]
             stored = {**document, "id": identity, "created_ms": created}
             stored["updated_ms"] = stamp.now_ms
             if stored["time_ms"] is None:
@@ -162,7 +162,7 @@ class TextEngine:
             room -= len(value)
             if room < 0 and documents:
                 raise InvalidArgument("parameters.ids", "are too large together: ask for fewer")
-            documents.append(_stored(_key(identity), value))
+            documents.append(unpack_object(_key(identity), value))
         return {"documents": documents}
 
     def _search(self, view: View, settings: Settings, given: Given) -> Value:
@@ -180,15 +180,17 @@ class TextEngine:
         found = index.search(view, expression, weights, looked_at)
         hits: list[dict[str, Value]] = []
         room = ANSWER_BYTES_MAX
+        complete = len(found) < looked_at  # or until as many as wanted are found
         for key, score in found:
             value = view.get(key)
             if value is None:
                 continue
-            document = _stored(key, value)
+            document = unpack_object(key, value)
             if not wanted.accepts(document):
                 continue
             room -= len(value)
             if len(hits) == limit or (room < 0 and hits):
+                complete = len(hits) == limit
                 break
             hits.append({"score": score, **_shown(document, include)})
         if given.flag("snippets") and hits:
@@ -196,8 +198,7 @@ class TextEngine:
             snippets = index.snippets(view, expression, keys, SNIPPET_WORDS)
             for key, hit in zip(keys, hits, strict=True):
                 hit["snippet"] = snippets.get(key)
-        exhausted = len(found) < looked_at
-        return {"hits": hits, "exhaustive": exhausted or len(hits) == limit}
+        return {"hits": hits, "exhaustive": complete or len(hits) == limit}
 
     # --- The index, and whether it holds together ------------------------------------
 
@@ -205,7 +206,7 @@ class TextEngine:
         names = tuple(settings["fields"])
 
         def texts(key: bytes, value: bytes) -> tuple[str, Sequence[str]]:
-            document = _stored(key, value)
+            document = unpack_object(key, value)
             fields = document["fields"]
             return document["id"], [fields.get(name, "") for name in names]
 
@@ -213,7 +214,7 @@ class TextEngine:
 
     def check(self, view: View, settings: Settings) -> Iterator[str]:
         for key, value in view.range():
-            document = _stored(key, value)
+            document = unpack_object(key, value)
             if _key(document["id"]) != key:
                 yield f"document {document['id']} is under another one's key"
             if not set(document["fields"]) <= set(settings["fields"]):
@@ -262,16 +263,6 @@ def _key(identity: str) -> bytes:
 def _made_id(stamp: Stamp, place: int) -> str:
     seed = b"%d %d %d" % (stamp.seed, stamp.now_ms, place)
     return blake2b(seed, digest_size=12).hexdigest()
-
-
-def _stored(key: bytes, value: bytes) -> dict[str, Any]:
-    try:
-        document = unpack_value(value)
-    except Malformed as error:
-        raise CorruptRecord("items", key, str(error)) from error
-    if not isinstance(document, dict):
-        raise CorruptRecord("items", key, "not a document")
-    return document
 
 
 def _shown(document: Mapping[str, Any], include: str) -> dict[str, Value]:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from engines.errors import EngineError, InvalidArgument, QueryCancelled
+from engines.errors import EngineError, QueryCancelled
 from engines.space import ItemChange, View
 
 CACHE_KIB: Final = 16 << 10  # of one index, in memory
@@ -28,6 +29,7 @@ TOKENIZERS: Final = {
 }
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the caller
 _BATCH: Final = 500  # items taken in by one statement
+_NEWS_SECONDS: Final = 0.05  # between two looks at whether the caller still waits
 
 # What of an item is searched: (id, one text per field), or None for one that is not.
 Texts = Callable[[bytes, bytes], tuple[str, Sequence[str]] | None]
@@ -49,7 +51,8 @@ class TextIndex:
         self._texts = texts
         self._lock = threading.Lock()
         self._dirty: dict[bytes, int] = {}  # item → log index of its last change
-        self._dirty_lock = threading.Lock()  # held for moments only: by the applying thread, too
+        self._heard = -1  # everything up to this log index is taken in, or dirty
+        self._news = threading.Condition()  # held for moments only: by the applying thread, too
         self._closed = False
         self._database = database = sqlite3.connect(
             "", check_same_thread=False, isolation_level=None
@@ -67,8 +70,7 @@ class TextIndex:
 
     def build(self, view: View) -> None:
         """Take in every item of a snapshot."""
-        with self._lock:
-            self._execute("BEGIN")
+        with self._lock, self._taking_in():
             batch: list[tuple[bytes, Sequence[str]]] = []
             for key, value in view.range():
                 found = self._texts(key, value)
@@ -78,13 +80,18 @@ class TextIndex:
                     self._add(batch)
                     batch.clear()
             self._add(batch)
-            self._execute("COMMIT")
+        self._hear(view.applied_index, ())
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
         """Remember what is to be taken in."""
-        with self._dirty_lock:
+        self._hear(log_index, changes)
+
+    def _hear(self, log_index: int, changes: Sequence[ItemChange]) -> None:
+        with self._news:
             for change in changes:
                 self._dirty[change.key] = log_index
+            self._heard = max(self._heard, log_index)
+            self._news.notify_all()
 
     def close(self) -> None:
         """Searches under way end first."""
@@ -92,35 +99,51 @@ class TextIndex:
             self._closed = True
             self._database.close()
 
+    def _await_news(self, view: View) -> None:
+        """The snapshot may hold what was committed a moment ago and not told here yet."""
+        written = view.collection.written_index
+        with self._news:
+            while self._heard < written and not view.stopped and not self._closed:
+                self._news.wait(_NEWS_SECONDS)
+            if self._heard < written:
+                raise QueryCancelled("the deadline passed")
+
     def _catch_up(self, view: View) -> None:
         """Take in what has changed, as `view` has it."""
-        with self._dirty_lock:
+        with self._news:
             # What is newer than the snapshot is for a later one.
             due = [key for key, index in self._dirty.items() if index <= view.applied_index]
-            for key in due:
-                del self._dirty[key]
         if not due:
             return
-        try:
-            self._execute("BEGIN")
+        with self._taking_in():
             for start in range(0, len(due), _BATCH):
                 keys = due[start : start + _BATCH]
                 self._remove(keys)
                 values = ((key, view.get(key)) for key in keys)
-                found = [
-                    (key, texts[1])
-                    for key, value in values
-                    if value is not None and (texts := self._texts(key, value)) is not None
-                ]
-                self._add(found)
+                self._add(
+                    [
+                        (key, texts[1])
+                        for key, value in values
+                        if value is not None and (texts := self._texts(key, value)) is not None
+                    ]
+                )
+        with self._news:
+            for key in due:
+                # One that has changed again meanwhile stays dirty.
+                if self._dirty.get(key, 0) <= view.applied_index:
+                    self._dirty.pop(key, None)
+
+    @contextmanager
+    def _taking_in(self) -> Iterator[None]:
+        """One transaction. There is no journal to undo it by: what was taken in before a failure
+        stays, and is taken in again."""
+        self._execute("BEGIN")
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise EngineError(f"the full-text index: {error}") from error
+        finally:
             self._execute("COMMIT")
-        except BaseException:
-            with self._dirty_lock:
-                for key in due:
-                    self._dirty.setdefault(key, view.applied_index)
-            if self._database.in_transaction:
-                self._execute("COMMIT")  # there is no journal; what was taken in may stay
-            raise
 
     def _add(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> None:
         names = ", ".join(f"f{place}" for place in range(len(self._fields)))
@@ -181,8 +204,9 @@ class TextIndex:
         try:
             if self._closed:
                 raise QueryCancelled("the collection was dropped or changed meanwhile")
-            self._database.set_progress_handler(_watcher(view), _STEPS)
+            self._await_news(view)
             self._catch_up(view)
+            self._database.set_progress_handler(_watcher(view), _STEPS)
         except BaseException:
             self._lock.release()
             raise
@@ -199,7 +223,7 @@ class TextIndex:
         except sqlite3.OperationalError as error:
             if "interrupted" in str(error):
                 raise QueryCancelled("the deadline passed") from error
-            raise InvalidArgument("parameters.query", f"cannot be searched: {error}") from error
+            raise EngineError(f"the full-text index: {error}") from error
 
     def _execute(self, statement: str) -> None:
         try:

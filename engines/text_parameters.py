@@ -10,6 +10,7 @@ from typing import Any
 
 from engines.errors import InvalidArgument
 from engines.interfaces import INTEGER_MAX
+from engines.parameters import array, boolean, choice, closed, integer, members, text
 
 
 class Given:
@@ -18,10 +19,7 @@ class Given:
     def __init__(self, fields: Mapping[str, Any], path: str, known: Sequence[str]) -> None:
         self._fields = fields
         self._path = path
-        for name in fields:
-            if name not in known:
-                allowed = ", ".join(known) or "none"
-                raise InvalidArgument(self._at(name), f"is not known here; known: {allowed}")
+        closed(fields, known, f"{path}.")
 
     def text(self, name: str) -> str:
         value = self._fields.get(name)
@@ -33,33 +31,22 @@ class Given:
         return None if self._fields.get(name) is None else self.text(name)
 
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
-        value = self._fields.get(name, default)
-        if value not in choices:
-            raise InvalidArgument(self._at(name), f"must be one of {', '.join(choices)}")
-        return str(value)
+        return choice(self._fields.get(name, default), self._at(name), choices)
 
     def flag(self, name: str) -> bool:
-        value = self._fields.get(name, False)
-        if type(value) is not bool:
-            raise InvalidArgument(self._at(name), "must be true or false")
-        return value
+        return boolean(self._fields.get(name, False), self._at(name))
 
     def integer(self, name: str, low: int, high: int, default: int) -> int:
-        value = self._fields.get(name, default)
-        if type(value) is not int or not low <= value <= high:
-            raise InvalidArgument(self._at(name), f"must be a whole number from {low} to {high}")
-        return value
+        return integer(self._fields.get(name, default), self._at(name), low, high)
 
     def optional_integer(self, name: str) -> int | None:
         if self._fields.get(name) is None:
             return None
         return self.integer(name, 0, INTEGER_MAX, 0)
 
-    def members(self, name: str) -> dict[str, Any]:
-        value = self._fields.get(name, {})
-        if not isinstance(value, dict):
-            raise InvalidArgument(self._at(name), "must be an object")
-        return value
+    def members(self, name: str) -> Mapping[str, Any]:
+        """An object; an empty one if it is not there."""
+        return members(self._fields.get(name, {}), self._at(name))
 
     def numbers(self, name: str, low: float, high: float) -> dict[str, float] | None:
         """An object of numbers; None if it is not there."""
@@ -78,24 +65,17 @@ class Given:
         self, name: str, count_max: int, bytes_max: int, *, optional: bool = False
     ) -> list[str]:
         """An array of texts, each of 1 to `bytes_max` bytes."""
-        value = self._fields.get(name, [] if optional else None)
-        if not isinstance(value, list) or not (optional or value) or len(value) > count_max:
-            raise InvalidArgument(self._at(name), f"must be an array of 1 to {count_max} texts")
-        for place, each in enumerate(value):
-            if not isinstance(each, str) or not 0 < len(each.encode()) <= bytes_max:
-                raise InvalidArgument(
-                    f"{self._at(name)}[{place}]", f"must be text of 1 to {bytes_max} bytes"
-                )
-        return value
+        if optional and not self._fields.get(name):
+            return []
+        given = array(self._fields.get(name), self._at(name), count_max)
+        return [
+            text(each, f"{self._at(name)}[{place}]", bytes_max, 1)
+            for place, each in enumerate(given)
+        ]
 
     def objects(self, name: str, count_max: int) -> list[Mapping[str, Any]]:
-        value = self._fields.get(name)
-        if not isinstance(value, list) or not 0 < len(value) <= count_max:
-            raise InvalidArgument(self._at(name), f"must be an array of 1 to {count_max} objects")
-        for place, each in enumerate(value):
-            if not isinstance(each, dict):
-                raise InvalidArgument(f"{self._at(name)}[{place}]", "must be an object")
-        return value
+        given = array(self._fields.get(name), self._at(name), count_max)
+        return [members(each, f"{self._at(name)}[{place}]") for place, each in enumerate(given)]
 
     def _at(self, name: str) -> str:
         return f"{self._path}.{name}"
@@ -111,12 +91,12 @@ def document_of(value: Mapping[str, Any], path: str, id_bytes_max: int) -> dict[
         fields = {"text": given.text("text")}
     if not fields:
         raise InvalidArgument(f"{path}.fields", "must hold a text")
-    for name, text in fields.items():
-        if not isinstance(text, str):
+    for name, value_of in fields.items():
+        if not isinstance(value_of, str):
             raise InvalidArgument(f"{path}.fields.{name}", "must be text")
     identity = given.optional_text("id")
-    if identity is not None and len(identity.encode()) > id_bytes_max:
-        raise InvalidArgument(f"{path}.id", f"must be 1 to {id_bytes_max} bytes")
+    if identity is not None:
+        text(identity, f"{path}.id", id_bytes_max, 1)
     return {
         "id": identity,
         "fields": fields,

@@ -16,6 +16,7 @@ from engines.codec import Value
 from engines.engine import Refused
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
+from engines.parameters import PREFIX, array, exactly
 from engines.space import Space
 from engines.timeseries_chunks import (
     chunk_at,
@@ -36,7 +37,7 @@ from engines.timeseries_columns import (
     merged,
     to_bytes,
 )
-from engines.timeseries_parameters import PREFIX, members, one_name, one_number, one_time, some
+from engines.timeseries_parameters import one_name, one_number, one_time
 from engines.timeseries_retention import Budget, cutoff_ms, drop_expired
 from engines.timeseries_series import Name, Series, find_series, keep_series, make_name
 
@@ -56,7 +57,7 @@ def prepare_append(given: Mapping[str, Any]) -> Value:
 
     Raises InvalidArgument.
     """
-    members(given, PREFIX, frozenset(), frozenset({"points", "columns"}))
+    exactly(given, PREFIX, frozenset(), frozenset({"points", "columns"}))
     if ("points" in given) == ("columns" in given):
         raise InvalidArgument(f"{PREFIX}.points", "give either points or columns")
     found: dict[Name, tuple[list[int], list[float]]] = {}
@@ -214,9 +215,9 @@ Run = tuple[Name, list[int], list[float]]
 def _points(given: Mapping[str, Any]) -> Iterator[Run]:
     field = f"{PREFIX}.points"
     names: dict[tuple[str, ...], Name] = {}
-    for place, point in enumerate(some(given["points"], field, APPEND_POINTS_MAX)):
+    for place, point in enumerate(array(given["points"], field, APPEND_POINTS_MAX)):
         own = f"{field}[{place}]"
-        members(point, own, _POINT, _TAGS)
+        exactly(point, own, _POINT, _TAGS)
         name = _known_name(names, point["metric"], point.get("tags", {}), own)
         time = one_time(point["time_ms"], f"{own}.time_ms")
         yield name, [time], [one_number(point["value"], f"{own}.value")]
@@ -239,14 +240,14 @@ def _known_name(names: dict[tuple[str, ...], Name], metric: object, tags: object
 def _columns(given: Mapping[str, Any]) -> Iterator[Run]:
     field = f"{PREFIX}.columns"
     single = isinstance(given["columns"], Mapping)
-    runs = [given["columns"]] if single else some(given["columns"], field, APPEND_SERIES_MAX)
+    runs = [given["columns"]] if single else array(given["columns"], field, APPEND_SERIES_MAX)
     left = APPEND_POINTS_MAX
     for number, run in enumerate(runs):
         own = field if single else f"{field}[{number}]"
-        members(run, own, _COLUMNS, _TAGS)
+        exactly(run, own, _COLUMNS, _TAGS)
         name = one_name(run["metric"], run.get("tags", {}), own)
-        times = some(run["times"], f"{own}.times", APPEND_POINTS_MAX)
-        values = some(run["values"], f"{own}.values", APPEND_POINTS_MAX)
+        times = array(run["times"], f"{own}.times", APPEND_POINTS_MAX)
+        values = array(run["values"], f"{own}.values", APPEND_POINTS_MAX)
         if len(times) != len(values):
             raise InvalidArgument(f"{own}.values", f"are {len(values)}, times {len(times)}")
         left -= len(times)

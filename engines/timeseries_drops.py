@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from engines.codec import Value
+from engines.cursors import decode_cursor, encode_cursor, scope_of
+from engines.parameters import PREFIX, exactly
 from engines.space import Space
-from engines.timeseries_cursor import make_cursor, read_cursor
-from engines.timeseries_parameters import PREFIX, members, one_selection, time_range
+from engines.timeseries_parameters import one_selection, time_range
 from engines.timeseries_retention import Budget, drop_between, drop_expired
 from engines.timeseries_series import Selection, Series, keep_series, walk
 
@@ -24,7 +25,7 @@ _EVERYTHING: Final = Selection(None, {})
 
 def prepare_delete(given: Mapping[str, Any]) -> Value:
     """Raises InvalidArgument."""
-    members(given, PREFIX, frozenset({"metric"}), _OPTIONAL)
+    exactly(given, PREFIX, frozenset({"metric"}), _OPTIONAL)
     selection = one_selection(given)
     tags = {tag: list(values) for tag, values in selection.tags.items()}
     body: dict[str, Value] = {"given": dict(given), "metric": selection.metric, "tags": tags}
@@ -35,7 +36,7 @@ def prepare_delete(given: Mapping[str, Any]) -> Value:
 
 def prepare_retain(given: Mapping[str, Any]) -> Value:
     """Raises InvalidArgument."""
-    members(given, PREFIX, frozenset(), frozenset({"cursor"}))
+    exactly(given, PREFIX, frozenset(), frozenset({"cursor"}))
     return {"given": dict(given), "start": _start("series_retain", given)}
 
 
@@ -85,7 +86,11 @@ def _drop(
         if not done:
             following = series.key
             break
-    cursor = None if following is None else make_cursor(operation, body["given"], [following])
+    cursor = (
+        None
+        if following is None
+        else encode_cursor(scope_of(operation, body["given"]), [following])
+    )
     return {
         "points": budget.points_spent,
         "chunks": budget.chunks_spent,
@@ -97,5 +102,5 @@ def _drop(
 
 
 def _start(operation: str, given: Mapping[str, Any]) -> bytes:
-    position = read_cursor(operation, given)
+    position = decode_cursor(given.get("cursor"), scope_of(operation, given), list)
     return position[0] if position and type(position[0]) is bytes else b""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
-from engines.codec import check_value
 from engines.errors import InvalidArgument
+from engines.parameters import PREFIX, array, exactly, text
 from engines.timeseries_columns import TIME_MS_MAX
 from engines.timeseries_series import Name, Selection, make_name
 
-PREFIX: Final = "parameters"
 METRIC_BYTES_MAX: Final = 256
 TAGS_MAX: Final = 32  # of a series
 TAG_BYTES_MAX: Final = 256  # of its name, and of its value
@@ -19,50 +18,12 @@ TAG_CHOICES_MAX: Final = 100  # values of one tag in a selection
 _EXACT_MAX: Final = 1 << 53  # whole numbers up to here are exact in 64-bit floats
 
 
-def members(
-    given: object, field: str, required: frozenset[str], optional: frozenset[str] = frozenset()
-) -> Mapping[str, Any]:
-    """`given` as an object with these members and no others. Raises InvalidArgument."""
-    if not isinstance(given, Mapping):
-        raise InvalidArgument(field, "must be an object")
-    for name in given:
-        if name not in required and name not in optional:
-            raise InvalidArgument(_path(field, str(name)), "is not known here")
-    for name in sorted(required):
-        if name not in given:
-            raise InvalidArgument(_path(field, name), "is missing")
-    return given
-
-
 def one_text(value: object, field: str, bytes_max: int) -> str:
     """1 to `bytes_max` bytes without control characters."""
-    if type(value) is not str:
-        raise InvalidArgument(field, "must be text")
-    check_value(value, field)
-    if not 1 <= len(value.encode()) <= bytes_max:
-        raise InvalidArgument(field, f"must be 1 to {bytes_max} bytes")
-    if any(ord(character) < 32 for character in value):
+    checked = text(value, field, bytes_max, 1)
+    if any(ord(character) < 32 for character in checked):
         raise InvalidArgument(field, "must be without control characters")
-    return value
-
-
-def one_integer(value: object, field: str, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise InvalidArgument(field, f"must be a whole number of {least} to {most}")
-    return value
-
-
-def one_of(value: object, field: str, choices: Sequence[str]) -> str:
-    if type(value) is not str or value not in choices:
-        raise InvalidArgument(field, f"must be one of {', '.join(choices)}")
-    return value
-
-
-def some(value: object, field: str, items_max: int) -> Sequence[Any]:
-    """An array of 1 to `items_max` items."""
-    if not isinstance(value, list | tuple) or not 1 <= len(value) <= items_max:
-        raise InvalidArgument(field, f"must be an array of 1 to {items_max} items")
-    return value
+    return checked
 
 
 def one_time(value: object, field: str) -> int:
@@ -113,12 +74,12 @@ def one_selection(given: Mapping[str, Any]) -> Selection:
         if not isinstance(wanted, Mapping):
             chosen[tag] = (one_text(wanted, field, TAG_BYTES_MAX),)
             continue
-        values = members(wanted, field, frozenset({"$in"}))["$in"]
+        values = exactly(wanted, field, frozenset({"$in"}))["$in"]
         field = f"{field}.$in"
         chosen[tag] = tuple(
             dict.fromkeys(
                 one_text(value, f"{field}[{place_}]", TAG_BYTES_MAX)
-                for place_, value in enumerate(some(values, field, TAG_CHOICES_MAX))
+                for place_, value in enumerate(array(values, field, TAG_CHOICES_MAX))
             )
         )
     return Selection(metric, chosen)
@@ -132,7 +93,3 @@ def time_range(given: Mapping[str, Any]) -> tuple[int, int]:
     if low >= high:
         raise InvalidArgument(f"{PREFIX}.to", "must be after from")
     return low, high
-
-
-def _path(field: str, name: str) -> str:
-    return f"{field}.{name}" if field else name

@@ -6,19 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from engines.codec import Value
+from engines.cursors import decode_cursor, encode_cursor, scope_of
 from engines.errors import InvalidArgument
 from engines.interfaces import MIB
+from engines.parameters import PREFIX, exactly, integer
 from engines.space import View
 from engines.timeseries_chunks import chunks, get_chunk, points_of
 from engines.timeseries_columns import TIME_MS_MAX
-from engines.timeseries_cursor import make_cursor, read_cursor
-from engines.timeseries_parameters import (
-    PREFIX,
-    members,
-    one_integer,
-    one_selection,
-    time_range,
-)
+from engines.timeseries_parameters import one_selection, time_range
 from engines.timeseries_series import Selection, Series, walk
 
 SERIES_DEFAULT: Final = 100
@@ -33,11 +28,11 @@ _POINT_BYTES: Final = 20  # of a point in an answer, at most
 
 def series_range(view: View, given: Mapping[str, Any]) -> Value:
     """Points of from <= time < to, series by series, each in order of time."""
-    members(given, PREFIX, _NAMED, _PAGED | {"tags", "from", "to"})
+    exactly(given, PREFIX, _NAMED, _PAGED | {"tags", "from", "to"})
     selection = one_selection(given)
     first, end = time_range(given)
     left = limit = _limit(given, POINTS_DEFAULT, POINTS_MAX)
-    place = _place(read_cursor("series_range", given))
+    place = _place(decode_cursor(given.get("cursor"), scope_of("series_range", given), list))
     room = ANSWER_BYTES_MAX - limit * _POINT_BYTES
     found: list[Value] = []
     for series in _from(view, selection, place):
@@ -45,7 +40,7 @@ def series_range(view: View, given: Mapping[str, Any]) -> Value:
         if place is not None and series.key == place[0]:
             start = max(first, place[1])
         if left == 0 or room < 0:
-            cursor = make_cursor("series_range", given, [series.key, start])
+            cursor = encode_cursor(scope_of("series_range", given), [series.key, start])
             return {"series": found, "next_cursor": cursor}
         points, following = _points(view, series, start, end, left)
         if points:
@@ -53,27 +48,27 @@ def series_range(view: View, given: Mapping[str, Any]) -> Value:
             left -= len(points)
             room -= _named_bytes(series)
         if following is not None:
-            cursor = make_cursor("series_range", given, [series.key, following])
+            cursor = encode_cursor(scope_of("series_range", given), [series.key, following])
             return {"series": found, "next_cursor": cursor}
     return {"series": found, "next_cursor": None}
 
 
 def series_last(view: View, given: Mapping[str, Any]) -> Value:
     """The newest point of each series."""
-    members(given, PREFIX, _NAMED, _PAGED | {"tags"})
+    exactly(given, PREFIX, _NAMED, _PAGED | {"tags"})
     return _listed(view, "series_last", given)
 
 
 def series_list(view: View, given: Mapping[str, Any]) -> Value:
     """Series, by metric."""
-    members(given, PREFIX, frozenset(), _PAGED | {"metric", "tags"})
+    exactly(given, PREFIX, frozenset(), _PAGED | {"metric", "tags"})
     return _listed(view, "series_list", given)
 
 
 def _listed(view: View, operation: str, given: Mapping[str, Any]) -> Value:
     selection = one_selection(given)
     limit = _limit(given, SERIES_DEFAULT, SERIES_MAX)
-    place = _place(read_cursor(operation, given))
+    place = _place(decode_cursor(given.get("cursor"), scope_of(operation, given), list))
     room = ANSWER_BYTES_MAX
     items: list[Value] = []
     for series in _from(view, selection, place):
@@ -81,7 +76,7 @@ def _listed(view: View, operation: str, given: Mapping[str, Any]) -> Value:
             continue
         room -= _named_bytes(series)
         if len(items) == limit or (room < 0 and items):
-            cursor = make_cursor(operation, given, [series.key, 0])
+            cursor = encode_cursor(scope_of(operation, given), [series.key, 0])
             return {"items": items, "next_cursor": cursor}
         items.append(_last(view, series) if operation == "series_last" else _described(series))
     return {"items": items, "next_cursor": None}
@@ -139,7 +134,7 @@ def _place(position: list[Any] | None) -> tuple[bytes, int] | None:
 
 def _limit(given: Mapping[str, Any], default: int, most: int) -> int:
     limit = given.get("limit")
-    return default if limit is None else one_integer(limit, f"{PREFIX}.limit", 1, most)
+    return default if limit is None else integer(limit, f"{PREFIX}.limit", 1, most)
 
 
 def _named(series: Series) -> dict[str, Value]:

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from engines.codec import Value
 from engines.errors import InvalidArgument
+from engines.parameters import array, choice, exactly, integer
 from engines.timeseries_chunks import CHUNK_POINTS_MAX
 from engines.timeseries_columns import TIME_MS_MAX
-from engines.timeseries_parameters import members, one_integer, one_of, some
 
 DUPLICATES: Final = ("last", "first", "sum", "max", "min", "reject")
 ROLLUP_AGGREGATES: Final = ("avg", "min", "max", "sum", "count", "first", "last")
@@ -31,7 +31,7 @@ class Rollup(NamedTuple):
 
 def make_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) -> dict[str, Value]:
     """Complete; `current`: what `given` changes. Raises InvalidArgument."""
-    members(given, _FIELD, frozenset(), _KNOWN)
+    exactly(given, _FIELD, frozenset(), _KNOWN)
     settings: dict[str, Value] = {
         "retention_ms": None,
         "duplicates": "last",
@@ -42,9 +42,9 @@ def make_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) -
     if "retention_ms" in given:
         settings["retention_ms"] = _span(given["retention_ms"], f"{_FIELD}.retention_ms")
     if "duplicates" in given:
-        settings["duplicates"] = one_of(given["duplicates"], f"{_FIELD}.duplicates", DUPLICATES)
+        settings["duplicates"] = choice(given["duplicates"], f"{_FIELD}.duplicates", DUPLICATES)
     if "chunk_points_max" in given:
-        settings["chunk_points_max"] = one_integer(
+        settings["chunk_points_max"] = integer(
             given["chunk_points_max"], f"{_FIELD}.chunk_points_max", _CHUNK_POINTS_MIN,
             CHUNK_POINTS_MAX,
         )  # fmt: skip
@@ -77,17 +77,15 @@ def _rollups(given: object) -> list[Value]:
     made: dict[int, dict[str, Value]] = {}
     for place, each in enumerate(given):
         own = f"{field}[{place}]"
-        known = members(
+        known = exactly(
             each, own, frozenset({"window_ms", "aggregates"}), frozenset({"retention_ms"})
         )
-        window = one_integer(
-            known["window_ms"], f"{own}.window_ms", ROLLUP_WINDOW_MS_MIN, TIME_MS_MAX
-        )
+        window = integer(known["window_ms"], f"{own}.window_ms", ROLLUP_WINDOW_MS_MIN, TIME_MS_MAX)
         if window in made:
             raise InvalidArgument(f"{own}.window_ms", "is another rollup's")
-        wanted = some(known["aggregates"], f"{own}.aggregates", len(ROLLUP_AGGREGATES))
+        wanted = array(known["aggregates"], f"{own}.aggregates", len(ROLLUP_AGGREGATES))
         aggregates = [
-            one_of(name, f"{own}.aggregates[{number}]", ROLLUP_AGGREGATES)
+            choice(name, f"{own}.aggregates[{number}]", ROLLUP_AGGREGATES)
             for number, name in enumerate(wanted)
         ]
         made[window] = {
@@ -108,4 +106,4 @@ def _check_retention(settings: Mapping[str, Any]) -> None:
 
 
 def _span(value: object, field: str) -> int | None:
-    return None if value is None else one_integer(value, field, 1, TIME_MS_MAX)
+    return None if value is None else integer(value, field, 1, TIME_MS_MAX)

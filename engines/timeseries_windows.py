@@ -7,21 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from engines.codec import Value
+from engines.cursors import decode_cursor, encode_cursor, scope_of
 from engines.errors import InvalidArgument
+from engines.parameters import PREFIX, array, choice, exactly, integer
 from engines.space import View
 from engines.timeseries_chunks import chunks, points_of
 from engines.timeseries_columns import TIME_MS_MAX, Columns, aggregate, joined
-from engines.timeseries_cursor import make_cursor, read_cursor
 from engines.timeseries_parameters import (
-    PREFIX,
     TAG_BYTES_MAX,
     TAGS_MAX,
-    members,
-    one_integer,
-    one_of,
     one_selection,
     one_text,
-    some,
     time_range,
 )
 from engines.timeseries_rollups import Row, rows
@@ -56,7 +52,7 @@ class Request(NamedTuple):
 def series_downsample(view: View, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Value:
     """One object for each group, with its windows in order of time."""
     request = _request(given)
-    place = _place(read_cursor("series_downsample", given))
+    place = _place(decode_cursor(given.get("cursor"), scope_of("series_downsample", given), list))
     groups = _groups(view, request)
     rollup = _fitting(rollups_of(settings), request)
     scan = _Scan(view, request, rollup)
@@ -85,7 +81,9 @@ def series_downsample(view: View, settings: Mapping[str, Any], given: Mapping[st
 def _page(
     answer: list[Value], given: Mapping[str, Any], position: list[Value] | None, scan: _Scan
 ) -> Value:
-    cursor = None if position is None else make_cursor("series_downsample", given, position)
+    cursor = (
+        None if position is None else encode_cursor(scope_of("series_downsample", given), position)
+    )
     return {
         "groups": answer,
         "points_scanned": scan.scanned,
@@ -270,9 +268,9 @@ def _group_order(group: Group) -> list[tuple[bool, str]]:
 
 
 def _request(given: Mapping[str, Any]) -> Request:
-    members(given, PREFIX, _REQUIRED, _OPTIONAL)
+    exactly(given, PREFIX, _REQUIRED, _OPTIONAL)
     first, end = time_range(given)
-    names = some(given["aggregates"], f"{PREFIX}.aggregates", len(AGGREGATES))
+    names = array(given["aggregates"], f"{PREFIX}.aggregates", len(AGGREGATES))
     tags = given.get("group_by")
     group_by: tuple[str, ...] = ()
     if tags is not None and tags != []:
@@ -280,10 +278,10 @@ def _request(given: Mapping[str, Any]) -> Request:
         group_by = tuple(
             dict.fromkeys(
                 one_text(tag, f"{field}[{place}]", TAG_BYTES_MAX)
-                for place, tag in enumerate(some(tags, field, TAGS_MAX))
+                for place, tag in enumerate(array(tags, field, TAGS_MAX))
             )
         )
-    fill = one_of(given.get("fill", "none"), f"{PREFIX}.fill", FILLS)
+    fill = choice(given.get("fill", "none"), f"{PREFIX}.fill", FILLS)
     if fill != "none" and (given.get("from") is None or given.get("to") is None):
         raise InvalidArgument(f"{PREFIX}.fill", "needs from and to: which windows are empty?")
     limit = given.get("limit")
@@ -291,16 +289,16 @@ def _request(given: Mapping[str, Any]) -> Request:
         one_selection(given),
         first,
         end,
-        one_integer(given["window_ms"], f"{PREFIX}.window_ms", 1, TIME_MS_MAX),
+        integer(given["window_ms"], f"{PREFIX}.window_ms", 1, TIME_MS_MAX),
         tuple(
             dict.fromkeys(
-                one_of(name, f"{PREFIX}.aggregates[{place}]", AGGREGATES)
+                choice(name, f"{PREFIX}.aggregates[{place}]", AGGREGATES)
                 for place, name in enumerate(names)
             )
         ),
         group_by,
         fill,
-        WINDOWS_DEFAULT if limit is None else one_integer(limit, f"{PREFIX}.limit", 1, WINDOWS_MAX),
+        WINDOWS_DEFAULT if limit is None else integer(limit, f"{PREFIX}.limit", 1, WINDOWS_MAX),
     )
 
 

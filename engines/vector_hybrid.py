@@ -23,6 +23,7 @@ from engines import vector_reads
 from engines.codec import Value
 from engines.engine import Parameters, Settings
 from engines.errors import InvalidArgument
+from engines.parameters import choice, closed, integer, members, required
 from engines.space import ItemChange, View
 from engines.text_index import TextIndex
 from engines.text_match import match_expression
@@ -30,7 +31,6 @@ from engines.vector_distance import exact
 from engines.vector_filter import Filter, compile_filter, found
 from engines.vector_index import VectorIndex
 from engines.vector_items import Item, item_id, item_key, unpack_item, unpack_metadata
-from engines.vector_parameters import choice, closed, integer, members, required
 from engines.vector_rows import Array
 
 FUSIONS: Final = ("rrf", "score")

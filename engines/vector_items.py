@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 from typing import Any, Final, NamedTuple
 
-from engines.codec import Malformed, unpack_value
+from engines.codec import Malformed
 from engines.errors import CorruptRecord
+from engines.space import unpack_object
 
 PREFIX: Final = b"v"
 _VERSION: Final = 1
@@ -53,10 +54,4 @@ def unpack_item(key: bytes, value: bytes) -> Item:
 
 def unpack_metadata(packed: bytes, key: bytes = b"") -> dict[str, Any]:
     """Raises CorruptRecord."""
-    try:
-        metadata = unpack_value(packed)
-    except Malformed as error:
-        raise CorruptRecord("items", key, str(error)) from error
-    if not isinstance(metadata, dict):
-        raise CorruptRecord("items", key, "its metadata is no object")
-    return metadata
+    return unpack_object(key, packed)

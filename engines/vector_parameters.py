@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.errors import InvalidArgument
+from engines.parameters import array, closed, required, text
 
 DOCUMENTS_MAX: Final = 1_000  # of one write, and ids of one request
 DIMENSIONS_MAX: Final = 16_384
@@ -23,64 +24,6 @@ COMPONENT_MAX: Final = 1e15
 NORM_MIN: Final = 1e-15
 
 Floats = npt.NDArray[np.float32]
-
-
-def closed(given: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
-    """Raises InvalidArgument for a member that is not among `allowed`."""
-    for name in given:
-        if name not in allowed:
-            known = ", ".join(sorted(allowed))
-            raise InvalidArgument(f"{prefix}{name}", f"is not known here; known: {known}")
-
-
-def required(given: Mapping[str, Any], name: str, prefix: str) -> Any:
-    if name not in given:
-        raise InvalidArgument(f"{prefix}{name}", "is missing")
-    return given[name]
-
-
-def integer(value: object, field: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidArgument(field, f"must be an integer from {low} to {high}")
-    return value
-
-
-def boolean(value: object, field: str) -> bool:
-    if type(value) is not bool:
-        raise InvalidArgument(field, "must be true or false")
-    return value
-
-
-def choice(value: object, field: str, names: Sequence[str]) -> str:
-    if not isinstance(value, str) or value not in names:
-        raise InvalidArgument(field, f"must be one of {', '.join(names)}")
-    return value
-
-
-def text(value: object, field: str, bytes_max: int, bytes_min: int = 0) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument(field, "must be text")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise InvalidArgument(field, "is not text that UTF-8 can hold") from None
-    if not bytes_min <= size <= bytes_max:
-        raise InvalidArgument(field, f"is {size} bytes; from {bytes_min} to {bytes_max}")
-    return value
-
-
-def array(value: object, field: str, items_max: int) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise InvalidArgument(field, "must be an array")
-    if not 1 <= len(value) <= items_max:
-        raise InvalidArgument(field, f"holds {len(value)}; from 1 to {items_max}")
-    return list(value)
-
-
-def members(value: object, field: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidArgument(field, "must be an object")
-    return value
 
 
 def identities(value: object, field: str) -> list[str]:

@@ -10,22 +10,13 @@ import numpy as np
 from engines.codec import Value
 from engines.engine import Parameters, Settings
 from engines.errors import InvalidArgument
+from engines.parameters import array, boolean, choice, closed, integer, members, required
 from engines.read_requests import PAGE_BYTES_MAX
 from engines.space import View
 from engines.vector_filter import compile_filter
 from engines.vector_index import Sight, VectorIndex
 from engines.vector_items import PREFIX, Item, item_id, item_key, unpack_item, unpack_metadata
-from engines.vector_parameters import (
-    array,
-    boolean,
-    choice,
-    closed,
-    identities,
-    integer,
-    members,
-    required,
-    vector,
-)
+from engines.vector_parameters import identities, vector
 from engines.vector_rows import ALIVE, Array, Rows
 from engines.vector_search import Hits, Wanted, matching_count
 from engines.vector_search import search as nearest

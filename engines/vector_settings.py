@@ -9,18 +9,9 @@ import numpy as np
 
 from engines.codec import Value
 from engines.errors import InvalidArgument
+from engines.parameters import choice, closed, integer, members, required, text
 from engines.text_index import TOKENIZERS
-from engines.vector_parameters import (
-    DIMENSIONS_MAX,
-    MODEL_BYTES_MAX,
-    NORM_MIN,
-    choice,
-    closed,
-    integer,
-    members,
-    required,
-    text,
-)
+from engines.vector_parameters import DIMENSIONS_MAX, MODEL_BYTES_MAX, NORM_MIN
 
 METRICS: Final = ("cos", "l2sq", "ip")
 SCALARS: Final = ("f32", "f16", "i8", "b1")

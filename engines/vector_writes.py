@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from engines.codec import Value, check_value, pack_value
+from engines.cursors import decode_cursor, encode_cursor, refuse_cursor
 from engines.engine import Parameters, Refused, Settings, Stamp
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
+from engines.parameters import array, closed, members, required, text
 from engines.space import Space
 from engines.vector_filter import compile_filter
 from engines.vector_items import PREFIX, Item, item_key, pack_item, unpack_item, unpack_metadata
@@ -21,19 +20,13 @@ from engines.vector_parameters import (
     METADATA_BYTES_MAX,
     MODEL_BYTES_MAX,
     TEXT_BYTES_MAX,
-    array,
-    closed,
     identities,
-    members,
-    required,
-    text,
     vector,
 )
 from engines.vector_settings import stored
 
 EXAMINED_MAX: Final = 1_000  # items that one deletion by filter looks at
 _PREFIX: Final = "parameters."
-_CURSOR_CHECK_BYTES: Final = 8
 
 
 def prepare(operation: str, given: Parameters) -> Value:
@@ -122,9 +115,9 @@ def _prepare_delete(given: Parameters) -> Value:
         return {"ids": identities(given["ids"], "parameters.ids")}
     condition = given["filter"]
     compile_filter(condition, "parameters.filter")
-    after = b""
-    if given.get("cursor") is not None:
-        after = _place(given["cursor"], condition)
+    after = decode_cursor(given.get("cursor"), condition, bytes) or b""
+    if after and not after.startswith(PREFIX):
+        refuse_cursor("is not a cursor of this query")
     return {"filter": condition, "after": after}
 
 
@@ -210,25 +203,5 @@ def _delete(space: Space, body: Any) -> Value:
             doomed.append(key)
     for key in doomed:
         space.delete(key)
-    following = _cursor(last, body["filter"]) if more else None
+    following = encode_cursor(body["filter"], last) if more else None
     return {"deleted": len(doomed), "next_cursor": following}
-
-
-def _cursor(key: bytes, condition: Value) -> str:
-    return base64.urlsafe_b64encode(_check(condition) + key).decode()
-
-
-def _place(cursor: object, condition: Value) -> bytes:
-    """The key of an item that was looked at last. Raises InvalidArgument."""
-    try:
-        raw = base64.urlsafe_b64decode(str(cursor).encode("ascii"))
-    except (UnicodeEncodeError, binascii.Error):
-        raw = b""
-    key = raw[_CURSOR_CHECK_BYTES:]
-    if raw[:_CURSOR_CHECK_BYTES] != _check(condition) or not key.startswith(PREFIX):
-        raise InvalidArgument("parameters.cursor", "is not a cursor of this filter")
-    return key
-
-
-def _check(condition: Value) -> bytes:
-    return hashlib.blake2b(pack_value(condition), digest_size=_CURSOR_CHECK_BYTES).digest()

@@ -95,6 +95,13 @@ def test_what_is_refused(state: State, operation: str, body: Any, code: RejectCo
     assert not state.read(lambda reader: reader.collections.list("n", None, 10))
 
 
+def test_settings_are_bounded(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are stored anew with every write."""
+    monkeypatch.setattr("engines.collection_writes.SETTINGS_BYTES_MAX", 8)
+    refused = state.collection("collection_create", "c", CREATE)
+    assert (refused.code, refused.field) == (RejectCode.INVALID_ARGUMENT, "settings")
+
+
 def test_a_name_is_taken_once_in_a_namespace(state: State) -> None:
     state.collection("collection_create", "c", CREATE)
     again = state.collection("collection_create", "c", CREATE)

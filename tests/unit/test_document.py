@@ -368,7 +368,7 @@ def test_find_pages_projections_and_cursors(tmp_path: Path) -> None:
             assert len({item["id"] for item in found}) == 30
             assert all(set(item["document"]) == {"_id", "n"} for item in found)
         first = docs.read("document_find", filter={"n": 1}, limit=1)
-        with pytest.raises(InvalidArgument, match="another query"):
+        with pytest.raises(InvalidArgument, match="of this query"):
             docs.read("document_find", filter={"n": 2}, cursor=first["next_cursor"])
 
 

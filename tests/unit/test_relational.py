@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engines.check import check
-from engines.codec import unpack_value
+from engines.codec import pack_value, unpack_value
+from engines.collection_requests import QueryCollection
 from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
 from engines.interfaces import CollectionResult, RejectCode, Rejected
 from engines.relational import RELATIONAL
@@ -240,18 +241,33 @@ def test_kept_connections_hold_no_snapshot(tmp_path: Path) -> None:
     state.machine.close()
 
 
-def test_a_damaged_page_is_damage_and_no_answer(state: State) -> None:
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_damaged_page_is_damage_and_no_answer(state: State, missing: bool) -> None:
     write(state, PEOPLE, "INSERT INTO people (name) VALUES ('Ann')")
-    with state.store.read() as snapshot:
-        items = snapshot.databases.items
-        with snapshot.txn.cursor(db=items) as cursor:
-            entries = [(bytes(key), bytes(value)) for key, value in cursor]
-    key, value = entries[-1]
-    state.reopen()  # connections have cached the page
-    with state.store.write() as txn:
-        txn.put(key, value[:-1] + b"\x55", db=state.store.databases.items)
-    with pytest.raises(CorruptRecord):
-        rows(state, "SELECT * FROM people WHERE name = 'Ann'")  # by the index, then the table
-    with state.store.write() as txn:
-        txn.put(key, value, db=state.store.databases.items)
+    with state.store.read() as held, held.txn.cursor(db=held.databases.items) as cursor:
+        entries = [(bytes(key), bytes(value)) for key, value in cursor]
+    pages = [(key, value) for key, value in entries if key[8:9] == b"p"]
+    assert len(pages) == 3
+    for key, value in pages:
+        state.reopen()  # connections have cached the page
+        with state.store.write() as txn:
+            if missing:
+                txn.delete(key, db=state.store.databases.items)
+            else:
+                txn.put(key, value[:-1] + b"\x55", db=state.store.databases.items)
+        with pytest.raises(CorruptRecord):
+            rows(state, "SELECT * FROM people WHERE name = 'Ann'")  # by the index, then the table
+        with pytest.raises(CorruptRecord):
+            write(state, "INSERT INTO people (name) VALUES ('Bob')")
+        with state.store.write() as txn:
+            txn.put(key, value, db=state.store.databases.items)
     assert rows(state, "SELECT name FROM people") == [["Ann"]]
+
+
+def test_randomness_is_not_kept(state: State) -> None:
+    request = QueryCollection("n", "c", "sql_query", pack_value({"sql": "SELECT random()"}))
+    assert len({state.read(request.run).found.answer for _ in range(5)}) == 5
+    assert state.machine.indexes.results.figures().entries == 0
+    request = QueryCollection("n", "c", "sql_query", pack_value({"sql": "SELECT 1"}))
+    assert len({state.read(request.run).found.answer for _ in range(5)}) == 1
+    assert state.machine.indexes.results.figures().hits == 4

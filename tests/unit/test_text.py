@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from engines.check import check
-from engines.codec import unpack_value
+from engines.codec import pack_value, unpack_value
+from engines.collection_requests import QueryCollection
 from engines.errors import InvalidArgument, QueryCancelled
 from engines.interfaces import CollectionResult, RejectCode, Rejected
 from engines.text import TEXT
+from engines.text_index import TextIndex
 from engines.text_match import match_expression
 from tests.unit.engine_state import State
 
@@ -95,6 +98,65 @@ def test_another_state_in_its_place_is_searched(state: State, tmp_path: Path) ->
     assert found(state, "hen") == ["1"]
     state.machine.replace(copy, index, term)
     assert (found(state, "hen"), found(state, "fox")) == ([], ["2", "1"])
+
+
+def test_a_search_waits_for_what_was_committed_and_not_told_yet(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would answer without the newest text, and the answer would be kept."""
+    assert found(state, "fox") == []  # there is an index
+    request = QueryCollection("n", "c", "text_search", pack_value({"query": "fox"}))
+    answers: list[Any] = []
+    searching = threading.Thread(target=lambda: answers.append(state.read(request.run)))
+    tell = state.machine.indexes.changed
+
+    def told_late(changes: Any, log_index: int) -> None:
+        searching.start()
+        searching.join(0.3)
+        assert answers == []
+        tell(changes, log_index)
+
+    monkeypatch.setattr(state.machine.indexes, "changed", told_late)
+    write(state, "text_insert", documents=list(DOCUMENTS))
+    searching.join(10)
+    (shown,) = answers
+    hits: Any = unpack_value(shown.found.answer)
+    assert [hit["id"] for hit in hits["hits"]] == ["2", "1"]
+
+
+def test_an_index_that_could_not_be_built_is_built_the_next_time(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(state, "text_insert", documents=list(DOCUMENTS))
+    add = TextIndex._add
+
+    def fails(index: TextIndex, items: Any) -> None:
+        add(index, items)
+        raise QueryCancelled("scripted")
+
+    with monkeypatch.context() as scripted:
+        scripted.setattr(TextIndex, "_add", fails)
+        with pytest.raises(QueryCancelled):
+            found(state, "fox")
+    assert found(state, "fox") == ["2", "1"]
+
+
+def test_exhaustive_says_whether_something_was_left_out(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(state, "text_insert", documents=list(DOCUMENTS))
+
+    def exhaustive(**more: Any) -> bool:
+        answer = state.query("c", "text_search", query="fox", **more)
+        assert type(answer["exhaustive"]) is bool
+        return bool(answer["exhaustive"])
+
+    assert exhaustive()
+    assert exhaustive(sessions=["s1"])
+    monkeypatch.setattr("engines.text.CANDIDATES_MAX", 1)
+    assert not exhaustive(sessions=["s2"])  # the one that was looked at is of another session
+    monkeypatch.setattr("engines.text.ANSWER_BYTES_MAX", 10)
+    assert not exhaustive()
 
 
 def test_fields_have_weights_and_a_search_may_change_them(state: State) -> None:
