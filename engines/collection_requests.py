@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from engines.catalog import Collection
 from engines.errors import InvalidArgument
 from engines.kv_reader import KvReader
-from engines.read_requests import PAGE_BYTES_MAX, PAGE_ITEMS_MAX, Shown
+from engines.read_requests import PAGE_BYTES_MAX, Shown, check_page
 
 PARAMETER_BYTES_MAX = 16 << 20  # of one query, packed
 
@@ -51,8 +51,7 @@ class ListCollections:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.limit <= PAGE_ITEMS_MAX:
-            raise InvalidArgument("limit", f"must be 1 to {PAGE_ITEMS_MAX}")
+        check_page(self.limit)
 
     def run(self, reader: KvReader) -> Shown[CollectionPage]:
         found = reader.collections.list(self.namespace, self.after, self.limit + 1)

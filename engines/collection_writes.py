@@ -78,7 +78,7 @@ class CollectionWrites:
 
     def sweep(self, command: Sweep) -> SweepResult:
         """Remove items of dropped collections, the oldest first."""
-        left = command.items_max
+        left, removed = command.items_max, 0
         while left > 0:
             waiting = self._collections.keys(DROPPED, b"\x01", False, 1)
             if not waiting:
@@ -89,10 +89,11 @@ class CollectionWrites:
             for key in keys:
                 space.delete(key)
             space.commit(None)
+            removed += len(keys)
             left -= max(1, len(keys))
             if len(keys) == 0:
                 self._collections.delete(waiting[0])
-        return SweepResult(command.items_max - left)
+        return SweepResult(removed)
 
     def _create(self, command: CollectionCommand, body: Mapping[str, Any], index: int) -> Value:
         engine = self._registry.named(str(body.get("engine")))

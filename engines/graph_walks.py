@@ -28,14 +28,13 @@ from engines.graph_items import (
     read_degrees,
 )
 from engines.graph_writes import ID_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX
-from engines.interfaces import MIB
 from engines.parameters import PREFIX, array, choice, exactly, integer
+from engines.read_requests import PAGE_BYTES_MAX
 from engines.space import View
 from engines.timeseries_parameters import one_text
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000  # items of one page
-ANSWER_BYTES_MAX: Final = 16 * MIB
 DEPTH_DEFAULT: Final = 3
 DEPTH_MAX: Final = 20
 VISITED_NODES_MAX: Final = 10_000  # of one walk
@@ -94,7 +93,7 @@ def graph_neighbors(view: View, given: Mapping[str, Any]) -> Value:
     position = decode_cursor(given.get("cursor"), scope_of("graph_neighbors", given), list)
     after = position[0] if position and type(position[0]) is bytes else b""
     items: list[Value] = []
-    room = ANSWER_BYTES_MAX
+    room = PAGE_BYTES_MAX
     last = after
     for end in ends(view, node, _direction(given, "both"), _types(given), after):
         other, edge = _existing(view, end.other), _edge(view, end)
@@ -123,7 +122,7 @@ def graph_traverse(view: View, given: Mapping[str, Any]) -> Value:
     position = decode_cursor(given.get("cursor"), scope_of("graph_traverse", given), list)
     skip = position[0] if position and type(position[0]) is int else 0
     found: list[Value] = []
-    room = ANSWER_BYTES_MAX
+    room = PAGE_BYTES_MAX
     number = 0
     walk = _walk(view, start, _direction(given, "out"), _types(given), depth_max)
     for identity, step in walk:

@@ -206,7 +206,7 @@ class ScanSession:
 
     def __post_init__(self) -> None:
         _check_names(self.namespace)
-        _check_page(self.limit, self.bytes_max)
+        check_page(self.limit, self.bytes_max)
         _check_range("prefix", len(self.prefix), 0, KEY_BYTES_MAX)
         _check_range("after", len(self.after or b""), 0, KEY_BYTES_MAX)
 
@@ -233,7 +233,7 @@ class ListHistory:
 
     def __post_init__(self) -> None:
         _check_names(self.namespace, self.key)
-        _check_page(self.limit, self.bytes_max)
+        check_page(self.limit, self.bytes_max)
         for number in self.before or ():
             _check_range("before", number, 0, _CHANGE_ID_MAX)
 
@@ -256,7 +256,7 @@ class ListSessions:
 
     def __post_init__(self) -> None:
         _check_names(self.namespace)
-        _check_page(self.limit)
+        check_page(self.limit)
 
     def run(self, reader: KvReader) -> Shown[NamePage]:
         names = reader.sessions(self.namespace, self.after, self.limit + 1)
@@ -272,7 +272,7 @@ class ListNamespaces:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_page(self.limit)
+        check_page(self.limit)
 
     def run(self, reader: KvReader) -> Shown[NamePage]:
         names = reader.namespaces(self.after, self.limit + 1)
@@ -342,7 +342,8 @@ def _check_names(namespace: str, key: bytes = b"?") -> None:
         raise InvalidArgument("key", f"is {len(key)} bytes; must be 1 to {KEY_BYTES_MAX}")
 
 
-def _check_page(limit: int, bytes_max: int = PAGE_BYTES_MAX) -> None:
+def check_page(limit: int, bytes_max: int = PAGE_BYTES_MAX) -> None:
+    """A page's bounds. Raises InvalidArgument."""
     _check_range("limit", limit, 1, PAGE_ITEMS_MAX)
     _check_range("bytes_max", bytes_max, 1, PAGE_BYTES_MAX)
 

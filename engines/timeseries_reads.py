@@ -8,8 +8,8 @@ from typing import Any, Final
 from engines.codec import Value
 from engines.cursors import decode_cursor, encode_cursor, scope_of
 from engines.errors import InvalidArgument
-from engines.interfaces import MIB
 from engines.parameters import PREFIX, exactly, integer
+from engines.read_requests import PAGE_BYTES_MAX
 from engines.space import View
 from engines.timeseries_chunks import chunks, get_chunk, points_of
 from engines.timeseries_columns import TIME_MS_MAX
@@ -20,7 +20,6 @@ SERIES_DEFAULT: Final = 100
 SERIES_MAX: Final = 1_000  # of one page
 POINTS_DEFAULT: Final = 1_000
 POINTS_MAX: Final = 10_000  # of one page
-ANSWER_BYTES_MAX: Final = 16 * MIB  # `read_requests.PAGE_BYTES_MAX`, which imports engines
 _PAGED: Final = frozenset({"limit", "cursor"})
 _NAMED: Final = frozenset({"metric"})
 _POINT_BYTES: Final = 20  # of a point in an answer, at most
@@ -33,7 +32,7 @@ def series_range(view: View, given: Mapping[str, Any]) -> Value:
     first, end = time_range(given)
     left = limit = _limit(given, POINTS_DEFAULT, POINTS_MAX)
     place = _place(decode_cursor(given.get("cursor"), scope_of("series_range", given), list))
-    room = ANSWER_BYTES_MAX - limit * _POINT_BYTES
+    room = PAGE_BYTES_MAX - limit * _POINT_BYTES
     found: list[Value] = []
     for series in _from(view, selection, place):
         start = first
@@ -69,7 +68,7 @@ def _listed(view: View, operation: str, given: Mapping[str, Any]) -> Value:
     selection = one_selection(given)
     limit = _limit(given, SERIES_DEFAULT, SERIES_MAX)
     place = _place(decode_cursor(given.get("cursor"), scope_of(operation, given), list))
-    room = ANSWER_BYTES_MAX
+    room = PAGE_BYTES_MAX
     items: list[Value] = []
     for series in _from(view, selection, place):
         if operation == "series_last" and not series.chunks:

@@ -8,7 +8,7 @@ request itself is refused for is an answer, and no failure of the replica.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -41,6 +41,9 @@ class Replicas(Protocol):
 
     def holders(self, session: str) -> dict[str, str]:
         """Ids of the nodes with a replica that answers, and their names."""
+
+    def members(self) -> Collection[str]:
+        """Ids of all nodes of the cluster."""
 
     async def read_at(
         self,
@@ -97,7 +100,7 @@ class BalancedReads:
 
     def _order(self, session: str, routing: Routing) -> Sequence[str]:
         holders = self._replicas.holders(session)
-        self.choice.forget_all_but(list(holders))
+        self.choice.forget_all_but(self._replicas.members())
 
         def named(node: str, names: Sequence[str]) -> bool:
             return node in names or holders[node] in names

@@ -40,6 +40,17 @@ def encode(listing: Listing, scope: tuple[bytes, ...], position: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
+def position(text: str | None, listing: Listing, scope: tuple[bytes, ...]) -> bytes | None:
+    """As `decode`; None without a cursor."""
+    return None if text is None else decode(text, listing, scope)
+
+
+def name_position(text: str | None, listing: Listing, scope: tuple[bytes, ...]) -> str | None:
+    """The same in a listing of names."""
+    after = position(text, listing, scope)
+    return None if after is None else after.decode("utf-8", "replace")
+
+
 def decode(text: str, listing: Listing, scope: tuple[bytes, ...]) -> bytes:
     """The position in a cursor made by `encode` for the same listing.
 

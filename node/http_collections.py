@@ -18,11 +18,10 @@ from node.http_bodies import Fields, parse_object
 from node.http_limits import (
     INLINE_BYTES_MAX,
     JSON_BODY_BYTES_MAX,
-    PAGE_ITEMS_DEFAULT,
     QUERY_VALUES_MAX,
     TIMEOUT_MS_MAX,
 )
-from node.http_params import READ_PARAMETERS, decode, namespace_name
+from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit, read_options
 from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
 from node.http_wire import Answer, BodyReader, Call
@@ -33,7 +32,6 @@ from node.service import Service
 T = TypeVar("T")
 
 DEFAULT_NAMESPACE: Final = "default"
-PAGE_ITEMS_MAX: Final = 1_000
 
 _LIST = READ_PARAMETERS | {"namespace", "limit", "cursor"}
 _CREATE = frozenset({"namespace", "name", "engine", "settings", "request_id", "timeout_ms"})
@@ -85,13 +83,9 @@ class CollectionHandlers:
         query = Parameters(call.query, _LIST)
         namespace = query.text("namespace") or DEFAULT_NAMESPACE
         scope = (namespace.encode(),)
-        cursor = query.text("cursor")
-        after = cursor and cursors.decode(cursor, Listing.COLLECTIONS, scope).decode(
-            errors="replace"
-        )
-        limit = query.integer("limit", 1, PAGE_ITEMS_MAX) or PAGE_ITEMS_DEFAULT
+        after = cursors.name_position(query.text("cursor"), Listing.COLLECTIONS, scope)
         page = await self._collections.list(
-            namespace, after or None, limit, query.read_options(),
+            namespace, after, page_limit(query), query.read_options(),
             call.start + query.timeout_seconds(),
         )  # fmt: skip
         following = None
@@ -210,17 +204,11 @@ def _names_in(fields: Fields, name: str) -> tuple[str, ...]:
 
 
 def _read_options(fields: Fields) -> ReadOptions:
-    level = Consistency.LINEARIZABLE
-    name = fields.optional_text("consistency")
-    if name is not None:
-        try:
-            level = Consistency.from_name(name)
-        except ValueError as error:
-            fields.refuse("consistency", str(error))
-    staleness = fields.optional_integer("max_staleness_ms", 0, STALENESS_MS_MAX)
-    if staleness is not None and level is not Consistency.STALE:
-        fields.refuse("max_staleness_ms", "is only for consistency stale")
-    return ReadOptions(level, staleness)
+    return read_options(
+        fields.optional_text("consistency"),
+        fields.optional_integer("max_staleness_ms", 0, STALENESS_MS_MAX),
+        path="requirements.",
+    )
 
 
 def _view(collection: Collection) -> Json:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from engines.command import Delete, Put, validate_key
 from engines.interfaces import Record
-from engines.read_requests import PAGE_ITEMS_MAX, NamePage, Shown
+from engines.read_requests import NamePage, Shown
 from node import cursors, http_views
 from node.clock import Clock
 from node.cursors import Listing
@@ -18,7 +18,6 @@ from node.http_errors import bad_request, error_body, status_of
 from node.http_limits import (
     INLINE_BYTES_MAX,
     JSON_BODY_BYTES_MAX,
-    PAGE_ITEMS_DEFAULT,
     TIMEOUT_MS_MAX,
 )
 from node.http_operations import decode_batch, decode_txn, expires_ms
@@ -27,6 +26,7 @@ from node.http_params import (
     Query,
     key_name,
     namespace_name,
+    page_limit,
     session_name,
 )
 from node.http_views import dump
@@ -165,8 +165,8 @@ class Handlers:
             namespace,
             session,
             prefix,
-            _cursor(query, Listing.KEYS, scope),
-            _limit(query),
+            cursors.position(query.text("cursor"), Listing.KEYS, scope),
+            page_limit(query),
             query.read_options(),
             call.start + query.timeout_seconds(),
             values=values,
@@ -194,8 +194,8 @@ class Handlers:
         scope = (namespace.encode(),)
         shown = await self._service.sessions(
             namespace,
-            _text_cursor(query, Listing.SESSIONS, scope),
-            _limit(query),
+            cursors.name_position(query.text("cursor"), Listing.SESSIONS, scope),
+            page_limit(query),
             query.read_options(),
             call.start + query.timeout_seconds(),
         )
@@ -204,8 +204,8 @@ class Handlers:
     async def list_namespaces(self, call: Call) -> Answer:
         query = Query(call.query, _NAMES)
         shown = await self._service.namespaces(
-            _text_cursor(query, Listing.NAMESPACES, ()),
-            _limit(query),
+            cursors.name_position(query.text("cursor"), Listing.NAMESPACES, ()),
+            page_limit(query),
             query.read_options(),
             call.start + query.timeout_seconds(),
         )
@@ -224,14 +224,14 @@ class Handlers:
                 await self._service.get_at(namespace, session, key, at_revision, read, deadline)
             )
         scope = (namespace.encode(), session.encode(), key)
-        before = _cursor(query, Listing.HISTORY, scope)
+        before = cursors.position(query.text("cursor"), Listing.HISTORY, scope)
         values = query.flag("values", True)
         found, revision = await self._service.history(
             namespace,
             session,
             key,
             None if before is None else cursors.unpack_change_id(before),
-            _limit(query),
+            page_limit(query),
             read,
             deadline,
             values=values,
@@ -356,20 +356,6 @@ class Handlers:
 
 def _check(check: ReadinessCheck) -> http_views.Json:
     return {"name": check.name, "ok": check.ok, "message": check.message}
-
-
-def _limit(query: Query) -> int:
-    return query.integer("limit", 1, PAGE_ITEMS_MAX) or PAGE_ITEMS_DEFAULT
-
-
-def _cursor(query: Query, listing: Listing, scope: tuple[bytes, ...]) -> bytes | None:
-    text = query.text("cursor")
-    return None if text is None else cursors.decode(text, listing, scope)
-
-
-def _text_cursor(query: Query, listing: Listing, scope: tuple[bytes, ...]) -> str | None:
-    after = _cursor(query, listing, scope)
-    return None if after is None else after.decode("utf-8", "replace")
 
 
 def _names_page(

@@ -13,9 +13,10 @@ from urllib.parse import unquote_to_bytes
 
 from engines.command import validate_key, validate_namespace, validate_session
 from engines.interfaces import INTEGER_MAX, SUB_MAX, ChangeId, Limits
+from engines.read_requests import PAGE_ITEMS_MAX
 from node.errors import BadRequest
 from node.http_errors import bad_request
-from node.http_limits import TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX
+from node.http_limits import PAGE_ITEMS_DEFAULT, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX
 from node.reads import LINEARIZABLE, STALENESS_MS_MAX, Consistency, ReadOptions
 
 TTL_SECONDS_MAX = 1e12  # representable; what is allowed is `Limits.ttl_ms_max`
@@ -149,17 +150,31 @@ class Query:
     def read_options(self) -> ReadOptions:
         if not self._values:
             return LINEARIZABLE
-        name = self.text("consistency")
-        level = Consistency.LINEARIZABLE
-        if name is not None:
-            try:
-                level = Consistency.from_name(name)
-            except ValueError as error:
-                raise bad_request("consistency", str(error)) from None
-        staleness = self.integer("max_staleness_ms", 0, STALENESS_MS_MAX)
-        if staleness is not None and level is not Consistency.STALE:
-            raise bad_request("max_staleness_ms", "is only for consistency=stale")
-        return ReadOptions(level, staleness, self.integer("min_revision", 0))
+        return read_options(
+            self.text("consistency"),
+            self.integer("max_staleness_ms", 0, STALENESS_MS_MAX),
+            self.integer("min_revision", 0),
+        )
+
+
+def read_options(
+    name: str | None, staleness_ms: int | None, min_revision: int | None = None, path: str = ""
+) -> ReadOptions:
+    """How fresh a read must be; `path`: of where the fields lie, with a dot. Raises BadRequest."""
+    level = Consistency.LINEARIZABLE
+    if name is not None:
+        try:
+            level = Consistency.from_name(name)
+        except ValueError as error:
+            raise bad_request(f"{path}consistency", str(error)) from None
+    if staleness_ms is not None and level is not Consistency.STALE:
+        raise bad_request(f"{path}max_staleness_ms", "is only for consistency=stale")
+    return ReadOptions(level, staleness_ms, min_revision)
+
+
+def page_limit(query: Query) -> int:
+    """The parameter `limit` of a listing."""
+    return query.integer("limit", 1, PAGE_ITEMS_MAX) or PAGE_ITEMS_DEFAULT
 
 
 def ttl_ms(seconds: float, field: str) -> int:

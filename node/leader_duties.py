@@ -17,7 +17,7 @@ import logging
 
 from cluster.interfaces import Consensus
 from engines.command import Configure, Expire, Sweep
-from engines.interfaces import ExpireResult, Limits, SweepResult
+from engines.interfaces import DueRecord, ExpireResult, Limits
 from engines.state_machine import StateMachine
 from node.clock import Clock
 from node.errors import HivememError
@@ -59,7 +59,7 @@ class LeaderDuties:
             await asyncio.sleep(INTERVAL_SECONDS)
             if self._leads():
                 await self.configure()
-            while self._leads() and (await self.expire_once() or await self.sweep_once()):
+            while self._leads() and await self.tidy_once():
                 pass
 
     def _leads(self) -> bool:
@@ -75,33 +75,23 @@ class LeaderDuties:
         except HivememError as error:
             logger.info("the configured limits are not in force yet: %s", error)
 
-    async def sweep_once(self) -> bool:
-        """Propose one sweep if a dropped collection has items left; True: there may be more."""
-        try:
-            with self._readers() as reader:
-                dropped = reader.collections.dropped()
-        except ReplicaQuarantined:
-            return False
-        if not dropped or not self._group.status().room:
-            return False
-        deadline = self._clock.monotonic() + PROPOSE_SECONDS_MAX
-        try:
-            result = await self._router.propose(Sweep(SWEEP_ITEMS), deadline)
-        except HivememError as error:
-            logger.info("what dropped collections left was not removed yet: %s", error)
-            return False
-        return isinstance(result, SweepResult) and result.removed > 0
-
-    async def expire_once(self) -> bool:
-        """Propose one batch; True if a full batch was removed, so that more may be due."""
+    async def tidy_once(self) -> bool:
+        """Propose the removal of a batch of what is due, or of what dropped collections left;
+        True: there may be more."""
         now_ms = self._clock.now_ms()
         try:
             with self._readers() as reader:
                 due = tuple(reader.due(now_ms, self._limits.expire_batch_max))
+                dropped = reader.collections.dropped()
         except ReplicaQuarantined:
             return False  # Another node leads in a moment, or this one has its state again.
-        if not due or not self._group.status().room:
+        if not (due or dropped) or not self._group.status().room:
             return False  # Without room on the disk nothing can be proposed.
+        if due and await self._expire(due, now_ms):
+            return True
+        return dropped and await self._sweep()
+
+    async def _expire(self, due: tuple[DueRecord, ...], now_ms: int) -> bool:
         deadline = self._clock.monotonic() + PROPOSE_SECONDS_MAX
         try:
             result = await self._router.propose(Expire(due, now_ms), deadline)
@@ -111,3 +101,12 @@ class LeaderDuties:
             return False
         full = len(due) == self._limits.expire_batch_max
         return full and isinstance(result, ExpireResult) and result.expired > 0
+
+    async def _sweep(self) -> bool:
+        deadline = self._clock.monotonic() + PROPOSE_SECONDS_MAX
+        try:
+            await self._router.propose(Sweep(SWEEP_ITEMS), deadline)
+        except HivememError as error:
+            logger.info("what dropped collections left was not removed yet: %s", error)
+            return False
+        return True

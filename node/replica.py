@@ -37,6 +37,7 @@ from cluster.transport import Transport
 from cluster.upstream import RaftTiming
 from engines.errors import CorruptRecord, ReadersBusy, StoreFailed, UnknownFormat
 from engines.interfaces import Limits
+from engines.registry import EngineNotUsable, Registry, load_registry
 from engines.scan import examine_file
 from engines.state_machine import StateMachine
 from engines.store import Store
@@ -122,7 +123,7 @@ class Replica:
             self.store = stack.enter_context(opened_state(shared, group, lambda: self._keep))
             # Every state begins with the same limits, whatever is configured here and now: the
             # same log must give the same state. The leader brings the configured ones into it.
-            self.machine = StateMachine(self.store, Limits())
+            self.machine = StateMachine(self.store, Limits(), registry=engines_here())
             self.guard = StateGuard(self.store, self.machine.registry, self.machine.indexes)
             self.readers = self.guard.readers
             log = stack.enter_context(opened_log(shared, group))
@@ -300,6 +301,14 @@ def _open_store(shared: Shared, group: int) -> Store:
         shared.data_dir.distrust_live()
         shared.data_dir.discard_live(group)
         return Store(path, map_bytes, READERS_MAX)
+
+
+def engines_here() -> Registry:
+    """The engines that this node has. Raises StartupError: one of another package is unusable."""
+    try:
+        return load_registry()
+    except EngineNotUsable as error:
+        raise StartupError(str(error)) from error
 
 
 @contextmanager

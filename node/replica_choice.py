@@ -12,7 +12,7 @@ Sources: Mitzenmacher 2001 (power of two choices); Nygard, Release It! (circuit 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 WEIGHT = 0.2  # of the newest answer in the means
@@ -121,8 +121,8 @@ class ReplicaChoice:
     def of(self, replica: str) -> ReplicaFigures:
         return self.figures.setdefault(replica, ReplicaFigures())
 
-    def forget_all_but(self, replicas: Sequence[str]) -> None:
-        """Replicas that are no members any more."""
+    def forget_all_but(self, replicas: Collection[str]) -> None:
+        """Replicas on nodes that are no members any more."""
         for gone in self.figures.keys() - set(replicas):
             if self.figures[gone].in_flight == 0:
                 del self.figures[gone]

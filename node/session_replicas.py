@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeVar
 
 from engines.read_requests import ReadRequest, Shown
@@ -31,6 +32,10 @@ class SessionReplicas:
             return {node: names.get(node, node) for node in configuration.voters}
         replicas = found.partitions[partitions.group_of(session) - 1].replicas
         return {node: names.get(node, node) for node in replicas}
+
+    def members(self) -> Collection[str]:
+        """Ids of all nodes of the cluster."""
+        return self._partitions.system.group.configuration().ids
 
     async def read_at(
         self,

@@ -337,6 +337,9 @@ class OneReplica:
     def holders(self, session: str) -> dict[str, str]:
         return {"n1": "one"}
 
+    def members(self) -> list[str]:
+        return ["n1"]
+
     async def read_at(
         self, node: str, session: str, request: Any, options: Any, seconds: float
     ) -> Any:

@@ -46,13 +46,17 @@ class Cluster:
     failing: dict[str, float] = field(default_factory=dict)  # share of calls
     asked: Counter[str] = field(default_factory=Counter)
     random: Random = field(default_factory=lambda: Random(7))
+    held: dict[str, str] = field(default_factory=dict)  # session → who holds it, if not all
     latencies: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.reads = BalancedReads("a", self, self.clock, self.random.random)
 
     def holders(self, session: str) -> dict[str, str]:
-        return NODES
+        return {node: NODES[node] for node in self.held.get(session, NODES)}
+
+    def members(self) -> list[str]:
+        return list(NODES)
 
     async def read_at(
         self, node: str, session: str, request: Any, options: Any, seconds: float
@@ -159,6 +163,17 @@ async def test_preferred_and_excluded_replicas_by_name_or_id() -> None:
     assert set(await cluster.read(10, strategy, preferred=("c",))) == {"a", "b"}
     with pytest.raises(Unavailable, match="no replica that may be asked"):
         await cluster.read(1, strategy, excluded=("one", "two", "three"))
+
+
+async def test_what_is_known_of_a_replica_is_kept_while_other_partitions_are_read() -> None:
+    cluster = Cluster(held={"first": "ab", "second": "bc"})
+    cluster.failing["a"] = 1.0
+    routing = Routing(LoadBalancing.ROUND_ROBIN)
+    for number in range(40):
+        session = ("first", "second")[number % 2]
+        await cluster.reads.read(session, None, STALE, routing, DEADLINE)  # type: ignore[arg-type]
+    # Its breaker opened after a few failures, and stayed open for a second of virtual time.
+    assert cluster.asked["a"] <= 5
 
 
 async def test_a_refused_request_is_no_failure_of_the_replica() -> None:

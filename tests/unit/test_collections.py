@@ -168,7 +168,8 @@ def test_a_dropped_collection_is_gone_and_its_items_go_step_by_step(state: State
         assert isinstance(result, SweepResult)
         removed.append(result.removed)
         assert problems(state) == []
-    assert removed[:2] == [10, 10]
+    assert sum(removed) == 25
+    assert max(removed) == 10
     assert state.query("c", "tally_list") == {"items": [{"name": "new", "total": 1}]}
     with state.store.read() as snapshot:
         assert snapshot.txn.stat(snapshot.databases.items)["entries"] == 1

@@ -12,11 +12,9 @@ import pytest
 
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode, Rejected
-from engines.read_requests import PAGE_BYTES_MAX
 from engines.registry import Registry
 from engines.timeseries_append import APPEND_CHUNKS_MAX, APPEND_POINTS_MAX
 from engines.timeseries_drops import DROP_CHUNKS_MAX
-from engines.timeseries_reads import ANSWER_BYTES_MAX
 from tests.unit.series_state import SeriesState, series_state
 
 
@@ -30,7 +28,6 @@ def test_it_is_built_in() -> None:
     engine = Registry().named("timeseries")
     assert engine is not None
     assert len(engine.operations) == 7
-    assert ANSWER_BYTES_MAX == PAGE_BYTES_MAX
 
 
 # --- Bad input -----------------------------------------------------------------------------
