@@ -473,7 +473,13 @@ class RaftGroup:
         return self._core.state != raft.FOLLOWER or self._core.repairing or self._is_awaited()
 
     def _is_awaited(self) -> bool:
-        return self._hurried or bool(self._applied_waiters) or self._watched()
+        return (
+            self._hurried
+            or bool(self._applied_waiters)
+            # Of a leader that was: its clients are answered from here all the same.
+            or self._proposals.count > 0
+            or self._watched()
+        )
 
     def _applied_all(self) -> None:
         self._deferral.ended()

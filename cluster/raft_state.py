@@ -279,8 +279,12 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
             self.repair_floor = 0
 
     def _note_commit(self, commit_index: int) -> None:
-        """A leader said now that everything up to `commit_index` is committed."""
-        self._newest_mark = (self.now(), commit_index)
+        """A leader said now that everything up to `commit_index` is committed.
+
+        What it says may be older than what it said before: heartbeats overtake entries. What any
+        leader called committed stays so.
+        """
+        self._newest_mark = (self.now(), max(commit_index, self._newest_mark[1]))
         if self._current_mark is None:
             self._current_mark = self._newest_mark
         self._check_current()

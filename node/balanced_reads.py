@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from cluster.errors import ClusterError
+from engines.errors import Compacted, InvalidArgument
 from engines.read_requests import ReadRequest, Shown
 from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, Unavailable
@@ -25,6 +26,7 @@ T = TypeVar("T")
 # there are others to ask.
 ATTEMPT_SECONDS_MIN: Final = 0.25
 ATTEMPT_LATENCIES: Final = 8
+CUT_OFF_SHARE: Final = 0.95  # of the time that it had: it ran out of it, rather than fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +83,43 @@ class BalancedReads:
         request itself raises.
         """
         failure: Exception | None = None
+        cut_off: list[tuple[str, float]] = []  # node, and the seconds that it had
         order = self._order(session, routing)
         for place, node in enumerate(order):
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 break
+            usual = self._attempt_seconds(node)
             last = place == len(order) - 1
-            seconds = left if last else min(left, self._attempt_seconds(node))
+            seconds = left if last else min(left, usual)
+            begun = self._clock.monotonic()
             try:
-                return await self._ask(node, session, request, options, seconds), node
+                shown = await self._ask(node, session, request, options, seconds)
             except (ClusterError, Unavailable, DeadlineExceeded) as error:
                 failure = error
+                if self._clock.monotonic() - begun < CUT_OFF_SHARE * seconds:
+                    self.choice.of(node).blamed(self._clock.monotonic())
+                elif seconds >= usual:  # else the caller had less patience than is fair
+                    cut_off.append((node, seconds))
+                continue
+            self._judge(cut_off, self._clock.monotonic() - begun)
+            return shown, node
+        self._judge(cut_off, 0.0)
         if isinstance(failure, HivememError):
             raise failure
         raise Unavailable(
             "no replica that may be asked answered", code="QUORUM_NOT_REACHED"
         ) from failure
+
+    def _judge(self, cut_off: Sequence[tuple[str, float]], needed: float) -> None:
+        """Replicas that were not waited for, now that another one needed so many seconds (0:
+        none answered): was it they that were slow, or the question?"""
+        for node, seconds in cut_off:
+            figures = self.choice.of(node)
+            if needed > seconds:
+                figures.slower_than(needed)
+            else:
+                figures.blamed(self._clock.monotonic())
 
     def _order(self, session: str, routing: Routing) -> Sequence[str]:
         holders = self._replicas.holders(session)
@@ -129,15 +152,15 @@ class BalancedReads:
         figures.begin(begun)
         try:
             shown = await self._replicas.read_at(node, session, request, options, seconds)
-        except (ClusterError, Unavailable, DeadlineExceeded):
-            figures.failed(self._clock.monotonic())
-            raise
-        except asyncio.CancelledError:
+        except (ClusterError, Unavailable, DeadlineExceeded, asyncio.CancelledError):
             figures.given_up()
             raise
-        except Exception:
+        except (InvalidArgument, Compacted, HivememError):
             # The request was refused: the replica did what it should.
             figures.answered(self._clock.monotonic() - begun)
+            raise
+        except BaseException:
+            figures.failed(self._clock.monotonic())
             raise
         figures.answered(self._clock.monotonic() - begun)
         return shown

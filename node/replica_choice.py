@@ -78,21 +78,33 @@ class ReplicaFigures:
         self._count(failed=False)
 
     def failed(self, now: float) -> None:
-        """No answer, or none in time."""
-        self.in_flight -= 1
-        self.failures += 1
-        self._count(failed=True)
-        if self.breaker is Breaker.HALF_OPEN:
-            self.pause_seconds = min(2 * self.pause_seconds, PAUSE_SECONDS_MAX)
-            self._open(now)
-        elif self._seen >= ANSWERS_MIN and self.failure_share > FAILURE_SHARE_MAX:
-            self._open(now)
+        """No answer."""
+        self.given_up()
+        self.blamed(now)
 
     def given_up(self) -> None:
-        """Nobody waits any more; nothing was learned."""
+        """Nobody waits any more; what that says of it is not known yet, if ever."""
         self.in_flight -= 1
         if self.breaker is Breaker.HALF_OPEN:
             self.breaker = Breaker.OPEN
+
+    def blamed(self, now: float) -> None:
+        """One that was given up was its failure: others answered in the time that it had."""
+        self.failures += 1
+        self._count(failed=True)
+        if self.breaker is Breaker.OPEN and now >= self.reopens_at:  # it was a probe
+            self.pause_seconds = min(2 * self.pause_seconds, PAUSE_SECONDS_MAX)
+            self._open(now)
+        elif (
+            self.breaker is Breaker.CLOSED
+            and self._seen >= ANSWERS_MIN
+            and self.failure_share > FAILURE_SHARE_MAX
+        ):
+            self._open(now)
+
+    def slower_than(self, seconds: float) -> None:
+        """One that was given up asked for more than others could do in that time, either."""
+        self.latency_seconds = max(self.latency_seconds or 0.0, seconds)
 
     def _open(self, now: float) -> None:
         self.breaker, self.reopens_at = Breaker.OPEN, now + self.pause_seconds
@@ -147,8 +159,9 @@ class ReplicaChoice:
         rest = [each for each in healthy if each not in preferred]
         ranked = self._ranked(strategy, first, own) + self._ranked(strategy, rest, own)
         probing = [each for each in ranked if self.of(each).breaker is Breaker.OPEN]
+        last = self._ranked(strategy, broken, own)
         # A probe goes first, or a broken replica would never be tried while others answer.
-        return probing + [each for each in ranked if each not in probing] + broken
+        return probing + [each for each in ranked if each not in probing] + last
 
     def _ranked(self, strategy: LoadBalancing, replicas: list[str], own: str | None) -> list[str]:
         if len(replicas) < 2:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
+from engines.errors import ReadersBusy
 from engines.read_requests import ReadRequest, Shown
 from node.errors import Unavailable
+from node.http_errors import as_hivemem
 from node.partitions import Partitions
 from node.reads import ReadOptions, ReplicaLeft
 from node.remote_reads import RemoteReads
@@ -57,6 +59,9 @@ class SessionReplicas:
             return await replica.router.read_here(request, options, deadline)
         except ReplicaLeft:
             raise _not_here() from None
+        except ReadersBusy as error:
+            # As another node would say it, so that others are asked.
+            raise as_hivemem(error, writes=False) from error
 
 
 def _not_here() -> Unavailable:

@@ -30,6 +30,22 @@ DEFERRALS = (
         "deferral.nothing_is_put_off_while_somebody_watches",
     ),
     one(
+        "a former leader's clients wait for what is put off",
+        "-",
+        GROUP + "_is_awaited",
+        "or self._proposals.count > 0",
+        "",
+        "deferral.a_former_leader_puts_off_nothing_that_its_clients_wait_for",
+    ),
+    one(
+        "older news makes newer news forgotten",
+        "-",
+        STATE + "_note_commit",
+        "max(commit_index, self._newest_mark[1])",
+        "commit_index",
+        "deferral.news_that_was_overtaken_does_not_make_a_state_look_fresh",
+    ),
+    one(
         "a node that campaigns puts off",
         "-",
         GROUP + "_must_apply",

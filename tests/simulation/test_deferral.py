@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cluster import messages
 from cluster.deferral import DeferralLimits
 from cluster.group import GroupLimits
+from cluster.interfaces import LogEntry
 from cluster.raft_leading import COMMIT_SECONDS_MAX
 from tests.simulation.safe import SafeCluster
 
@@ -110,6 +112,46 @@ def test_nothing_is_put_off_while_somebody_watches(monkeypatch):
     cluster.turn("B")
     cluster.turn("C")
     assert (cluster.applied_index("B"), cluster.applied_index("C")) == (last, last - 1)
+
+
+def test_a_former_leader_puts_off_nothing_that_its_clients_wait_for(monkeypatch):
+    cluster = led(monkeypatch)
+    outcome = cluster.put("A", b"x")
+    cluster.turn("A")
+    cluster.sync("A")
+    cluster.network.deliver_all()
+    for name in "BC":
+        cluster.sync(name)
+    cluster.core("B")._campaign(transfer=True)
+    began = cluster.time
+    for _ in range(10):
+        for name in cluster.ids:
+            cluster.turn(name)
+            cluster.sync(name)
+        cluster.network.deliver_all()
+    assert cluster.leader() == "B"
+    assert outcome.acknowledged
+    assert cluster.time == began
+
+
+def test_news_that_was_overtaken_does_not_make_a_state_look_fresh(monkeypatch):
+    cluster = led(monkeypatch)
+    last = commit(cluster, b"1", b"2", hearing=False)
+    core, group, term = cluster.core("B"), cluster.group("B"), cluster.term("A")
+    (entry,) = core._log.read(last, last + 1, 1 << 20)
+
+    def append(commit_index: int, previous: int, entries=()) -> None:
+        head = (term, commit_index, previous, core.term_at(previous), 0)
+        group.peer_message("A", messages.encode_append(*head, entries))
+
+    append(last - 1, last)
+    cluster.turn("B")  # put off
+    append(last + 1, last)  # a heartbeat, which overtook the entry that the others have by now
+    cluster.advance(0.5)
+    append(last, last, [LogEntry(last + 1, term, entry.payload)])  # made before that heartbeat
+    cluster.turn("B")
+    assert core.applied_index == last
+    assert group.staleness_seconds() >= 0.5
 
 
 @pytest.mark.parametrize(

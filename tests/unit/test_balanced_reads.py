@@ -9,18 +9,20 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.errors import PeerUnreachable
-from engines.errors import InvalidArgument
+from engines.errors import InvalidArgument, ReadersBusy
 from engines.read_requests import Shown
 from node.balanced_reads import BalancedReads, Routing
 from node.clock import SystemClock
 from node.errors import Unavailable
 from node.reads import STALE
 from node.replica_choice import Breaker, LoadBalancing
+from node.session_replicas import SessionReplicas
 
 NODES = {"a": "one", "b": "two", "c": "three"}
 FAST, SLOW = 0.002, 0.2  # seconds
@@ -186,6 +188,72 @@ async def test_a_refused_request_is_no_failure_of_the_replica() -> None:
             )
     assert all(each.breaker is Breaker.CLOSED for each in cluster.reads.choice.figures.values())
     assert sum(cluster.asked.values()) == 20
+
+
+@EACH
+async def test_a_callers_short_deadline_is_no_failure_of_a_replica(strategy: LoadBalancing) -> None:
+    cluster = Cluster(seconds=dict.fromkeys(NODES, 0.02))
+    await cluster.read(30, strategy)
+    for _ in range(30):
+        deadline = cluster.clock.now + 0.005
+        routing = Routing(strategy)
+        with pytest.raises(Unavailable):
+            await cluster.reads.read("s", None, STALE, routing, deadline)  # type: ignore[arg-type]
+    assert all(each.breaker is Breaker.CLOSED for each in cluster.reads.choice.figures.values())
+
+
+@EACH
+async def test_a_question_that_takes_long_everywhere_breaks_nothing(
+    strategy: LoadBalancing,
+) -> None:
+    cluster = Cluster()
+    await cluster.read(30, strategy)
+    cluster.seconds.update(dict.fromkeys(NODES, 1.0))
+    await cluster.read(20, strategy)
+    assert all(each.breaker is Breaker.CLOSED for each in cluster.reads.choice.figures.values())
+    # What it takes is known then: nobody is asked in vain.
+    assert sum((await cluster.read(9, strategy)).values()) == sum(cluster.asked.values())
+
+
+async def test_a_replica_that_hangs_is_left_out() -> None:
+    cluster = Cluster()
+    cluster.seconds["b"] = 1e6
+    await cluster.read(60, LoadBalancing.ROUND_ROBIN)
+    assert cluster.reads.choice.of("b").breaker is not Breaker.CLOSED
+    cluster.asked.clear()
+    await cluster.read(60, LoadBalancing.ROUND_ROBIN)
+    assert cluster.asked["b"] <= 2
+
+
+async def test_while_all_are_broken_they_still_take_turns() -> None:
+    cluster = Cluster(failing=dict.fromkeys(NODES, 1.0))
+    for _ in range(30):
+        with pytest.raises(Unavailable):
+            await cluster.read(1, LoadBalancing.ROUND_ROBIN)
+    cluster.failing.clear()
+    cluster.clock.now += 0.001
+    assert len(await cluster.read(6, LoadBalancing.ROUND_ROBIN)) == 3
+
+
+async def test_a_node_without_readers_left_is_a_failure_of_that_node() -> None:
+    """Not an answer, and a quick one: then nobody else would be asked."""
+
+    async def busy(*_: Any) -> Any:
+        raise ReadersBusy(16)
+
+    replica = SimpleNamespace(clock=VirtualClock(), router=SimpleNamespace(read_here=busy))
+    partitions: Any = SimpleNamespace(group_of=lambda _: 0, serving=lambda _: replica)
+    own: Any = SessionReplicas("a", partitions, None)  # type: ignore[arg-type]
+    cluster = Cluster()
+    answer = cluster.read_at
+
+    async def read_at(node: str, *rest: Any) -> Any:
+        return await (own.read_at if node == "a" else answer)(node, *rest)
+
+    cluster.read_at = read_at  # type: ignore[method-assign]
+    answered = await cluster.read(20, LoadBalancing.CAPABILITY_BASED)
+    assert answered["a"] == 0
+    assert cluster.reads.choice.of("a").breaker is not Breaker.CLOSED
 
 
 async def test_who_gives_up_leaves_no_request_under_way() -> None:
