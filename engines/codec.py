@@ -70,37 +70,69 @@ def unpack_value(packed: bytes | memoryview) -> Value:
     return value
 
 
-def check_value(value: object, field: str, depth: int = VALUE_DEPTH_MAX) -> None:
+def check_value(value: object, field: str) -> None:
     """Raises InvalidArgument, naming the place within `field`, for what cannot be stored."""
+    try:
+        _check(value, VALUE_DEPTH_MAX)
+    except _Unfit as error:
+        path = "".join(reversed(error.path))
+        raise InvalidArgument(f"{field}{path}", str(error)) from None
+
+
+class _Unfit(Exception):
+    """`path`: of the value that is at fault, innermost first. Put together only then."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.path: list[str] = []
+
+
+def _check(value: object, depth: int) -> None:
     kind = type(value)
-    if kind is str:
-        assert isinstance(value, str)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgument(field, "is not text that UTF-8 can hold") from None
+    if kind is float:
+        if not isfinite(value):  # type: ignore[arg-type]
+            raise _Unfit("must be a finite number")
     elif kind is int:
-        assert isinstance(value, int)
-        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
-            raise InvalidArgument(field, "does not fit 64 bits")
-    elif kind is float:
-        assert isinstance(value, float)
-        if not isfinite(value):
-            raise InvalidArgument(field, "must be a finite number")
-    elif isinstance(value, list | tuple | dict):
+        if not _INTEGER_MIN <= value <= _INTEGER_MAX:  # type: ignore[operator]
+            raise _Unfit("does not fit 64 bits")
+    elif kind is str:
+        _check_text(value)  # type: ignore[arg-type]
+    elif isinstance(value, Mapping):
+        _check_members(value, depth)
+    elif isinstance(value, list | tuple):
         if depth == 0:
-            raise InvalidArgument(field, f"is nested deeper than {VALUE_DEPTH_MAX}")
-        if isinstance(value, dict):
-            for name, member in value.items():
-                if type(name) is not str:
-                    raise InvalidArgument(field, "has a member whose name is not text")
-                check_value(name, field)
-                check_value(member, f"{field}.{name}", depth - 1)
-        else:
-            for place, item in enumerate(value):
-                check_value(item, f"{field}[{place}]", depth - 1)
+            raise _Unfit(f"is nested deeper than {VALUE_DEPTH_MAX}")
+        place = -1
+        try:
+            for item in value:
+                place += 1
+                _check(item, depth - 1)
+        except _Unfit as error:
+            error.path.append(f"[{place}]")
+            raise
     elif kind is not bool and kind is not bytes and value is not None:
-        raise InvalidArgument(field, f"a {kind.__name__} cannot be stored")
+        raise _Unfit(f"a {kind.__name__} cannot be stored")
+
+
+def _check_members(value: Mapping[object, object], depth: int) -> None:
+    if depth == 0:
+        raise _Unfit(f"is nested deeper than {VALUE_DEPTH_MAX}")
+    for name, member in value.items():
+        if type(name) is not str:
+            raise _Unfit("has a member whose name is not text")
+        _check_text(name)
+        try:
+            _check(member, depth - 1)
+        except _Unfit as error:
+            error.path.append(f".{name}")
+            raise
+
+
+def _check_text(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Unfit("is not text that UTF-8 can hold") from None
 
 
 # Checks of one decoded value. Types are compared exactly: a bool is not taken for an int.

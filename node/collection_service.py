@@ -8,6 +8,7 @@ write is checked here as far as it can be without the collection, and then decid
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engines.catalog import Collection
@@ -20,7 +21,7 @@ from engines.collection_requests import (
 )
 from engines.collection_writes import ALTER, CREATE, DROP
 from engines.command import CollectionCommand, validate, validate_namespace
-from engines.engine import Kind
+from engines.engine import Engine, Kind
 from engines.errors import InvalidArgument
 from engines.interfaces import CollectionResult, Limits, Rejected
 from engines.registry import Registry
@@ -29,6 +30,8 @@ from node.balanced_reads import BalancedReads, Routing
 from node.clock import Clock
 from node.errors import BadRequest, InternalError
 from node.http_errors import rejection
+from node.http_limits import INLINE_BYTES_MAX
+from node.local_reads import ReaderThreads
 from node.reads import ReadOptions
 from node.service import Router
 
@@ -45,6 +48,7 @@ class Query:
     parameters: dict[str, Any]
     read: ReadOptions
     request_id: str | None = None
+    size: int = 0  # bytes of the request, about
     capabilities: tuple[str, ...] = ()  # that the engine must have
     routing: Routing | None = None  # of a stale read; None: this node answers
 
@@ -54,11 +58,10 @@ class Outcome:
     """What a query was answered. `log_index`: of the write, or of the state that was read;
     `served_by`: id of the replica that a balanced read was answered by."""
 
-    result: Value
+    packed: bytes  # the result: `codec.unpack_value`, which may take its time
     engine: str
     kind: Kind
     log_index: int
-    size: int  # bytes of the result, packed
     served_by: str | None = None
 
 
@@ -72,8 +75,10 @@ class CollectionService:
         limits: Limits,
         clock: Clock,
         balanced: BalancedReads,
+        threads: ReaderThreads,
     ) -> None:
         self._router = router
+        self._threads = threads
         self.balanced = balanced
         self._limits = limits
         self._clock = clock
@@ -97,7 +102,7 @@ class CollectionService:
             raise InvalidArgument("engine", f"{engine} is not known here; known: {known}")
         check_value(settings, "settings")
         found.settings(settings, None)
-        body: Value = {"engine": found.name, "settings": settings}
+        body = pack_value({"engine": found.name, "settings": settings})
         answer, _ = await self._write(namespace, name, CREATE, body, request_id, deadline)
         return unpack_value(answer)
 
@@ -111,7 +116,7 @@ class CollectionService:
     ) -> Value:
         """Raises: BadRequest, NotFound (COLLECTION_NOT_FOUND), Unavailable."""
         check_value(settings, "settings")
-        body: Value = {"settings": settings}
+        body = pack_value({"settings": settings})
         answer, _ = await self._write(namespace, name, ALTER, body, request_id, deadline)
         return unpack_value(answer)
 
@@ -119,7 +124,7 @@ class CollectionService:
         self, namespace: str, name: str, request_id: str | None, deadline: float
     ) -> Value:
         """Dropping what is not there succeeds and says so. Raises: BadRequest, Unavailable."""
-        answer, _ = await self._write(namespace, name, DROP, {}, request_id, deadline)
+        answer, _ = await self._write(namespace, name, DROP, pack_value({}), request_id, deadline)
         return unpack_value(answer)
 
     async def describe(
@@ -152,21 +157,20 @@ class CollectionService:
                 "requirements.capabilities",
                 f"engine {operation.engine.name} has no {', '.join(sorted(missing))}",
             )
-        check_value(query.parameters, "parameters")
-        if operation.kind is Kind.WRITE:
-            body = operation.engine.prepare(query.operation, query.parameters)
+        writes = operation.kind is Kind.WRITE
+        if query.request_id is not None and not writes:
+            raise BadRequest("a read takes no request_id", field="request_id")
+        work = partial(_packed, query, operation.engine if writes else None)
+        # A million numbers are looked at, prepared and packed for a third of a second.
+        small = query.size <= INLINE_BYTES_MAX
+        packed = work() if small else await self._threads.offload(work, deadline)
+        if writes:
             result, log_index = await self._write(
-                query.namespace, query.collection, query.operation, body, query.request_id,
+                query.namespace, query.collection, query.operation, packed, query.request_id,
                 deadline,
             )  # fmt: skip
-            return Outcome(
-                unpack_value(result), operation.engine.name, Kind.WRITE, log_index, len(result)
-            )
-        if query.request_id is not None:
-            raise BadRequest("a read takes no request_id", field="request_id")
-        request = QueryCollection(
-            query.namespace, query.collection, query.operation, pack_value(query.parameters)
-        )
+            return Outcome(result, operation.engine.name, Kind.WRITE, log_index)
+        request = QueryCollection(query.namespace, query.collection, query.operation, packed)
         served_by = None
         if query.routing is None:
             shown = await self._router.read(request, query.read, deadline)
@@ -175,30 +179,20 @@ class CollectionService:
                 query.collection, request, query.read, query.routing, deadline
             )
         found = shown.found
-        answer = found.answer
-        return Outcome(
-            unpack_value(answer),
-            found.engine,
-            Kind.READ,
-            found.applied_index,
-            len(answer),
-            served_by,
-        )
+        return Outcome(found.answer, found.engine, operation.kind, found.applied_index, served_by)
 
     async def _write(
         self,
         namespace: str,
         name: str,
         operation: str,
-        body: Value,
+        body: bytes,
         request_id: str | None,
         deadline: float,
     ) -> tuple[bytes, int]:
         seed = self._clock.random().getrandbits(SEED_BITS)
         now_ms = self._clock.now_ms()
-        command = CollectionCommand(
-            namespace, name, operation, pack_value(body), now_ms, seed, request_id
-        )
+        command = CollectionCommand(namespace, name, operation, body, now_ms, seed, request_id)
         validate(command, self._limits)
         result = await self._router.propose(command, deadline)
         if isinstance(result, Rejected):
@@ -210,3 +204,11 @@ class CollectionService:
     def _check_names(self, namespace: str, name: str) -> None:
         validate_namespace(namespace, self._limits)
         validate_collection(name)
+
+
+def _packed(query: Query, engine: Engine | None) -> bytes:
+    """Parameters as they travel, checked; of a write by its engine. Raises InvalidArgument."""
+    check_value(query.parameters, "parameters")
+    if engine is None:
+        return pack_value(query.parameters)
+    return pack_value(engine.prepare(query.operation, query.parameters))

@@ -184,7 +184,7 @@ def _collections(router: Router, partitions: Partitions, shared: Shared) -> Coll
     replicas = SessionReplicas(config.node.id, partitions, shared.remote_reads)
     balanced = BalancedReads(config.node.id, replicas, clock, clock.random().random)
     registry = partitions.system.machine.registry
-    return CollectionService(router, registry, config.limits, clock, balanced)
+    return CollectionService(router, registry, config.limits, clock, balanced, shared.threads)
 
 
 def _watches(partitions: Partitions, shared: Shared) -> Watches:

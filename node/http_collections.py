@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from engines.catalog import Collection
-from engines.codec import Value
+from engines.codec import Value, unpack_value
 from engines.engine import Kind
 from engines.interfaces import Limits
 from engines.validation import validate_collection
@@ -131,7 +131,8 @@ class CollectionHandlers:
         return Answer(dump(_object(answer)), wrote=True)
 
     async def query(self, call: Call) -> Answer:
-        fields = Fields(await self._body(call), "", _QUERY)
+        body, size = await self._sized_body(call)
+        fields = Fields(body, "", _QUERY)
         wanted = Fields(fields.members("requirements"), "requirements", _REQUIREMENTS)
         query = Query(
             fields.optional_text("namespace") or DEFAULT_NAMESPACE,
@@ -140,11 +141,12 @@ class CollectionHandlers:
             fields.members("parameters"),
             options := _read_options(wanted),
             fields.optional_text("request_id"),
+            size,
             _names_in(wanted, "capabilities"),
             _routing(fields, options),
         )
         outcome = await self._collections.query(query, call.start + fields.timeout_ms() / 1000)
-        encoded = await self._inline(outcome.size, lambda: dump(_outcome(query, outcome)))
+        encoded = await self._inline(len(outcome.packed), lambda: dump(_outcome(query, outcome)))
         return Answer(encoded, wrote=outcome.kind is Kind.WRITE)
 
     async def replicas(self, call: Call) -> Answer:
@@ -166,10 +168,14 @@ class CollectionHandlers:
         return Answer(dump({"items": items}))
 
     async def _body(self, call: Call) -> dict[str, object]:
+        return (await self._sized_body(call))[0]
+
+    async def _sized_body(self, call: Call) -> tuple[dict[str, object], int]:
         Parameters(call.query, _NONE)
         deadline = call.start + TIMEOUT_MS_MAX / 1000  # the request's own stands in the body
         body = await self._bodies.read(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE", deadline)
-        return await self._inline(len(body), lambda: parse_object(body, QUERY_VALUES_MAX))
+        parsed = await self._inline(len(body), lambda: parse_object(body, QUERY_VALUES_MAX))
+        return parsed, len(body)
 
     async def _inline(self, size: int, work: Callable[[], T]) -> T:
         """Small things here, large ones where they do not hold up the loop."""
@@ -230,7 +236,7 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
         "namespace": query.namespace,
         "collection": query.collection,
         "engine": outcome.engine,
-        "result": outcome.result,
+        "result": unpack_value(outcome.packed),
         "log_index": outcome.log_index,
     }
     if outcome.served_by is not None:

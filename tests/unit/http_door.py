@@ -310,7 +310,9 @@ async def open_door(
         )  # fmt: skip
         saved = snapshot_service(snapshots, router, machine, clock)
         balanced = BalancedReads("n1", OneReplica(router), clock, clock.random().random)
-        collections = CollectionService(router, machine.registry, state_limits, clock, balanced)
+        collections = CollectionService(
+            router, machine.registry, state_limits, clock, balanced, threads
+        )
         parts = HttpParts(
             service, collections, members, partitions, saved,
             IntegrityService("n1", list, clock), watches, info, clock, "one", tokens, limits,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.registry import BUILT_IN, Registry
+from node.http_limits import INLINE_BYTES_MAX
 from tests.example_engine.hivemem_tally import TALLY
 from tests.unit.http_door import OpenDoor, Reply, open_door
 
@@ -159,3 +161,21 @@ async def test_routing_that_is_refused(tmp_path: Path, changes: dict[str, Any], 
         stale = {} if changes == {"routing": {}} else {"requirements": {"consistency": "stale"}}
         reply = await query(door, "tally_get", {"name": "x"}, **{**stale, **changes})
         assert (reply.status, reply.json()["error"]["field"]) == (400, field)
+
+
+async def test_a_large_query_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+    """Whatever takes time in proportion to it runs on a thread."""
+    threads: list[str] = []
+
+    class Watched(type(TALLY)):  # type: ignore[misc]
+        def prepare(self, operation: str, parameters: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return super().prepare(operation, {"name": "x"})
+
+    async with open_door(tmp_path, registry=Registry((Watched(),))) as door:
+        await create(door)
+        small = await query(door, "tally_add", {"name": "x"})
+        large = await query(door, "tally_add", {"name": "x", "ballast": "y" * INLINE_BYTES_MAX})
+        assert (small.json()["result"], large.json()["result"]) == ({"total": 1}, {"total": 2})
+    assert threads[0] == threading.current_thread().name
+    assert threads[1] != threads[0]
