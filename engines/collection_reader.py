@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from engines.catalog import Collection, collection_key, find_collection, unpack_collection
 from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.counters import load_counters
 from engines.derived import DerivedIndex, DerivedIndexes
-from engines.engine import Engine, Kind
-from engines.errors import InvalidArgument, UnknownRead
+from engines.engine import AnswersTogether, Engine, Kind
+from engines.errors import EngineError, InvalidArgument, UnknownRead
 from engines.registry import Registry
 from engines.result_cache import Request
 from engines.space import View
@@ -25,6 +25,9 @@ class Answer(NamedTuple):
 
     packed: bytes
     collection: Collection
+
+
+Answers: TypeAlias = list[Answer | EngineError | None]
 
 
 class CollectionReader:
@@ -101,6 +104,47 @@ class CollectionReader:
             results.put(request, found)
         return Answer(found, collection)
 
+    def answer_together(
+        self, namespace: str, name: str, operation: str, many: Sequence[bytes]
+    ) -> Answers:
+        """As `answer` each of them, by an engine that answers such together; None: ask it alone.
+
+        Raises as `answer` does, but for what is at fault with one of them.
+        """
+        collection = self.find(namespace, name)
+        engine, kind = self._reading(collection, operation)
+        if not isinstance(engine, AnswersTogether) or operation not in engine.together:
+            return [None] * len(many)
+        results = None
+        if kind is Kind.READ and self._indexes is not None:
+            results = self._indexes.results
+        answers: Answers = [None] * len(many)
+        asked: list[tuple[int, Request, Mapping[str, Any]]] = []
+        for place, packed in enumerate(many):
+            request = Request(collection.id, collection.written_index, operation, packed)
+            kept = None if results is None else results.get(request)
+            if kept is not None:
+                answers[place] = Answer(kept, collection)
+                continue
+            try:
+                asked.append((place, request, _unpacked(packed)))
+            except UnknownRead as error:
+                answers[place] = error
+        if not asked:
+            return answers
+        view = self._view(collection, engine)
+        parameters = [each for _, _, each in asked]
+        found = engine.query_together(view, collection.settings, operation, parameters)
+        for (place, request, _), value in zip(asked, found, strict=True):
+            if value is None or isinstance(value, InvalidArgument):
+                answers[place] = value
+                continue
+            answer = pack_value(value)
+            answers[place] = Answer(answer, collection)
+            if results is not None and not view.volatile:
+                results.put(request, answer)
+        return answers
+
     def _reading(self, collection: Collection, operation: str) -> tuple[Engine, Kind]:
         engine = self._registry.engines.get(collection.engine)
         kind = None if engine is None else engine.operations.get(operation)
@@ -118,10 +162,13 @@ class CollectionReader:
         parameters: Mapping[str, Any],
     ) -> tuple[Value, bool]:
         """The answer, and whether the same question may have another one next time."""
+        view = self._view(collection, engine)
+        return engine.query(view, collection.settings, operation, parameters), view.volatile
+
+    def _view(self, collection: Collection, engine: Engine) -> View:
         index = self._index(collection, engine)
         items = self._snapshot.databases.items
-        view = View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
-        return engine.query(view, collection.settings, operation, parameters), view.volatile
+        return View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
 
     def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
         if self._indexes is None:

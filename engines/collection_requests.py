@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from engines.catalog import Collection
-from engines.errors import InvalidArgument
+from engines.collection_reader import Answer
+from engines.errors import EngineError, InvalidArgument
 from engines.kv_reader import KvReader
 from engines.read_requests import PAGE_BYTES_MAX, Shown, check_page
 
@@ -75,16 +77,42 @@ class QueryCollection:
 
     def run(self, reader: KvReader) -> Shown[QueryAnswer]:
         collections = reader.collections
-        answer, collection = collections.answer(
-            self.namespace, self.session, self.operation, self.parameters
+        answer = collections.answer(self.namespace, self.session, self.operation, self.parameters)
+        return _shown(answer, reader)
+
+
+def query_together(
+    reader: KvReader, requests: Sequence[QueryCollection]
+) -> list[Shown[QueryAnswer] | EngineError | None]:
+    """What each of some queries that ask the same collection for the same operation would show,
+    or raise; None: this one is to be run by itself.
+
+    Raises what is wrong with all of them: CorruptRecord, QueryCancelled, InvalidArgument.
+    """
+    first = requests[0]
+    answers = reader.collections.answer_together(
+        first.namespace, first.session, first.operation, [each.parameters for each in requests]
+    )
+    found: list[Shown[QueryAnswer] | EngineError | None] = []
+    for answer in answers:
+        if not isinstance(answer, Answer):
+            found.append(answer)
+            continue
+        try:
+            found.append(_shown(answer, reader))
+        except InvalidArgument as error:
+            found.append(error)
+    return found
+
+
+def _shown(answer: Answer, reader: KvReader) -> Shown[QueryAnswer]:
+    packed, collection = answer
+    if len(packed) > PAGE_BYTES_MAX:
+        raise InvalidArgument(
+            "parameters",
+            f"the answer is {len(packed)} bytes; at most {PAGE_BYTES_MAX}: ask for fewer "
+            "items or fields",
         )
-        if len(answer) > PAGE_BYTES_MAX:
-            raise InvalidArgument(
-                "parameters",
-                f"the answer is {len(answer)} bytes; at most {PAGE_BYTES_MAX}: ask for fewer "
-                "items or fields",
-            )
-        found = QueryAnswer(
-            answer, collection.engine, collections.applied_index, collection.written_index
-        )
-        return Shown(found, reader.revision)
+    applied = reader.collections.applied_index
+    found = QueryAnswer(packed, collection.engine, applied, collection.written_index)
+    return Shown(found, reader.revision)

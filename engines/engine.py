@@ -17,10 +17,11 @@ the node does nothing else meanwhile; what may take more has a bound and says so
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from engines.codec import Value
+from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
 
 if TYPE_CHECKING:
@@ -114,3 +115,21 @@ class Engine(Protocol):
 
     def check(self, view: View, settings: Settings) -> Iterator[str]:
         """What is wrong with a collection, in words: every invariant between its items."""
+
+
+@runtime_checkable
+class AnswersTogether(Protocol):
+    """What an engine may do besides: answer several reads for less than one after the other."""
+
+    @property
+    def together(self) -> frozenset[str]:
+        """The operations, of those that read."""
+
+    def query_together(
+        self, view: View, settings: Settings, operation: str, many: Sequence[Parameters]
+    ) -> list[Value | InvalidArgument | None]:
+        """As `query` answers each of them, or refuses it, in this order.
+
+        None: this one is to be asked alone, for it would keep the others waiting. Raises
+        CorruptRecord, QueryCancelled.
+        """

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import NamedTuple
 
 from engines.document import DocumentEngine
-from engines.engine import Engine, Kind
+from engines.engine import AnswersTogether, Engine, Kind
 from engines.errors import EngineError
 from engines.graph import ENGINE as GRAPH
 from engines.relational import RELATIONAL
@@ -51,6 +51,14 @@ class Registry:
         self._aliases: dict[str, Engine] = {}
         for engine in engines:
             self._add(engine)
+
+    @property
+    def together(self) -> frozenset[str]:
+        """The operations that some engine answers together."""
+        engines = self.engines.values()
+        return frozenset().union(
+            *(engine.together for engine in engines if isinstance(engine, AnswersTogether))
+        )
 
     def named(self, name: str) -> Engine | None:
         """The engine of this name or alias."""

@@ -5,7 +5,7 @@ Operations and limits: docs/engines/vector.md. Decisions: DESIGN-vector.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from engines import vector_hybrid, vector_reads, vector_settings, vector_writes
@@ -21,7 +21,7 @@ GRAPH_ROWS_MIN: Final = 1_000  # vectors; fewer are compared one by one
 
 
 class VectorEngine:
-    """See `engines.engine.Engine`."""
+    """See `engines.engine.Engine`, and `AnswersTogether`."""
 
     name = "vector"
     aliases: tuple[str, ...] = ("lancedb",)
@@ -69,6 +69,15 @@ class VectorEngine:
                 return vector_reads.count(view, settings, parameters)
             case _:
                 return vector_reads.info(view, settings, parameters)
+
+    @property
+    def together(self) -> frozenset[str]:
+        return frozenset({"vector_search"})
+
+    def query_together(
+        self, view: View, settings: Settings, operation: str, many: Sequence[Parameters]
+    ) -> list[Value | InvalidArgument | None]:
+        return vector_reads.search_together(view, settings, many)
 
     def index(self, settings: Settings) -> DerivedIndex | None:
         if settings["text"] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ LIMIT_DEFAULT: Final = 10
 LIMIT_MAX: Final = 1_000
 QUERIES_MAX: Final = 1_000
 HITS_MAX: Final = 100_000  # of one answer
+TOGETHER_LIMIT_MAX: Final = 100  # hits of a search that is answered with others
 RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
 _PREFIX: Final = "parameters."
@@ -47,6 +48,42 @@ def search(view: View, settings: Settings, given: Parameters) -> Value:
     if "vectors" in given:
         return {"results": [{"matches": answer.matches(hits)} for hits in found.hits]}
     return {"matches": answer.matches(found.hits[0])}
+
+
+def search_together(
+    view: View, settings: Settings, many: Sequence[Parameters]
+) -> list[Value | InvalidArgument | None]:
+    """See `AnswersTogether.query_together`: one walk over the graph after the other, and what is
+    around them once. Searches that may look at every vector are asked alone."""
+    answers: list[Value | InvalidArgument | None] = [None] * len(many)
+    groups: dict[Wanted, list[tuple[int, Array, frozenset[str]]]] = {}
+    for place, given in enumerate(many):
+        try:
+            closed(given, _SEARCH, _PREFIX)
+            include = included(given, ("metadata",))
+            if not _is_plain(given, include):
+                continue
+            check_model(settings, given_model(given))
+            query, wanted = _queries(settings, given), _wanted(settings, given)
+        except InvalidArgument as error:
+            answers[place] = error
+            continue
+        if wanted.limit <= TOGETHER_LIMIT_MAX:
+            groups.setdefault(wanted, []).append((place, query, include))
+    for wanted, members_of_group in groups.items():
+        sight = seen(view, settings)
+        queries = np.concatenate([query for _, query, _ in members_of_group])
+        found = nearest(sight, queries, wanted, view.step)
+        for (place, _, include), hits in zip(members_of_group, found, strict=True):
+            matches = _Answer(view, settings, sight, include).matches(hits)
+            answers[place] = {"matches": matches}
+    return answers
+
+
+def _is_plain(given: Parameters, include: frozenset[str]) -> bool:
+    """Is it one walk over the graph, and a small answer?"""
+    several = any(name in given for name in ("vectors", "filter", "exact", "expansion"))
+    return not several and include <= {"metadata"}
 
 
 class Nearest(NamedTuple):

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from engines.collection_requests import QueryCollection
 from engines.kv import KvReader
 from engines.read_requests import ReadRequest, Shown
 from node.clock import Clock
 from node.errors import DeadlineExceeded
+from node.gathered_reads import GatheredReads
 
 T = TypeVar("T")
 
@@ -33,15 +35,23 @@ class ReaderThreads:
         Raises: DeadlineExceeded; the work then ends by itself: pages are bounded, and queries
         look whether they are still waited for.
         """
+        return await self.until(deadline, self.start(work))
+
+    async def until(self, deadline: float, work: asyncio.Future[T]) -> T:
+        """What `work` returns. Raises DeadlineExceeded; `work` is then cancelled."""
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                return await self.on_thread(work)
+                return await work
         except TimeoutError:
             raise DeadlineExceeded("the read did not finish within its deadline") from None
 
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Run `work` on a reader thread, however long it takes: what follows a write."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await self.start(work)
+
+    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Begin `work` on a reader thread as soon as one is free."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 class LocalReads:
@@ -52,9 +62,12 @@ class LocalReads:
         readers: Readers,
         threads: ReaderThreads,
         check: Callable[[], None] = lambda: None,
+        gathered: GatheredReads | None = None,
     ) -> None:
-        """`check()` raises what a reader would, if nothing can be read now."""
+        """`check()` raises what a reader would, if nothing can be read now. `gathered`: for
+        what it takes."""
         self.check = check
+        self._gathered = gathered
         self._readers = readers
         self._threads = threads
 
@@ -62,6 +75,11 @@ class LocalReads:
         """What the state holds now. Raises: EngineError, DeadlineExceeded."""
         if not request.offload:
             return self._run(request)
+        asked: object = request
+        if self._gathered is not None and isinstance(asked, QueryCollection):
+            found = await self._gathered.ask(asked, deadline)
+            if found is not None:
+                return cast(Shown[T], found)
         wanted = True
         try:
             work = partial(self._run, request, lambda: not wanted)

@@ -48,6 +48,7 @@ from node.datadir import DataDir
 from node.driver import Drivers, GroupDriver
 from node.errors import StartupError
 from node.forward import Forwarder
+from node.gathered_reads import GatheredReads
 from node.group_calls import GroupCalls
 from node.http_limits import HttpLimits
 from node.integrity import Integrity
@@ -146,7 +147,10 @@ class Replica:
         http = {member.id: member.http for member in config.cluster.members}
         self.router = Router(
             config.node.id, self.group, self.machine, self.forwarder, shared.clock, http,
-            LocalReads(self.readers, shared.threads, self.guard.check),
+            LocalReads(
+                self.readers, shared.threads, self.guard.check,
+                GatheredReads(self.readers, shared.threads, self.machine.registry.together),
+            ),
             ReadFailover(
                 config.node.id, self.id, self.group, shared.remote_reads, shared.clock
             ),
