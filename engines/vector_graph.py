@@ -18,21 +18,44 @@ from usearch.index import BatchMatches, Index
 from engines.vector_rows import Array, Places
 
 _METRICS: Final = {"cos": MetricKind.Cos, "l2sq": MetricKind.L2sq, "ip": MetricKind.IP}
-_SCALARS: Final = {"f32": ScalarKind.F32, "f16": ScalarKind.F16, "i8": ScalarKind.I8}
+_SCALARS: Final = {
+    "f32": ScalarKind.F32,
+    "f16": ScalarKind.F16,
+    "i8": ScalarKind.I8,
+    "b1": ScalarKind.B1,
+}
 
 
 class Graph:
     """Keys are row numbers. One thread adds; any number search a graph nobody adds to."""
 
-    def __init__(self, settings: Mapping[str, Any], index: Index | None = None) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], *, rounds: bool = False, index: Index | None = None
+    ) -> None:
+        """`rounds`: f32 vectors are kept as bfloat16."""
         self._settings = settings
-        self._index = _empty(settings) if index is None else index
+        self._index = _empty(settings, rounds) if index is None else index
 
     def __len__(self) -> int:
         return len(self._index)
 
     def copy(self) -> Self:
-        return type(self)(self._settings, self._index.copy())
+        return type(self)(self._settings, index=self._index.copy())
+
+    @property
+    def scalar(self) -> str:
+        """What it holds of each component."""
+        return self._index.dtype.name.lower()
+
+    @property
+    def rounds(self) -> bool:
+        """Does it hold less of f32 vectors than was given?"""
+        return bool(self._index.dtype == ScalarKind.BF16)
+
+    @property
+    def precise(self) -> bool:
+        """Does it hold the vectors as they are stored?"""
+        return self._index.dtype in (ScalarKind.F32, ScalarKind.B1)
 
     def add(self, rows: Places, vectors: Array) -> None:
         """Shape: (n,) and (n, d)."""
@@ -60,26 +83,26 @@ class Graph:
     @classmethod
     def restored(cls, settings: Mapping[str, Any], dumped: bytes) -> Self:
         """Raises ValueError: the library does not take it."""
-        index = _empty(settings)
+        index = _empty(settings, False)  # the type of its numbers is the file's
         try:
             index.load(dumped)
         except Exception as error:  # the library has no types of its own for this
             raise ValueError(f"not a graph: {error}") from error
         # It has a setter, which the type checker does not see behind another property.
         index.expansion_search = settings["expansion_search"]  # type: ignore[misc]
-        return cls(settings, index)
+        return cls(settings, index=index)
 
     @property
     def memory_bytes(self) -> int:
         return int(self._index.memory_usage)
 
 
-def _empty(settings: Mapping[str, Any]) -> Index:
+def _empty(settings: Mapping[str, Any], rounds: bool) -> Index:
     bits = settings["scalar"] == "b1"
     return Index(
         ndim=settings["dimensions"],
         metric=MetricKind.Hamming if bits else _METRICS[settings["metric"]],
-        dtype=ScalarKind.B1 if bits else _SCALARS[settings["scalar"]],
+        dtype=ScalarKind.BF16 if rounds else _SCALARS[settings["scalar"]],
         connectivity=settings["connectivity"],
         expansion_add=settings["expansion_add"],
         expansion_search=settings["expansion_search"],

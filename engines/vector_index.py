@@ -22,11 +22,13 @@ from typing import Any, Final
 import numpy as np
 
 from engines import vector_file
+from engines.codec import Value
 from engines.errors import QueryCancelled
 from engines.space import ItemChange, View
 from engines.vector_distance import Doubles
 from engines.vector_graph import Graph
 from engines.vector_items import PREFIX, item_id, unpack_item
+from engines.vector_rounding import may_round
 from engines.vector_rows import Array, Places, Postings, Rows, posted
 from engines.vector_settings import vector_bytes
 
@@ -82,6 +84,8 @@ class VectorIndex:
         self._graph: Graph | None = None
         self._graph_rows = 0
         self._unsaved = 0  # rows added since the graph was saved
+        self._rounding = True  # the index's own thread's, as the next
+        self._rounding_rows = 0  # that were looked at to tell
         self._closed = False
         self._keep = True  # on disk, when closed
         self._thread: threading.Thread | None = None
@@ -158,11 +162,12 @@ class VectorIndex:
         with self._news:
             return self._news.wait_for(lambda: self._closed or not self._pending(), seconds)
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Value]:
         with self._lock:
             rows, graph = self._rows, self._graph
             return {
                 "graph_vectors": self._graph_rows,
+                "graph_scalar": graph.scalar if graph else None,
                 "pending_vectors": rows.count - self._graph_rows if rows else 0,
                 "dead_vectors": rows.dead if rows else 0,
                 "rows_memory_bytes": rows.memory_bytes if rows else 0,
@@ -291,7 +296,9 @@ class VectorIndex:
             rows, old, first = self._rows, self._graph, self._graph_rows
             assert rows is not None  # the thread starts when they are there
             vectors, count = rows.vectors, min(rows.count, first + BATCH_ROWS_MAX)
-        graph = Graph(self._settings) if old is None else old.copy()
+        if old is not None and old.rounds and not self._may_round(vectors[:count]):
+            old, first = None, 0  # what came since is not of that kind; the old one serves so long
+        graph = self._new_graph(vectors[:count]) if old is None else old.copy()
         added = self._add(graph, vectors, np.arange(first, count), first)
         with self._lock:
             self._graph, self._graph_rows = graph, first + added
@@ -307,7 +314,8 @@ class VectorIndex:
             vectors, behind = rows.vectors, rows.count
             kept = np.flatnonzero(rows.died[: rows.count] > base)
             graph_wanted = len(kept) >= self._graph_rows_min
-        graph = Graph(self._settings)
+        self._rounding_rows = 0
+        graph = self._new_graph(vectors[kept] if graph_wanted else vectors[:0])
         added = self._add(graph, vectors, kept, 0) if graph_wanted else 0
         if self._closed:
             return
@@ -318,6 +326,23 @@ class VectorIndex:
             self._graph_rows = added
             self._unsaved += added
         self._tell()
+
+    def _new_graph(self, vectors: Array) -> Graph:
+        return Graph(self._settings, rounds=self._may_round(vectors))
+
+    def _may_round(self, vectors: Array) -> bool:
+        """Looked at anew when there are twice as many."""
+        if self._settings["scalar"] != "f32":
+            return False
+        if len(vectors) >= 2 * self._rounding_rows:
+            with suppress(QueryCancelled):
+                self._rounding = may_round(self._settings["metric"], vectors, self._must_go_on)
+                self._rounding_rows = len(vectors)
+        return self._rounding
+
+    def _must_go_on(self) -> None:
+        if self._closed:
+            raise QueryCancelled("the index is closed")
 
     def _add(self, graph: Graph, vectors: Array, rows: Places, first: int) -> int:
         """Rows, numbered from `first` on, until the index is closed; how many."""

@@ -189,7 +189,7 @@ def _recall(
         return None, 0
     rows = rows[:: max(1, len(rows) // samples)][:samples]
     queries = sight.vectors[rows]
-    wanted = Wanted(settings["metric"], RECALL_LIMIT, _precise(settings), expansion, False, None)
+    wanted = Wanted(settings["metric"], RECALL_LIMIT, expansion, False, None)
     approximate = nearest(sight, queries, wanted, view.step)
     exactly = nearest(sight, queries, wanted._replace(exact=True), view.step)
     # By distance, not by row: of equals it does not matter which is found.
@@ -290,15 +290,10 @@ def _wanted(settings: Settings, given: Parameters) -> Wanted:
     return Wanted(
         settings["metric"],
         integer(limit, f"{_PREFIX}{field}", 1, LIMIT_MAX),
-        _precise(settings),
         _expansion(given),
         boolean(given.get("exact", False), "parameters.exact"),
         None if condition is None else compile_filter(condition, "parameters.filter"),
     )
-
-
-def _precise(settings: Settings) -> bool:
-    return settings["scalar"] in ("f32", "b1")
 
 
 def _expansion(given: Parameters) -> int:

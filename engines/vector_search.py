@@ -18,16 +18,15 @@ from engines.vector_distance import exact, rough
 from engines.vector_filter import Filter
 from engines.vector_index import Sight
 from engines.vector_items import unpack_metadata
+from engines.vector_rounding import MARGIN, ROUNDED_FACTOR
 from engines.vector_rows import Array, Places
 
 CELLS_MAX: Final = 1 << 21  # distances, or components, in memory at once
-MARGIN: Final = 16  # candidates beyond the limit, for what single precision confuses
 FEW_ROWS: Final = 2_000  # that match: comparing them all costs no more than a graph's search
 FEW_SHARE: Final = 0.02  # below it a filter is evaluated first
 SAMPLE_ROWS: Final = 256  # a filter is tried on
 OVERSAMPLE: Final = 3  # candidates for each match that is expected among them
 ALIVE_SHARE_MIN: Final = 1 / 16  # reckoned with; few rows may all be dead
-ROUNDED_FACTOR: Final = 3
 CANDIDATES_MAX: Final = 8_192
 
 
@@ -39,7 +38,6 @@ class Hits(NamedTuple):
 class Wanted(NamedTuple):
     metric: str
     limit: int
-    precise: bool  # does the graph hold the vectors as they are stored?
     expansion: int  # candidates that the graph looks at, at least; 0: as its settings say
     exact: bool
     condition: Filter | None
@@ -67,7 +65,7 @@ def _by_graph(
     assert graph is not None
     alive = max(ALIVE_SHARE_MIN, 1 - sight.rows.dead / max(1, sight.count))
     # A graph of rounded vectors mistakes the order of what is near.
-    enough = wanted.limit * (1 if wanted.precise else ROUNDED_FACTOR) + MARGIN
+    enough = wanted.limit * (1 if graph.precise else ROUNDED_FACTOR) + MARGIN
     expected = wanted.limit * OVERSAMPLE / share if wanted.condition is not None else 0
     count = int(max(enough, expected) / alive) + 1
     count = min(max(count, wanted.expansion), CANDIDATES_MAX, sight.graph_rows)

@@ -52,6 +52,12 @@ class GatheredReads:
         self._operations = operations
         self._lines: dict[Hashable, _Line] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Queries for the groups after those that are being answered."""
+        lines = self._lines.values()
+        return sum(not each.answered.done() for line in lines for each in line.waiting)
+
     async def ask(self, request: QueryCollection, deadline: float) -> Shown[QueryAnswer] | None:
         """What it finds; None: it is to be run by itself.
 

@@ -1,0 +1,260 @@
+"""Queries that are answered together: each as it would be alone, and none waiting for company."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.codec import Value, pack_value, unpack_value
+from engines.collection_requests import QueryCollection
+from engines.engine import Parameters, Settings
+from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
+from engines.kv import KvReader
+from engines.registry import Registry
+from engines.space import STOP_ITEMS, View
+from engines.vector import VectorEngine
+from node.clock import SystemClock
+from node.errors import DeadlineExceeded
+from node.gathered_reads import GROUP_MAX, GROUPS_MAX, PARAMETER_BYTES_MAX, GatheredReads
+from node.local_reads import LocalReads, ReaderThreads
+from tests.unit.vector_state import VectorState
+
+SECONDS = 30.0
+
+
+class Held(VectorEngine):
+    """Answers when it may. `groups`: the sizes of those that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.may = threading.Event()
+        self.may.set()
+        self.groups: list[int] = []
+        self.alone = self.cancelled = 0
+        self.fails: Exception | None = None
+
+    def query_together(
+        self, view: View, settings: Settings, operation: str, many: Sequence[Parameters]
+    ) -> list[Value | InvalidArgument | None]:
+        self.groups.append(len(many))
+        assert self.may.wait(SECONDS)
+        if self.fails is not None:
+            raise self.fails
+        try:
+            for _ in range(STOP_ITEMS):
+                view.step()
+        except QueryCancelled:
+            self.cancelled += 1
+            raise
+        return super().query_together(view, settings, operation, many)
+
+    def query(
+        self, view: View, settings: Settings, operation: str, parameters: Parameters
+    ) -> Value:
+        self.alone += operation == "vector_search"
+        return super().query(view, settings, operation, parameters)
+
+
+class Bed:
+    """Points 0 to 39 on a line, asked through LocalReads."""
+
+    def __init__(self, folder: Path, executor: ThreadPoolExecutor) -> None:
+        self.state = VectorState(folder / "state")
+        self.engine = self.state.engine = Held()
+        self.state.registry = Registry((self.engine,))
+        self.state.reopen()
+        self.state.create(dimensions=1, metric="l2sq")
+        documents = [{"id": str(place), "vector": [float(place)]} for place in range(40)]
+        self.state.write("vector_insert", documents=documents)
+        self.state.settle()
+        self.clock = SystemClock()
+        threads = ReaderThreads(executor, self.clock)
+        together = self.state.registry.together
+        self.gathered = GatheredReads(self._readers, threads, together)
+        self.reads = LocalReads(self._readers, threads, gathered=self.gathered)
+
+    @contextmanager
+    def _readers(self) -> Any:
+        with self.state.store.read() as snapshot:
+            yield KvReader(snapshot, self.state.registry, self.state.machine.indexes)
+
+    async def ask(self, seconds: float = SECONDS, name: str = "c", **parameters: Any) -> Any:
+        request = QueryCollection("n", name, "vector_search", pack_value(parameters))
+        shown = await self.reads.run(request, self.clock.monotonic() + seconds)
+        return unpack_value(shown.found.answer)
+
+    async def nearest(self, place: float, **parameters: Any) -> list[str]:
+        found = await self.ask(vector=[place], limit=2, **parameters)
+        return [match["id"] for match in found["matches"]]
+
+    async def waiting(self, count: int) -> None:
+        """Until that many wait for a group."""
+        while self.gathered.waiting != count:
+            await asyncio.sleep(0.001)
+
+    async def held(self, count: int) -> None:
+        """Until that many groups have begun."""
+        while len(self.engine.groups) < count:
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def bed(folder: Path) -> AsyncIterator[Bed]:
+    with ThreadPoolExecutor(GROUPS_MAX + 1) as executor:
+        made = Bed(folder, executor)
+        try:
+            yield made
+        finally:
+            made.engine.may.set()
+            made.state.machine.close()
+
+
+@asynccontextmanager
+async def busy(folder: Path) -> AsyncIterator[tuple[Bed, list[asyncio.Task[list[str]]]]]:
+    """Every group that may run is held up by one query."""
+    async with bed(folder) as made:
+        made.engine.may.clear()
+        tasks = []
+        for place in range(GROUPS_MAX):
+            tasks.append(asyncio.create_task(made.nearest(30.1 + place)))
+            await made.held(place + 1)
+        yield made, tasks
+
+
+async def test_who_comes_alone_is_answered_at_once(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        assert await made.nearest(7.1) == ["7", "8"]
+        assert made.engine.groups == [1]
+
+
+async def test_who_comes_meanwhile_is_answered_together(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, first):
+        more = [asyncio.create_task(made.nearest(place + 0.1)) for place in range(10)]
+        await made.waiting(10)
+        assert len(made.engine.groups) == GROUPS_MAX
+        made.engine.may.set()
+        assert await asyncio.gather(*more) == [[str(n), str(n + 1)] for n in range(10)]
+        assert (await first[0])[0] == "30"
+        assert sum(made.engine.groups) == GROUPS_MAX + 10
+        assert max(made.engine.groups) > 1
+        assert made.engine.alone == 0
+
+
+async def test_a_group_is_bounded(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, _):
+        more = [made.nearest(place / 10 + 0.01) for place in range(3 * GROUP_MAX)]
+        tasks = [asyncio.create_task(each) for each in more]
+        await made.waiting(3 * GROUP_MAX)
+        made.engine.may.set()
+        await asyncio.gather(*tasks)
+        assert max(made.engine.groups) == GROUP_MAX
+
+
+async def test_each_is_refused_for_its_own_fault_only(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, _):
+        good = asyncio.create_task(made.nearest(3.1))
+        wrong = asyncio.create_task(made.ask(vector=[1.0, 2.0]))
+        odd = asyncio.create_task(made.ask(vector=[1.0], nonsense=1))
+        await made.waiting(3)
+        made.engine.may.set()
+        assert await good == ["3", "4"]
+        with pytest.raises(InvalidArgument) as refused:
+            await wrong
+        assert refused.value.field == "parameters.vector"
+        with pytest.raises(InvalidArgument) as refused:
+            await odd
+        assert refused.value.field == "parameters.nonsense"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"vectors": [[5.0], [6.0]]},
+        {"vector": [5.0], "exact": True},
+        {"vector": [5.0], "filter": {"a": 1}},
+        {"vector": [5.0], "limit": 101},
+        {"vector": [5.0], "include": ["vector"]},
+    ],
+)
+async def test_what_would_keep_others_waiting_is_asked_alone(
+    tmp_path: Path, parameters: dict[str, Any]
+) -> None:
+    async with bed(tmp_path) as made:
+        expected = made.state.query("vector_search", **parameters)
+        made.engine.alone = 0
+        assert await made.ask(**parameters) == expected
+        assert made.engine.alone == 1
+
+
+async def test_what_is_large_is_asked_alone(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        with pytest.raises(InvalidArgument):
+            await made.ask(vector=[0.5], model="m" * PARAMETER_BYTES_MAX)
+        assert made.engine.groups == []
+
+
+async def test_a_group_sees_what_was_written_before_its_last_member_came(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, _):
+        before = asyncio.create_task(made.nearest(3.4))
+        await made.waiting(1)
+        made.state.write("vector_insert", documents=[{"id": "new", "vector": [3.4]}])
+        after = asyncio.create_task(made.nearest(3.41))
+        await made.waiting(2)
+        made.engine.may.set()
+        assert (await after)[0] == "new"
+        assert (await before)[0] == "new"
+
+
+async def test_an_answer_that_is_kept_is_not_computed_again(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        assert await made.nearest(7.1) == await made.nearest(7.1)
+        assert made.engine.groups == [1]
+
+
+async def test_who_waits_too_long_hears_so_and_holds_nobody_up(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, first):
+        with pytest.raises(DeadlineExceeded):
+            await made.ask(0.01, vector=[1.0])
+        other = asyncio.create_task(made.nearest(2.1))
+        await made.waiting(1)
+        made.engine.may.set()
+        assert await other == ["2", "3"]
+        assert sum(made.engine.groups) == GROUPS_MAX + 1  # nobody asked for who had gone
+        await asyncio.gather(*first)
+
+
+async def test_a_group_that_nobody_waits_for_stops(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, first):
+        for task in first:
+            task.cancel()
+        await asyncio.gather(*first, return_exceptions=True)
+        made.engine.may.set()
+        assert await made.nearest(4.1) == ["4", "5"]
+        assert made.engine.cancelled == GROUPS_MAX
+
+
+async def test_damage_ends_all_who_met_it_and_not_the_next(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, first):
+        made.engine.fails = CorruptRecord("items", b"k", "does not verify")
+        made.engine.may.set()
+        for task in first:
+            with pytest.raises(CorruptRecord):
+                await task
+        made.engine.fails = None
+        assert await made.nearest(4.1) == ["4", "5"]
+
+
+async def test_collections_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async with busy(tmp_path) as (made, first):
+        with pytest.raises(InvalidArgument) as refused:
+            await made.ask(vector=[1.0], name="another")
+        assert refused.value.code == "COLLECTION_NOT_FOUND"
+        made.engine.may.set()
+        await asyncio.gather(*first)

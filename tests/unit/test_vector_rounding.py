@@ -1,0 +1,127 @@
+"""Graphs of rounded vectors: where nothing is overlooked by it, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.vector_distance import Array
+from engines.vector_rounding import may_round, rounded
+from tests.unit.vector_state import VectorState, vector_state
+
+CHANCE_SEED = 5
+
+
+def spread(count: int, dimensions: int = 16) -> Array:
+    """Around the origin, as embeddings are."""
+    chance = np.random.default_rng(CHANCE_SEED)
+    return chance.standard_normal((count, dimensions)).astype(np.float32)
+
+
+def huddled(count: int, dimensions: int = 16) -> Array:
+    """Close together and far away: bfloat16 has steps of 0.5 there."""
+    return spread(count, dimensions) * np.float32(0.5) + np.float32(100)
+
+
+@given(st.floats(width=32, min_value=-(2.0**40), max_value=2.0**40))
+def test_rounding_is_to_the_nearest_of_eight_bits(value: float) -> None:
+    (found,) = rounded(np.array([value], np.float32))
+    low_bits = np.array([found], np.float32).view(np.uint32) & 0xFFFF
+    assert low_bits[0] == 0
+    assert abs(found - value) <= abs(value) * 2**-8 + 2**-133
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1 + 2**-8, 1.0), (1 + 3 * 2**-8, 1 + 2**-6)])
+def test_what_lies_between_becomes_even(value: float, expected: float) -> None:
+    assert rounded(np.array([value], np.float32)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("metric", ["cos", "l2sq", "ip"])
+def test_what_is_spread_may_be_rounded(metric: str) -> None:
+    assert may_round(metric, spread(9_000))
+
+
+@pytest.mark.parametrize("metric", ["cos", "l2sq"])
+def test_what_is_huddled_may_not(metric: str) -> None:
+    assert not may_round(metric, huddled(2_000))
+
+
+def test_few_vectors_are_all_found() -> None:
+    assert may_round("cos", spread(3))
+
+
+def test_whoever_looks_can_be_stopped() -> None:
+    def stop() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        may_round("cos", spread(100), stop)
+
+
+def fill(state: VectorState, vectors: Array, first: int = 0) -> None:
+    for start in range(0, len(vectors), 500):
+        documents = [
+            {"id": str(first + start + place), "vector": vector}
+            for place, vector in enumerate(vectors[start : start + 500].tolist())
+        ]
+        state.write("vector_insert", documents=documents)
+
+
+def found_by_graph(state: VectorState, queries: Array) -> float:
+    """recall@10 of what the graph alone finds, before anything is searched exactly."""
+    both = [
+        state.query("vector_search", vectors=queries.tolist(), exact=exact)["results"]
+        for exact in (False, True)
+    ]
+    hits = sum(
+        len(
+            {match["id"] for match in found["matches"]} & {match["id"] for match in best["matches"]}
+        )
+        for found, best in zip(*both, strict=True)
+    )
+    return hits / 10 / len(queries)
+
+
+def test_a_graph_is_rounded_if_nothing_is_lost_and_distances_are_not(tmp_path: Path) -> None:
+    with vector_state(tmp_path / "state", dimensions=16) as state:
+        vectors = spread(1_200)
+        fill(state, vectors)
+        assert state.settle().stats()["graph_scalar"] == "bf16"
+        assert found_by_graph(state, vectors[:40]) >= 0.99
+        own = state.search(vectors[7].tolist(), limit=1)
+        assert own[0][0] == "7"
+        assert own[0][1] < 1e-12
+
+
+@pytest.mark.parametrize("metric", ["cos", "l2sq"])
+def test_a_graph_of_huddled_vectors_is_precise(tmp_path: Path, metric: str) -> None:
+    with vector_state(tmp_path / "state", dimensions=16, metric=metric) as state:
+        vectors = huddled(1_200)
+        fill(state, vectors)
+        assert state.settle().stats()["graph_scalar"] == "f32"
+        assert found_by_graph(state, vectors[:40]) >= 0.95
+
+
+def test_a_graph_becomes_precise_when_what_comes_needs_it(tmp_path: Path) -> None:
+    with vector_state(tmp_path / "state", dimensions=16, metric="l2sq") as state:
+        fill(state, spread(600))
+        assert state.settle().stats()["graph_scalar"] == "bf16"
+        fill(state, huddled(2_400), first=600)
+        stats = state.settle().stats()
+        assert (stats["graph_scalar"], stats["graph_vectors"]) == ("f32", 3_000)
+        assert found_by_graph(state, huddled(40)) >= 0.95
+
+
+def test_a_saved_graph_returns_as_it_was(tmp_path: Path) -> None:
+    with vector_state(tmp_path / "state", dimensions=16) as state:
+        fill(state, spread(600))
+        index = state.settle()
+        state.reopen()
+        index.ended(60)
+        stats = state.settle().stats()
+        assert (stats["graph_scalar"], stats["pending_vectors"]) == ("bf16", 0)
+        assert found_by_graph(state, spread(20)) >= 0.99
