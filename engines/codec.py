@@ -25,6 +25,7 @@ Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[st
 T = TypeVar("T")
 
 VALUE_DEPTH_MAX = 32  # arrays and objects within each other
+_VECTOR_MIN = 16  # numbers; shorter ones are looked at one by one
 _INTEGER_MIN, _INTEGER_MAX = -(1 << 63), (1 << 64) - 1  # what MessagePack can hold
 
 
@@ -102,6 +103,9 @@ def _check(value: object, depth: int) -> None:
     elif isinstance(value, list | tuple):
         if depth == 0:
             raise _Unfit(f"is nested deeper than {VALUE_DEPTH_MAX}")
+        # A vector: their sum is finite only if each of them is.
+        if len(value) >= _VECTOR_MIN and set(map(type, value)) == {float} and isfinite(sum(value)):
+            return
         place = -1
         try:
             for item in value:

@@ -56,7 +56,7 @@ def vector(value: object, field: str) -> bytes:
 def _numbers(value: object, field: str) -> Floats:
     if not isinstance(value, list | tuple):
         raise InvalidArgument(field, 'must be an array of numbers, or {"f32": base64 text}')
-    if not {type(each) for each in value} <= {int, float}:
+    if not set(map(type, value)) <= {int, float}:
         place = next(i for i, each in enumerate(value) if type(each) not in (int, float))
         raise InvalidArgument(f"{field}[{place}]", "must be a number")
     with np.errstate(over="ignore"):  # becomes infinite, which is refused by its place

@@ -20,7 +20,7 @@ def nested(depth: int) -> Any:
 @pytest.mark.parametrize(
     "value",
     [None, True, 0, -(1 << 63), (1 << 64) - 1, 1.5, "ä\0", b"\xff", [], {}, {"": [1, {"a": None}]},
-     nested(VALUE_DEPTH_MAX)],
+     nested(VALUE_DEPTH_MAX), [1.5] * 100, [1e308] * 100, [0.5] * 50 + [1, None]],
 )  # fmt: skip
 def test_what_can_be_stored_comes_back(value: Any) -> None:
     check_value(value, "v")
@@ -39,6 +39,8 @@ def test_what_can_be_stored_comes_back(value: Any) -> None:
         ({"\ud800": 1}, "v"),
         (object(), "v"),
         ({"a": [0, {"b": [1, float("inf")]}]}, "v.a[1].b[1]"),
+        ([0.5] * 20 + [float("nan")] + [0.5] * 20, "v[20]"),
+        ([0.5] * 20 + [float("inf"), -float("inf")], "v[20]"),
         ([[], [{"x": {"\ud800": 1}}]], "v[1][0].x"),
     ],
 )
