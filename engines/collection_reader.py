@@ -10,7 +10,7 @@ from engines.catalog import Collection, collection_key, find_collection, unpack_
 from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.counters import load_counters
 from engines.derived import DerivedIndex, DerivedIndexes
-from engines.engine import AnswersTogether, Engine, Kind
+from engines.engine import AnswersTogether, Engine, KeepsUp, Kind
 from engines.errors import EngineError, InvalidArgument, UnknownRead
 from engines.registry import Registry
 from engines.result_cache import Request
@@ -26,6 +26,23 @@ class Answer(NamedTuple):
     packed: bytes
     collection: Collection
 
+
+class Due(NamedTuple):
+    """A write that is due."""
+
+    collection: Collection
+    operation: str
+    parameters: Mapping[str, Any]
+
+
+class Place(NamedTuple):
+    """How far a look at all collections has come."""
+
+    collection: bytes  # its key in `collections`, or one before it
+    after: bytes  # within it
+
+
+BEGINNING = Place(b"\x01", b"")  # behind what is left of dropped ones
 
 Answers: TypeAlias = list[Answer | EngineError | None]
 
@@ -75,6 +92,35 @@ class CollectionReader:
         """Are there items of dropped collections?"""
         with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
             return cursor.first() and bytes(cursor.key()[:1]) == b"\x00"
+
+    def upkeep(self, now_ms: int, place: Place) -> tuple[Due | None, Place | None]:
+        """What is due in the first collection at or after `place` whose engine keeps up, and
+        where to look on: None at the end. Raises CorruptRecord, QueryCancelled."""
+        found = self._kept_up(place.collection)
+        if found is None:
+            return None, None
+        collection, engine = found
+        key = collection.key
+        after = place.after if key == place.collection else b""
+        items = self._snapshot.databases.items
+        view = View(self._snapshot.txn, items, collection, self.applied_index, self._stop)
+        write, following = engine.upkeep(view, collection.settings, now_ms, after)
+        due = None if write is None else Due(collection, *write)
+        if following is None:
+            return due, Place(key + b"\x00", b"")
+        return due, Place(key, following)
+
+    def _kept_up(self, first: bytes) -> tuple[Collection, KeepsUp] | None:
+        """The first collection whose key is >= `first` and whose engine keeps up."""
+        with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
+            if not cursor.set_range(first):
+                return None
+            for key, record in cursor.iternext():
+                collection = unpack_collection(bytes(key), record)
+                engine: object = self._registry.engines.get(collection.engine)
+                if isinstance(engine, KeepsUp):
+                    return collection, engine
+        return None
 
     def query(
         self, namespace: str, name: str, operation: str, parameters: Mapping[str, Any]

@@ -133,3 +133,24 @@ class AnswersTogether(Protocol):
         None: this one is to be asked alone, for it would keep the others waiting. Raises
         CorruptRecord, QueryCancelled.
         """
+
+
+class Upkeep(NamedTuple):
+    """What a look at a collection found to be done."""
+
+    due: tuple[str, Parameters] | None  # a write, as a caller would ask for it
+    after: bytes | None  # where to look on, after the write if there is one; None: at the end
+
+
+@runtime_checkable
+class KeepsUp(Protocol):
+    """What an engine may do besides: have work that falls due as time passes.
+
+    Replicas know no clock: the leader looks now and then, and proposes what is due.
+    """
+
+    def upkeep(self, view: View, settings: Settings, now_ms: int, after: bytes) -> Upkeep:
+        """Look at a bounded number of items, from `after` on (empty: the beginning).
+
+        A write that was made must not be due again. Raises CorruptRecord, QueryCancelled.
+        """

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from engines.codec import Malformed, Value
 from engines.derived import DerivedIndex
-from engines.engine import Engine, Kind, Parameters, Settings, Stamp
+from engines.engine import Engine, Kind, Parameters, Settings, Stamp, Upkeep
 from engines.errors import UnknownCommand
 from engines.space import Space, View
 from engines.timeseries_append import apply_append, prepare_append
@@ -25,6 +25,7 @@ from engines.timeseries_check import problems
 from engines.timeseries_drops import apply_delete, apply_retain, prepare_delete, prepare_retain
 from engines.timeseries_reads import series_last, series_list, series_range
 from engines.timeseries_settings import make_settings
+from engines.timeseries_upkeep import look
 from engines.timeseries_windows import series_downsample
 
 _PREPARE: Final[Mapping[str, Callable[[Parameters], Value]]] = {
@@ -45,7 +46,7 @@ _QUERY: Final[Mapping[str, Callable[[View, Parameters], Value]]] = {
 
 
 class TimeSeries:
-    """The engine `timeseries`; see `engine.Engine` for what its methods promise."""
+    """The engine `timeseries`; see `engine.Engine` and `KeepsUp` for what its methods promise."""
 
     name = "timeseries"
     aliases: tuple[str, ...] = ()
@@ -78,6 +79,9 @@ class TimeSeries:
         if operation == "series_downsample":
             return series_downsample(view, settings, parameters)
         return _QUERY[operation](view, parameters)
+
+    def upkeep(self, view: View, settings: Settings, now_ms: int, after: bytes) -> Upkeep:
+        return look(view, settings, now_ms, after)
 
     def index(self, settings: Settings) -> DerivedIndex | None:
         return None

@@ -42,6 +42,7 @@ from engines.scan import examine_file
 from engines.state_machine import StateMachine
 from engines.store import Store
 from node.clock import SystemClock
+from node.collection_upkeep import CollectionUpkeep
 from node.comparison import Comparison
 from node.config_schema import NodeConfig, RaftSection
 from node.datadir import DataDir
@@ -214,7 +215,11 @@ class Replica:
             shared.clock,
         )  # fmt: skip
         member = MemberDuties(facts, self.group, self.members, shared.transport, shared.clock)
-        for work in (leader.run(), member.run(), self.comparison.run()):
+        upkeep = CollectionUpkeep(
+            own.id, self.group, self.router, self.readers, shared.threads, self.machine.registry,
+            shared.clock,
+        )  # fmt: skip
+        for work in (leader.run(), member.run(), upkeep.run(), self.comparison.run()):
             await self._work.enter_async_context(background(work, self._fail))
 
     async def stop(self) -> None:
