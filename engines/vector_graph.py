@@ -20,6 +20,7 @@ from engines.vector_rows import Array, Places
 _METRICS: Final = {"cos": MetricKind.Cos, "l2sq": MetricKind.L2sq, "ip": MetricKind.IP}
 _SCALARS: Final = {
     "f32": ScalarKind.F32,
+    "bf16": ScalarKind.BF16,
     "f16": ScalarKind.F16,
     "i8": ScalarKind.I8,
     "b1": ScalarKind.B1,
@@ -30,11 +31,15 @@ class Graph:
     """Keys are row numbers. One thread adds; any number search a graph nobody adds to."""
 
     def __init__(
-        self, settings: Mapping[str, Any], *, rounds: bool = False, index: Index | None = None
+        self,
+        settings: Mapping[str, Any],
+        scalar: str | None = None,
+        *,
+        index: Index | None = None,
     ) -> None:
-        """`rounds`: f32 vectors are kept as bfloat16."""
+        """`scalar`: what it holds of each component; None: what the settings say."""
         self._settings = settings
-        self._index = _empty(settings, rounds) if index is None else index
+        self._index = _empty(settings, scalar or settings["scalar"]) if index is None else index
 
     def __len__(self) -> int:
         return len(self._index)
@@ -46,11 +51,6 @@ class Graph:
     def scalar(self) -> str:
         """What it holds of each component."""
         return self._index.dtype.name.lower()
-
-    @property
-    def rounds(self) -> bool:
-        """Does it hold less of f32 vectors than was given?"""
-        return bool(self._index.dtype == ScalarKind.BF16)
 
     @property
     def precise(self) -> bool:
@@ -83,7 +83,7 @@ class Graph:
     @classmethod
     def restored(cls, settings: Mapping[str, Any], dumped: bytes) -> Self:
         """Raises ValueError: the library does not take it."""
-        index = _empty(settings, False)  # the type of its numbers is the file's
+        index = _empty(settings, settings["scalar"])  # the file's own prevails
         try:
             index.load(dumped)
         except Exception as error:  # the library has no types of its own for this
@@ -93,16 +93,21 @@ class Graph:
         return cls(settings, index=index)
 
     @property
+    def expansion(self) -> int:
+        """Candidates that a search looks at, at least."""
+        return int(self._index.expansion_search)
+
+    @property
     def memory_bytes(self) -> int:
         return int(self._index.memory_usage)
 
 
-def _empty(settings: Mapping[str, Any], rounds: bool) -> Index:
+def _empty(settings: Mapping[str, Any], scalar: str) -> Index:
     bits = settings["scalar"] == "b1"
     return Index(
         ndim=settings["dimensions"],
         metric=MetricKind.Hamming if bits else _METRICS[settings["metric"]],
-        dtype=ScalarKind.BF16 if rounds else _SCALARS[settings["scalar"]],
+        dtype=_SCALARS[scalar],
         connectivity=settings["connectivity"],
         expansion_add=settings["expansion_add"],
         expansion_search=settings["expansion_search"],

@@ -28,7 +28,7 @@ from engines.space import ItemChange, View
 from engines.vector_distance import Doubles
 from engines.vector_graph import Graph
 from engines.vector_items import PREFIX, item_id, unpack_item
-from engines.vector_rounding import may_round
+from engines.vector_rounding import BY_WIDTH, narrowest
 from engines.vector_rows import Array, Places, Postings, Rows, posted
 from engines.vector_settings import vector_bytes
 
@@ -84,8 +84,8 @@ class VectorIndex:
         self._graph: Graph | None = None
         self._graph_rows = 0
         self._unsaved = 0  # rows added since the graph was saved
-        self._rounding = True  # the index's own thread's, as the next
-        self._rounding_rows = 0  # that were looked at to tell
+        self._narrowest = "f32"  # the index's own thread's, as the next
+        self._scalar_rows = 0  # that were looked at to tell
         self._closed = False
         self._keep = True  # on disk, when closed
         self._thread: threading.Thread | None = None
@@ -296,9 +296,10 @@ class VectorIndex:
             rows, old, first = self._rows, self._graph, self._graph_rows
             assert rows is not None  # the thread starts when they are there
             vectors, count = rows.vectors, min(rows.count, first + BATCH_ROWS_MAX)
-        if old is not None and old.rounds and not self._may_round(vectors[:count]):
+        scalar = self._scalar(vectors[:count])
+        if old is not None and _is_wider(scalar, old.scalar):
             old, first = None, 0  # what came since is not of that kind; the old one serves so long
-        graph = self._new_graph(vectors[:count]) if old is None else old.copy()
+        graph = Graph(self._settings, scalar) if old is None else old.copy()
         added = self._add(graph, vectors, np.arange(first, count), first)
         with self._lock:
             self._graph, self._graph_rows = graph, first + added
@@ -314,8 +315,8 @@ class VectorIndex:
             vectors, behind = rows.vectors, rows.count
             kept = np.flatnonzero(rows.died[: rows.count] > base)
             graph_wanted = len(kept) >= self._graph_rows_min
-        self._rounding_rows = 0
-        graph = self._new_graph(vectors[kept] if graph_wanted else vectors[:0])
+        self._scalar_rows = 0
+        graph = Graph(self._settings, self._scalar(vectors[kept]) if graph_wanted else None)
         added = self._add(graph, vectors, kept, 0) if graph_wanted else 0
         if self._closed:
             return
@@ -327,18 +328,16 @@ class VectorIndex:
             self._unsaved += added
         self._tell()
 
-    def _new_graph(self, vectors: Array) -> Graph:
-        return Graph(self._settings, rounds=self._may_round(vectors))
-
-    def _may_round(self, vectors: Array) -> bool:
-        """Looked at anew when there are twice as many."""
-        if self._settings["scalar"] != "f32":
-            return False
-        if len(vectors) >= 2 * self._rounding_rows:
+    def _scalar(self, vectors: Array) -> str:
+        """What a graph of them is to hold; looked at anew when there are twice as many."""
+        kept: str = self._settings["scalar"]
+        if kept != "f32":
+            return kept
+        if len(vectors) >= 2 * self._scalar_rows:
             with suppress(QueryCancelled):
-                self._rounding = may_round(self._settings["metric"], vectors, self._must_go_on)
-                self._rounding_rows = len(vectors)
-        return self._rounding
+                self._narrowest = narrowest(self._settings["metric"], vectors, self._must_go_on)
+                self._scalar_rows = len(vectors)
+        return self._narrowest
 
     def _must_go_on(self) -> None:
         if self._closed:
@@ -377,6 +376,10 @@ class VectorIndex:
     def _unlink_discarded(self, path: Path) -> None:
         if not self._keep:  # since the save began
             _remove(path)
+
+
+def _is_wider(scalar: str, other: str) -> bool:
+    return scalar in BY_WIDTH and BY_WIDTH.index(scalar) > BY_WIDTH.index(other)
 
 
 def _remove(path: Path) -> None:

@@ -1,15 +1,15 @@
-"""May a graph hold rounded vectors? bfloat16 halves a graph's memory and the time of a search.
+"""How far may a graph round f32 vectors? What is narrower is smaller, and faster to walk.
 
 What a graph finds is compared anew by the vectors themselves, so rounding costs nothing but what
-it makes the graph overlook. Embeddings are spread so widely that it overlooks none; vectors
-close together and far from the origin (all components near 1,000, say) become one. Hence the
-vectors that are there are looked at: of a sample, are the nearest among the candidates that
+it makes the graph overlook. Embeddings are spread so widely that it overlooks next to nothing;
+vectors close together and far from the origin (all components near 1,000, say) become one. Hence
+the vectors that are there are looked at: of a sample, are the nearest among the candidates that
 rounded vectors would give?
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -26,25 +26,44 @@ _KEPT_BITS: Final = np.uint32(0xFFFF0000)
 _HALF: Final = np.uint32(0x7FFF)  # and one more if what is kept is odd: ties to even
 
 
-def rounded(vectors: Array) -> Array:
-    """To the nearest bfloat16. Shape and type: f32, as given; finite."""
+def to_bfloat16(vectors: Array) -> Array:
+    """The nearest ones. Shape and type: f32, as given; finite."""
     bits = np.ascontiguousarray(vectors).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     found: Array = ((bits + _HALF + odd) & _KEPT_BITS).view(np.float32)
     return found
 
 
-def may_round(metric: str, vectors: Array, step: Callable[[], object] = lambda: None) -> bool:
-    """Does a graph of these vectors find as much if they are rounded? Shape: f32 (n, d).
+def to_i8(vectors: Array) -> Array:
+    """As usearch makes i8 of vectors for cosines: at a length of 127, without what is behind the
+    point. Shape and type: f32, as given."""
+    found: Array = np.trunc(vectors * (inverse_norms(vectors) * 127)[:, None]).astype(np.float32)
+    return found
+
+
+_NARROW: Final[Mapping[str, Callable[[Array], Array]]] = {
+    "i8": to_i8,
+    "bf16": to_bfloat16,
+}
+BY_WIDTH: Final = (*_NARROW, "f32")
+
+
+def narrowest(metric: str, vectors: Array, step: Callable[[], object] = lambda: None) -> str:
+    """Of BY_WIDTH, with which a graph finds as much. Shape: f32 (n, d).
 
     `step`: called once a block, may raise.
     """
     sample = vectors[:: max(1, len(vectors) // SAMPLE_ROWS)][:SAMPLE_ROWS]
     count = NEAREST * ROUNDED_FACTOR + MARGIN
     true = _nearest(metric, sample, vectors, NEAREST, lambda block: block, step)
-    found = _nearest(metric, rounded(sample), vectors, count, rounded, step)
-    hits = sum(len(np.intersect1d(*pair)) for pair in zip(true, found, strict=True))
-    return hits >= FOUND_SHARE_MIN * true.size
+    for scalar, shown in _NARROW.items():
+        if scalar == "i8" and metric != "cos":
+            continue  # which has no length to lose
+        found = _nearest(metric, shown(sample), vectors, count, shown, step)
+        hits = sum(len(np.intersect1d(*pair)) for pair in zip(true, found, strict=True))
+        if hits >= FOUND_SHARE_MIN * true.size:
+            return scalar
+    return "f32"
 
 
 def _nearest(

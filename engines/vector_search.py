@@ -26,6 +26,7 @@ FEW_ROWS: Final = 2_000  # that match: comparing them all costs no more than a g
 FEW_SHARE: Final = 0.02  # below it a filter is evaluated first
 SAMPLE_ROWS: Final = 256  # a filter is tried on
 OVERSAMPLE: Final = 3  # candidates for each match that is expected among them
+FILTER_FACTOR_MAX: Final = 2
 ALIVE_SHARE_MIN: Final = 1 / 16  # reckoned with; few rows may all be dead
 CANDIDATES_MAX: Final = 8_192
 
@@ -66,7 +67,11 @@ def _by_graph(
     alive = max(ALIVE_SHARE_MIN, 1 - sight.rows.dead / max(1, sight.count))
     # A graph of rounded vectors mistakes the order of what is near.
     enough = wanted.limit * (1 if graph.precise else ROUNDED_FACTOR) + MARGIN
-    expected = wanted.limit * OVERSAMPLE / share if wanted.condition is not None else 0
+    expected = 0.0
+    if wanted.condition is not None:
+        # What the filter takes from the candidates that a search looks at is added, within bounds.
+        looked_at = graph.expansion * min(1 / share, FILTER_FACTOR_MAX)
+        expected = max(wanted.limit * OVERSAMPLE / share, looked_at)
     count = int(max(enough, expected) / alive) + 1
     count = min(max(count, wanted.expansion), CANDIDATES_MAX, sight.graph_rows)
     pending = np.arange(sight.graph_rows, sight.count)

@@ -22,7 +22,7 @@ _FIXED: Final = ("dimensions", "metric", "model")
 _RANGES: Final[Mapping[str, tuple[int, int, int]]] = {  # default, lowest, highest
     "connectivity": (16, 2, 128),
     "expansion_add": (128, 8, EXPANSION_MAX),
-    "expansion_search": (64, 8, EXPANSION_MAX),
+    "expansion_search": (96, 8, EXPANSION_MAX),
     "vectors_max": (1_000_000, 1, VECTORS_MAX),
 }
 _NAMES: Final = (*_FIXED, "scalar", "text", *_RANGES)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from usearch.index import Index
 
 from engines.vector_distance import Array
-from engines.vector_rounding import may_round, rounded
+from engines.vector_rounding import narrowest, to_bfloat16, to_i8
 from tests.unit.vector_state import VectorState, vector_state
 
 CHANCE_SEED = 5
@@ -29,7 +30,7 @@ def huddled(count: int, dimensions: int = 16) -> Array:
 
 @given(st.floats(width=32, min_value=-(2.0**40), max_value=2.0**40))
 def test_rounding_is_to_the_nearest_of_eight_bits(value: float) -> None:
-    (found,) = rounded(np.array([value], np.float32))
+    (found,) = to_bfloat16(np.array([value], np.float32))
     low_bits = np.array([found], np.float32).view(np.uint32) & 0xFFFF
     assert low_bits[0] == 0
     assert abs(found - value) <= abs(value) * 2**-8 + 2**-133
@@ -37,21 +38,33 @@ def test_rounding_is_to_the_nearest_of_eight_bits(value: float) -> None:
 
 @pytest.mark.parametrize(("value", "expected"), [(1 + 2**-8, 1.0), (1 + 3 * 2**-8, 1 + 2**-6)])
 def test_what_lies_between_becomes_even(value: float, expected: float) -> None:
-    assert rounded(np.array([value], np.float32)).tolist() == [expected]
+    assert to_bfloat16(np.array([value], np.float32)).tolist() == [expected]
 
 
-@pytest.mark.parametrize("metric", ["cos", "l2sq", "ip"])
-def test_what_is_spread_may_be_rounded(metric: str) -> None:
-    assert may_round(metric, spread(9_000))
+def test_i8_is_what_the_library_makes_of_a_vector() -> None:
+    vectors = spread(50) * np.float32(3)
+    index = Index(ndim=16, metric="cos", dtype="i8")
+    index.add(np.arange(50), vectors)
+    kept = np.stack([index.get(place, np.int8) for place in range(50)])
+    assert np.abs(to_i8(vectors) - kept).max() <= 1  # 127 times a length, in another precision
+
+
+@pytest.mark.parametrize(("metric", "scalar"), [("cos", "i8"), ("l2sq", "bf16"), ("ip", "bf16")])
+def test_what_is_spread_may_be_rounded(metric: str, scalar: str) -> None:
+    assert narrowest(metric, spread(9_000)) == scalar
 
 
 @pytest.mark.parametrize("metric", ["cos", "l2sq"])
 def test_what_is_huddled_may_not(metric: str) -> None:
-    assert not may_round(metric, huddled(2_000))
+    assert narrowest(metric, huddled(2_000)) == "f32"
+
+
+def test_what_lies_between_is_rounded_less() -> None:
+    assert narrowest("cos", spread(2_000) + np.float32(20)) == "bf16"
 
 
 def test_few_vectors_are_all_found() -> None:
-    assert may_round("cos", spread(3))
+    assert narrowest("cos", spread(3)) == "i8"
 
 
 def test_whoever_looks_can_be_stopped() -> None:
@@ -59,7 +72,7 @@ def test_whoever_looks_can_be_stopped() -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        may_round("cos", spread(100), stop)
+        narrowest("cos", spread(100), stop)
 
 
 def fill(state: VectorState, vectors: Array, first: int = 0) -> None:
@@ -90,7 +103,7 @@ def test_a_graph_is_rounded_if_nothing_is_lost_and_distances_are_not(tmp_path: P
     with vector_state(tmp_path / "state", dimensions=16) as state:
         vectors = spread(1_200)
         fill(state, vectors)
-        assert state.settle().stats()["graph_scalar"] == "bf16"
+        assert state.settle().stats()["graph_scalar"] == "i8"
         assert found_by_graph(state, vectors[:40]) >= 0.99
         own = state.search(vectors[7].tolist(), limit=1)
         assert own[0][0] == "7"
@@ -123,5 +136,5 @@ def test_a_saved_graph_returns_as_it_was(tmp_path: Path) -> None:
         state.reopen()
         index.ended(60)
         stats = state.settle().stats()
-        assert (stats["graph_scalar"], stats["pending_vectors"]) == ("bf16", 0)
+        assert (stats["graph_scalar"], stats["pending_vectors"]) == ("i8", 0)
         assert found_by_graph(state, spread(20)) >= 0.99
