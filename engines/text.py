@@ -174,7 +174,7 @@ class TextEngine:
         """Every document, in order of the ids. A cursor is the key of the last of a page."""
         given = Given(parameters, "parameters", ("limit", "cursor", "include"))
         limit = given.integer("limit", 1, LIMIT_MAX, LIST_DEFAULT)
-        include = given.choice("include", tuple(_INCLUDE), "all")
+        include = given.choice("include", tuple(INCLUDE), "all")
         scope = scope_of("text_list", parameters)
         last = decode_cursor(parameters.get("cursor"), scope, bytes) or b""
         if last and not last.startswith(_PREFIX):
@@ -196,7 +196,7 @@ class TextEngine:
         weights = {**settings["fields"], **(given.numbers("weights", 0.0, WEIGHT_MAX) or {})}
         if set(weights) != set(settings["fields"]):
             raise InvalidArgument("parameters.weights", "names a field that there is not")
-        include = given.choice("include", tuple(_INCLUDE), "all")
+        include = given.choice("include", tuple(INCLUDE), "all")
         wanted = _Wanted(given)
         index = view.index
         assert isinstance(index, TextIndex)
@@ -246,7 +246,7 @@ class TextEngine:
 
 
 # What of a document a search answers.
-_INCLUDE: Final = {
+INCLUDE: Final = {
     "all": ("id", "fields", "metadata", "session", "time_ms"),
     "fields": ("id", "fields"),
     "ids": ("id",),
@@ -290,7 +290,7 @@ def _made_id(stamp: Stamp, place: int) -> str:
 
 
 def _shown(document: Mapping[str, Any], include: str) -> dict[str, Value]:
-    return {name: document[name] for name in _INCLUDE[include]}
+    return {name: document[name] for name in INCLUDE[include]}
 
 
 TEXT = TextEngine()

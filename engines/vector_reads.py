@@ -32,7 +32,7 @@ HITS_MAX: Final = 100_000  # of one answer
 RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
 _PREFIX: Final = "parameters."
-_PARTS: Final = ("metadata", "vector", "text")
+PARTS: Final = ("metadata", "vector", "text")
 MATCH_BYTES: Final = 64  # of its names, distance and id, as reckoned
 _NUMBER_BYTES: Final = 9  # of a float as it is sent
 _SEARCH: Final = (
@@ -76,7 +76,7 @@ def get(view: View, settings: Settings, given: Parameters) -> Value:
     """Vectors by id, in the order asked for, and ids that are not there."""
     closed(given, ("ids", "include"), _PREFIX)
     ids = identities(required(given, "ids", _PREFIX), "parameters.ids")
-    include = included(given, _PARTS)
+    include = included(given, PARTS)
     size = 0
     items: list[Value] = []
     missing: list[Value] = []
@@ -97,7 +97,7 @@ def listed(view: View, settings: Settings, given: Parameters) -> Value:
     """Every vector, in order of the ids. A cursor is the key of the last of a page."""
     closed(given, ("limit", "cursor", "include"), _PREFIX)
     limit = integer(given.get("limit", LIST_DEFAULT), "parameters.limit", 1, LIMIT_MAX)
-    include = included(given, _PARTS)
+    include = included(given, PARTS)
     scope = scope_of("vector_list", given)
     last = decode_cursor(given.get("cursor"), scope, bytes) or b""
     if last and not last.startswith(PREFIX):
@@ -300,5 +300,5 @@ def included(given: Parameters, default: tuple[str, ...]) -> frozenset[str]:
     if not isinstance(names, list | tuple):
         raise InvalidArgument("parameters.include", "must be an array")
     return frozenset(
-        choice(name, f"parameters.include[{place}]", _PARTS) for place, name in enumerate(names)
+        choice(name, f"parameters.include[{place}]", PARTS) for place, name in enumerate(names)
     )
