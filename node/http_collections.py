@@ -51,7 +51,7 @@ _QUERY = frozenset(
 )
 _REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities"})
 _ROUTING = frozenset({"load_balancing", "preferred", "excluded"})
-_NAMES_MAX = 64  # capabilities, or nodes, in one request
+NAMES_MAX = 64  # capabilities, or nodes, in one request
 _NONE: frozenset[str] = frozenset()
 
 
@@ -202,7 +202,7 @@ def _routing(fields: Fields, options: ReadOptions) -> Routing | None:
 
 def _names_in(fields: Fields, name: str) -> tuple[str, ...]:
     found: list[str] = []
-    for place, value in enumerate(fields.array(name, _NAMES_MAX)):
+    for place, value in enumerate(fields.array(name, NAMES_MAX)):
         if not isinstance(value, str):
             fields.refuse(f"{name}[{place}]", "must be text")
         found.append(value)
