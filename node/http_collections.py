@@ -81,7 +81,7 @@ class CollectionHandlers:
 
     async def list_collections(self, call: Call) -> Answer:
         query = Parameters(call.query, _LIST)
-        namespace = query.text("namespace") or DEFAULT_NAMESPACE
+        namespace = _namespace(query.text("namespace"))
         scope = (namespace.encode(),)
         after = cursors.name_position(query.text("cursor"), Listing.COLLECTIONS, scope)
         page = await self._collections.list(
@@ -98,7 +98,7 @@ class CollectionHandlers:
     async def create_collection(self, call: Call) -> Answer:
         fields = Fields(await self._body(call), "", _CREATE)
         answer = await self._collections.create(
-            fields.optional_text("namespace") or DEFAULT_NAMESPACE,
+            _namespace(fields.optional_text("namespace")),
             fields.text("name"),
             fields.text("engine"),
             fields.members("settings"),
@@ -135,7 +135,7 @@ class CollectionHandlers:
         fields = Fields(body, "", _QUERY)
         wanted = Fields(fields.members("requirements"), "requirements", _REQUIREMENTS)
         query = Query(
-            fields.optional_text("namespace") or DEFAULT_NAMESPACE,
+            _namespace(fields.optional_text("namespace")),
             fields.text("collection"),
             fields.text("operation"),
             fields.members("parameters"),
@@ -186,6 +186,11 @@ class CollectionHandlers:
         found = decode(name, "collection").decode("utf-8")
         validate_collection(found)
         return namespace_name(namespace, self._limits), found
+
+
+def _namespace(given: str | None) -> str:
+    """The default where none is given; an empty one is none that could be meant."""
+    return DEFAULT_NAMESPACE if given is None else given
 
 
 def _routing(fields: Fields, options: ReadOptions) -> Routing | None:

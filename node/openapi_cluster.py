@@ -43,8 +43,8 @@ _REPAIR_CODES = (
     "QUORUM_NOT_REACHED", "REPLICA_QUARANTINED", "OUTCOME_UNKNOWN", *BODY_CODES,
 )  # fmt: skip
 _NAME = text(64, 1, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
-_PEER = text(least=1, description="host:port")
-_HTTP = text(least=1, description="such as http://host:port")
+_PEER = text(pattern="^.+:[0-9]{1,5}$", description="host:port")
+_HTTP = text(pattern="^https?://.+", description="such as http://host:port")
 _TEXTS: dict[str, Schema] = {"name": _NAME, "peer": _PEER, "http": _HTTP}
 _TIMED: dict[str, Schema] = {"timeout_ms": TIMEOUT}
 _VIEW = members(

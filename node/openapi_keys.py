@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engines.command import CompareOp, CompareTarget
-from engines.interfaces import Limits
+from engines.interfaces import INTEGER_MAX, Limits
 from engines.schema import (
     Schema,
     boolean,
@@ -262,7 +262,7 @@ def _batch(limits: Limits) -> Described:
     where = {name: names[name] for name in _KEY}
     value, options = _put_fields(limits)
     conditions: dict[str, Any] = {
-        "if_version": integer(0),
+        "if_version": integer(0, INTEGER_MAX),
         "request_id": names["request_id"],
     }
     each = either(

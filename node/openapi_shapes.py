@@ -74,6 +74,7 @@ def name_schemas(limits: Limits) -> dict[str, Schema]:
             "type": "number",
             "exclusiveMinimum": TTL_SECONDS_MIN,
             "maximum": limits.ttl_ms_max // 1000,
+            "description": "seconds; in a query in decimals, with at most nine of them",
         },
     }
 
@@ -92,7 +93,7 @@ def parameters(limits: Limits) -> dict[str, Described]:
         "max_staleness_ms": integer(0, STALENESS_MS_MAX, description="only with consistency=stale"),
         "min_revision": REVISION,
         "limit": integer(1, PAGE_ITEMS_MAX, default=PAGE_ITEMS_DEFAULT),
-        "cursor": text(description="next_cursor of the page before"),
+        "cursor": text(least=1, description="next_cursor of the page before"),
         "if_version": integer(0, INTEGER_MAX, description="0: must not exist"),
         "request_id": names["request_id"],
         "ttl_seconds": names["ttl_seconds"],
