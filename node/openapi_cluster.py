@@ -17,7 +17,10 @@ from engines.schema import (
     text,
 )
 from node.comparison import Compared
+from node.config_checks import NODE_NAME_PATTERN
 from node.http_integrity import GROUPS_MAX
+from node.http_limits import MEMBER_BODY_BYTES_MAX
+from node.http_snapshots import ID_PATTERN
 from node.openapi_shapes import (
     BODY_CODES,
     TIMEOUT,
@@ -42,7 +45,7 @@ _CHANGE_CODES = (
 _REPAIR_CODES = (
     "QUORUM_NOT_REACHED", "REPLICA_QUARANTINED", "OUTCOME_UNKNOWN", *BODY_CODES,
 )  # fmt: skip
-_NAME = text(64, 1, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_NAME = text(pattern=f"^{NODE_NAME_PATTERN}$")
 _PEER = text(pattern="^.+:[0-9]{1,5}$", description="host:port")
 _HTTP = text(pattern="^https?://.+", description="such as http://host:port")
 _TEXTS: dict[str, Schema] = {"name": _NAME, "peer": _PEER, "http": _HTTP}
@@ -75,6 +78,10 @@ _META = members(
 )
 
 
+def _body(schema: Schema, *, required: bool = True) -> Described:
+    return json_body(schema, MEMBER_BODY_BYTES_MAX, required=required)
+
+
 def routes(limits: Limits) -> Routes:
     return {**_members(), **_partitions(), **_repair(), **_snapshots()}
 
@@ -88,11 +95,11 @@ def _members() -> Routes:
     return {
         ("GET", _MEMBERS): operation("List the members, as this node knows them", _VIEW),
         ("POST", _MEMBERS): change(
-            "Add a node, as a learner first", json_body(members({"id": UUID, **_TEXTS}, _TIMED))
+            "Add a node, as a learner first", _body(members({"id": UUID, **_TEXTS}, _TIMED))
         ),
         ("PATCH", _MEMBER): change(
             "Tell the cluster where a member is",
-            json_body(
+            _body(
                 members({}, {**_TEXTS, **_TIMED}, anyOf=[{"required": [name]} for name in _TEXTS])
             ),
             parameters=one,
@@ -100,12 +107,12 @@ def _members() -> Routes:
         ("DELETE", _MEMBER): change("Remove a member", None, parameters=uses("id", "timeout_ms")),
         ("POST", f"{_MEMBER}/promote"): change(
             "Give a learner its vote",
-            json_body(members({}, _TIMED), required=False),
+            _body(members({}, _TIMED), required=False),
             parameters=one,
         ),
         ("POST", "/v1/cluster/transfer-leadership"): change(
             "Have another node lead",
-            json_body(members({}, {"target": UUID, **_TIMED}), required=False),
+            _body(members({}, {"target": UUID, **_TIMED}), required=False),
             members({"leader": text()}),
         ),
     }
@@ -123,7 +130,7 @@ def _partitions() -> Routes:
             members({"id": text(), "draining": boolean()}),
             ("NOT_PARTITIONED", *_CHANGE_CODES, *BODY_CODES),
             parameters=uses("id"),
-            body=json_body(members({"draining": boolean()}, _TIMED)),
+            body=_body(members({"draining": boolean()}, _TIMED)),
         ),
     }
 
@@ -141,16 +148,14 @@ def _repair() -> Routes:
             "Compare the replicas now",
             members({"comparisons": listed(outcome)}),
             _REPAIR_CODES,
-            body=json_body(members({}, {"leading": boolean(), **_TIMED}), required=False),
+            body=_body(members({}, {"leading": boolean(), **_TIMED}), required=False),
         ),
         ("POST", f"{_MEMBER}/reseed"): operation(
             "Have a node take its state anew",
             members({"node": text(), "groups": listed(integer(0))}),
             ("MEMBER_NOT_FOUND", "REPAIR_REFUSED", *_REPAIR_CODES),
             parameters=uses("id"),
-            body=json_body(
-                members({}, {"group": integer(0, GROUPS_MAX), **_TIMED}), required=False
-            ),
+            body=_body(members({}, {"group": integer(0, GROUPS_MAX), **_TIMED}), required=False),
         ),
     }
 
@@ -187,7 +192,7 @@ def _snapshots() -> Routes:
         "name": "id",
         "in": "path",
         "required": True,
-        "schema": text(pattern="^[0-9]{1,4}-[0-9]{1,19}$"),
+        "schema": text(pattern=f"^{ID_PATTERN}$"),
     }
     return {
         ("GET", "/v1/snapshots"): operation(
@@ -204,7 +209,7 @@ def _snapshots() -> Routes:
                 "DISK_FULL",
                 *BODY_CODES,
             ),
-            body=json_body(asked, required=False),
+            body=_body(asked, required=False),
         ),
         ("GET", "/v1/snapshots/{id}"): operation(
             "Read a snapshot",

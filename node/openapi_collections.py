@@ -22,6 +22,7 @@ from engines.schema import (
 )
 from engines.schemas import SCHEMAS
 from node.http_collections import DEFAULT_NAMESPACE, NAMES_MAX
+from node.http_limits import JSON_BODY_BYTES_MAX
 from node.openapi_shapes import (
     BODY_CODES,
     READ_CODES,
@@ -106,7 +107,8 @@ def routes(limits: Limits, registry: Registry, queries: Queries) -> Routes:
                         "request_id": names["request_id"],
                         "timeout_ms": TIMEOUT,
                     },
-                )
+                ),
+                JSON_BODY_BYTES_MAX,
             ),
         ),
         ("DELETE", _COLLECTION): operation(
@@ -119,7 +121,7 @@ def routes(limits: Limits, registry: Registry, queries: Queries) -> Routes:
             "Run one operation on a collection",
             queries.answer,
             _QUERY_CODES,
-            body=json_body(queries.request, examples=queries.examples),
+            body=json_body(queries.request, JSON_BODY_BYTES_MAX, examples=queries.examples),
         ),
         ("GET", "/v1/replicas"): operation(
             "How replicas answered this node's balanced reads", _replicas()
@@ -189,7 +191,7 @@ def _create(limits: Limits, registry: Registry) -> Described:
             *(code for code in _CHANGE_CODES if code != "COLLECTION_NOT_FOUND"),
             *BODY_CODES,
         ),
-        body=json_body({"oneOf": shapes}, examples=examples),
+        body=json_body({"oneOf": shapes}, JSON_BODY_BYTES_MAX, examples=examples),
         status=201,
     )
 

@@ -18,7 +18,7 @@ from engines.schema import (
     text,
 )
 from node.http_bodies import BYTES_TYPE
-from node.http_limits import BATCH_OPERATIONS_MAX
+from node.http_limits import BATCH_OPERATIONS_MAX, JSON_BODY_BYTES_MAX
 from node.openapi_shapes import (
     BODY_CODES,
     ENCODING,
@@ -106,7 +106,11 @@ def routes(limits: Limits) -> Routes:
             _PUT,
             ("VALUE_TOO_LARGE", *_CHANGE_CODES),
             parameters=uses(*_KEY, "ttl_seconds", "if_version", "request_id", "timeout_ms"),
-            body={"required": False, "content": {"*/*": {}, BYTES_TYPE: {}}},
+            body={
+                "required": False,
+                "description": f"the value, at most {limits.value_bytes_max} bytes",
+                "content": {"*/*": {}, BYTES_TYPE: {}},
+            },
         ),
         ("GET", _KEY_PATH): get,
         ("HEAD", _KEY_PATH): head_of(get),
@@ -242,6 +246,7 @@ def _txn(limits: Limits) -> Described:
         ),
         body=json_body(
             body,
+            bytes_max=JSON_BODY_BYTES_MAX,
             examples={
                 "compare and set": {
                     "value": {
@@ -284,6 +289,7 @@ def _batch(limits: Limits) -> Described:
         ("KEY_TOO_LARGE", "VALUE_TOO_LARGE", *BODY_CODES, *WRITE_CODES, *READ_CODES),
         body=json_body(
             members({"operations": listed(each, BATCH_OPERATIONS_MAX)}, {"timeout_ms": TIMEOUT}),
+            bytes_max=JSON_BODY_BYTES_MAX,
             examples={
                 "two writes": {
                     "value": {

@@ -16,7 +16,7 @@ from typing import Any, Final
 from engines.interfaces import INTEGER_MAX, Limits
 from engines.read_requests import PAGE_ITEMS_MAX
 from engines.schema import Schema, boolean, integer, listed, members, of_any, one_of, text
-from engines.validation import COLLECTION_BYTES_MAX
+from engines.validation import COLLECTION_BYTES_MAX, NAME_PATTERN
 from node.http_errors import STATUS_BY_CODE
 from node.http_limits import PAGE_ITEMS_DEFAULT, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX
 from node.reads import CONSISTENCIES, STALENESS_MS_MAX
@@ -26,7 +26,6 @@ Routes = dict[tuple[str, str], Described]  # method and path → operation
 Area = Callable[[Limits], Routes]
 
 JSON: Final = "application/json"
-NAME_PATTERN: Final = "^[A-Za-z0-9._-]+$"
 UUID_PATTERN: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 TTL_SECONDS_MIN: Final = 0
 
@@ -56,13 +55,13 @@ def name_schemas(limits: Limits) -> dict[str, Schema]:
     """What names may be."""
     return {
         "namespace": text(
-            limits.namespace_bytes_max, 1, pattern=NAME_PATTERN, description="not . or .."
+            limits.namespace_bytes_max, 1, pattern=f"^{NAME_PATTERN}$", description="not . or .."
         ),
         "session": text(
             limits.session_bytes_max, 1, description="UTF-8 without control characters"
         ),
         "key": text(limits.key_bytes_max, 1, description="any UTF-8; a slash is part of the key"),
-        "collection": text(COLLECTION_BYTES_MAX, 1, pattern=NAME_PATTERN),
+        "collection": text(COLLECTION_BYTES_MAX, 1, pattern=f"^{NAME_PATTERN}$"),
         "request_id": text(
             limits.request_id_bytes_max,
             1,
@@ -153,11 +152,17 @@ def head_of(get: Described) -> Described:
     return {**get, "responses": responses}
 
 
-def json_body(schema: Schema, *, required: bool = True, examples: Any = None) -> Described:
+def json_body(
+    schema: Schema, bytes_max: int, *, required: bool = True, examples: Any = None
+) -> Described:
     content: Described = {"schema": schema}
     if examples is not None:
         content["examples"] = examples
-    return {"required": required, "content": {JSON: content}}
+    return {
+        "required": required,
+        "description": f"at most {bytes_max} bytes",
+        "content": {JSON: content},
+    }
 
 
 # --- Errors ------------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import struct
+import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -331,6 +335,35 @@ async def test_what_was_sent_is_not_applied_twice(
     assert runs > 3
     monkeypatch.setattr(place.client, "query", query)
     assert await place.rows(table="t") == [{"n": n, "s": f"a\n{n}"} for n in range(300)]
+
+
+async def test_an_import_that_was_killed_goes_on_and_stores_nothing_twice(place: Place) -> None:
+    """In another process, with kill -9, into an engine that adds up what comes twice."""
+    await place.make("timeseries", duplicates="sum")
+    count = 60_000
+    path = place.write({"metric": "m", "time_ms": n, "value": 1} for n in range(count))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "node.cli", "import", str(path), "--collection", "n/c"),
+        env={**os.environ, "HIVEMEM_ENDPOINTS": door_address(place.door)},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    noted = 0
+    async with asyncio.timeout(30):
+        while not noted and process.returncode is None:
+            await asyncio.sleep(0.005)
+            if path_of(path).exists():
+                noted = json.loads(path_of(path).read_text())["lines"]
+    assert process.returncode is None, "the import ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    report = await place.load(path)
+    assert report.resumed_lines >= noted > 0
+    assert report.stored == count - report.resumed_lines
+    summed = await place.query(
+        "series_downsample", metric="m", window_ms=count, aggregates=["sum", "count"]
+    )
+    (window,) = summed["groups"][0]["windows"]
+    assert (window["sum"], window["count"]) == (count, count)
 
 
 # --- Files -------------------------------------------------------------------------------
