@@ -198,7 +198,7 @@ def _create(limits: Limits, registry: Registry) -> Described:
 
 def queries(limits: Limits, registry: Registry) -> Queries:
     """A schema for each operation's request and answer, told apart by `operation`."""
-    schemas: dict[str, Schema] = {}
+    schemas: dict[str, Schema] = {"Requirements": _requirements(), "Routing": _routing()}
     examples: dict[str, Described] = {}
     asked, answered = {}, {}
     others = []
@@ -226,14 +226,14 @@ def _request(limits: Limits, names: Any, each: Operation, kind: Kind | None) -> 
     own = name_schemas(limits)
     optional: dict[str, Schema] = {
         "namespace": _namespace(limits),
-        "requirements": _requirements(),
+        "requirements": {"$ref": "#/components/schemas/Requirements"},
         "timeout_ms": TIMEOUT,
     }
     parameters = {"parameters": each.parameters}
     if kind is not Kind.READ and kind is not Kind.STATUS:
         optional["request_id"] = own["request_id"]
     if kind is not Kind.WRITE:
-        optional["routing"] = _routing()
+        optional["routing"] = {"$ref": "#/components/schemas/Routing"}
     needed: dict[str, Schema] = {"operation": one_of(names), "collection": own["collection"]}
     # What can be left out whole, since nothing in it is required.
     takes_none = not ({"required", "oneOf", "anyOf", "allOf"} & each.parameters.keys())
@@ -241,7 +241,9 @@ def _request(limits: Limits, names: Any, each: Operation, kind: Kind | None) -> 
         optional |= parameters
     else:
         needed |= parameters
-    more = {"description": each.summary} if each.summary else {}
+    more: dict[str, Any] = {"description": each.summary} if each.summary else {}
+    if kind is not None:
+        more["x-kind"] = kind.value
     return members(needed, optional, **more)
 
 

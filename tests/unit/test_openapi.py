@@ -194,6 +194,6 @@ async def check_within(path: str, body: Any, door: OpenDoor, document: Document)
     for shape in objects(resolved(document, schema["schema"])):
         for name in body:
             inner = shape["properties"].get(name, {})
-            inner = inner.get("items", inner)
+            inner = resolved(document, inner.get("items", inner))
             found += [{*each["properties"]} for each in objects(inner)]
     assert known in found
