@@ -13,6 +13,8 @@ import pytest
 
 from node import cli
 from node.client import HivememClient
+from node.transfer_checkpoint import path_of
+from tests.cluster.harness import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
@@ -171,6 +173,38 @@ async def test_collections_come_back_from_files_as_they_were(cluster, tmp_path):
     await csv_of_points(cases["timeseries"], found["timeseries"])
     await numpy_of_vectors(cases["vector"], found["vector"])
     assert not list(folder.glob("*.hivemem-*")), "progress or unfinished files are left"
+
+
+async def test_an_import_goes_on_through_a_leaders_death(cluster, tmp_path):
+    """Points that are added up: one that is applied twice, or not at all, shows."""
+    leader = await cluster.wait_leader()
+    count = 100_000
+    file = tmp_path / "points.jsonl"
+    file.write_text(
+        "".join(f'{{"metric": "m", "time_ms": {n}, "value": 1}}\n' for n in range(count))
+    )
+    settings = json.dumps({"duplicates": "sum"})
+    importing = asyncio.create_task(
+        hivemem(
+            "import", str(file), "--collection", "sums", "--create", "--engine", "timeseries",
+            "--settings", settings, "--endpoints", ",".join(cluster.endpoints),
+        )
+    )  # fmt: skip
+    progress = path_of(file)
+
+    async def begun() -> bool:
+        return progress.exists() and json.loads(progress.read_text())["lines"] > 0
+
+    await eventually(begun, 20, "nothing is imported")
+    assert not importing.done(), "it was over before the leader could die"
+    await cluster.kill(leader)
+    await importing
+    survivors = [index for index in range(3) if index != leader]
+    async with cluster.client(*survivors) as client:
+        ask = {"metric": "m", "window_ms": count, "aggregates": ["sum", "count"]}
+        answer = await client.query("default", "sums", "series_downsample", ask)
+    (window,) = answer["result"]["groups"][0]["windows"]
+    assert (window["sum"], window["count"]) == (count, count)
 
 
 async def csv_of_documents(files: Files, rows: bytes) -> None:
