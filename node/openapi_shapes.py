@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from engines.interfaces import INTEGER_MAX, Limits
@@ -23,7 +23,6 @@ from node.reads import CONSISTENCIES, STALENESS_MS_MAX
 
 Described = dict[str, Any]  # an object of OpenAPI
 Routes = dict[tuple[str, str], Described]  # method and path → operation
-Area = Callable[[Limits], Routes]
 
 JSON: Final = "application/json"
 UUID_PATTERN: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
