@@ -19,6 +19,7 @@ from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.engine import Engine, Kind, Parameters, Settings, Stamp
 from engines.graph_check import problems
+from engines.graph_lists import graph_list_edges, graph_list_nodes
 from engines.graph_walks import (
     graph_count,
     graph_get,
@@ -37,6 +38,8 @@ _WRITES: Final = (
 _READS: Final[Mapping[str, Callable[[View, Parameters], Value]]] = {
     "graph_get": graph_get,
     "graph_count": graph_count,
+    "graph_list_nodes": graph_list_nodes,
+    "graph_list_edges": graph_list_edges,
     "graph_neighbors": graph_neighbors,
     "graph_traverse": graph_traverse,
     "graph_shortest_path": graph_shortest_path,

@@ -27,7 +27,7 @@ from engines.graph_items import (
     read_count,
     read_degrees,
 )
-from engines.graph_writes import ID_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX
+from engines.graph_writes import ID_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX, PROPERTY_BYTES_MAX
 from engines.parameters import PREFIX, array, choice, exactly, integer
 from engines.read_requests import PAGE_BYTES_MAX
 from engines.space import View
@@ -40,7 +40,7 @@ DEPTH_MAX: Final = 20
 VISITED_NODES_MAX: Final = 10_000  # of one walk
 VISITED_EDGES_MAX: Final = 100_000
 TYPES_MAX: Final = 32
-_DIRECTIONS: Final = ("out", "in", "both")
+DIRECTIONS: Final = ("out", "in", "both")
 _PAGED: Final = frozenset({"limit", "cursor"})
 _NONE: Final[frozenset[str]] = frozenset()
 
@@ -152,7 +152,7 @@ def graph_shortest_path(view: View, given: Mapping[str, Any]) -> Value:
     _existing(view, goal, "to")
     weight = given.get("weight")
     if weight is not None:
-        one_text(weight, f"{PREFIX}.weight", 256)
+        one_text(weight, f"{PREFIX}.weight", PROPERTY_BYTES_MAX)
     cost_max: Any = given.get("max_cost")
     if cost_max is not None and not (_number(cost_max) and cost_max >= 0):
         raise InvalidArgument(f"{PREFIX}.max_cost", "must be a number of at least 0")
@@ -311,7 +311,7 @@ def _direction(given: Mapping[str, Any], default: str) -> str:
     direction = given.get("direction")
     if direction is None:
         return default
-    return choice(direction, f"{PREFIX}.direction", _DIRECTIONS)
+    return choice(direction, f"{PREFIX}.direction", DIRECTIONS)
 
 
 def _types(given: Mapping[str, Any]) -> list[str]:

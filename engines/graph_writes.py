@@ -42,6 +42,7 @@ NAME_BYTES_MAX: Final = 64  # of a label or a type
 LABELS_MAX: Final = 16  # of a node
 PROPERTIES_BYTES_MAX: Final = 64 << 10  # of a node or an edge, packed
 PROPERTY_BYTES_MAX: Final = 256  # of a property's name
+UNSET_MAX: Final = 1_000  # names of properties
 DELETE_EDGES_MAX: Final = 1_000  # that go with their node
 _NONE: Final[frozenset[str]] = frozenset()
 _ID: Final = frozenset({"id"})
@@ -73,7 +74,7 @@ def prepare_write(operation: str, given: Mapping[str, Any]) -> dict[str, Value]:
         elif name == "labels":
             body[name] = _labels(value, field)
         elif name == "unset":
-            names = array(value, field, 1_000)
+            names = array(value, field, UNSET_MAX)
             body[name] = [
                 one_text(each, f"{field}[{place}]", PROPERTY_BYTES_MAX)
                 for place, each in enumerate(names)

@@ -38,6 +38,7 @@ _STEPS: Final = 10_000  # between two looks
 ROWS_DEFAULT: Final = 1_000
 ROWS_MAX: Final = 10_000
 ANSWER_BYTES_MAX: Final = 12 << 20
+DATABASE_BYTES_MIN: Final = 1 << 20
 DATABASE_BYTES_MAX: Final = 64 << 30
 DATABASE_BYTES_DEFAULT: Final = 1 << 30
 CONNECTIONS_MAX: Final = 4  # kept for reads of one collection
@@ -58,7 +59,11 @@ class RelationalEngine:
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         fields = Given(given, "settings", ("bytes_max",))
         default = DATABASE_BYTES_DEFAULT if current is None else current["bytes_max"]
-        return {"bytes_max": fields.integer("bytes_max", 1 << 20, DATABASE_BYTES_MAX, default)}
+        return {
+            "bytes_max": fields.integer(
+                "bytes_max", DATABASE_BYTES_MIN, DATABASE_BYTES_MAX, default
+            )
+        }
 
     def altered(self, space: Space, old: Settings, new: Settings) -> None:
         """A database that is larger already stays, and cannot grow."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from engines.codec import Value, pack_value
+from engines.cursors import decode_cursor, encode_cursor, refuse_cursor, scope_of
 from engines.engine import Kind, Parameters, Refused, Settings, Stamp
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
@@ -25,6 +26,7 @@ FIELDS_MAX: Final = 8
 DOCUMENTS_MAX: Final = 10_000  # of one write
 DOCUMENT_BYTES_MAX: Final = 1 << 20
 LIMIT_DEFAULT: Final = 10
+LIST_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 IDS_MAX: Final = 1_000
 # A filter is applied to what was found, best first: at most so many are looked at.
@@ -53,6 +55,7 @@ class TextEngine:
             "text_upsert": Kind.WRITE,
             "text_delete": Kind.WRITE,
             "text_get": Kind.READ,
+            "text_list": Kind.READ,
             "text_search": Kind.READ,
             "text_count": Kind.READ,
         }
@@ -145,6 +148,8 @@ class TextEngine:
             case "text_get":
                 given = Given(parameters, "parameters", ("ids",))
                 return self._get(view, given.texts("ids", IDS_MAX, ID_BYTES_MAX))
+            case "text_list":
+                return self._list(view, parameters)
             case "text_count":
                 Given(parameters, "parameters", ())
                 return {"count": view.collection.items}
@@ -165,6 +170,25 @@ class TextEngine:
             documents.append(unpack_object(_key(identity), value))
         return {"documents": documents}
 
+    def _list(self, view: View, parameters: Parameters) -> Value:
+        """Every document, in order of the ids. A cursor is the key of the last of a page."""
+        given = Given(parameters, "parameters", ("limit", "cursor", "include"))
+        limit = given.integer("limit", 1, LIMIT_MAX, LIST_DEFAULT)
+        include = given.choice("include", tuple(INCLUDE), "all")
+        scope = scope_of("text_list", parameters)
+        last = decode_cursor(parameters.get("cursor"), scope, bytes) or b""
+        if last and not last.startswith(_PREFIX):
+            refuse_cursor("is not a cursor of this query")
+        documents: list[Value] = []
+        room = ANSWER_BYTES_MAX
+        for key, value in view.range(last + b"\x00" if last else _PREFIX):
+            room -= len(value)
+            if len(documents) == limit or (room < 0 and documents):
+                return {"documents": documents, "next_cursor": encode_cursor(scope, last)}
+            documents.append(_shown(unpack_object(key, value), include))
+            last = key
+        return {"documents": documents, "next_cursor": None}
+
     def _search(self, view: View, settings: Settings, given: Given) -> Value:
         limit = given.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
         mode = given.choice("mode", MODES, "any")
@@ -172,7 +196,7 @@ class TextEngine:
         weights = {**settings["fields"], **(given.numbers("weights", 0.0, WEIGHT_MAX) or {})}
         if set(weights) != set(settings["fields"]):
             raise InvalidArgument("parameters.weights", "names a field that there is not")
-        include = given.choice("include", tuple(_INCLUDE), "all")
+        include = given.choice("include", tuple(INCLUDE), "all")
         wanted = _Wanted(given)
         index = view.index
         assert isinstance(index, TextIndex)
@@ -222,7 +246,7 @@ class TextEngine:
 
 
 # What of a document a search answers.
-_INCLUDE: Final = {
+INCLUDE: Final = {
     "all": ("id", "fields", "metadata", "session", "time_ms"),
     "fields": ("id", "fields"),
     "ids": ("id",),
@@ -266,7 +290,7 @@ def _made_id(stamp: Stamp, place: int) -> str:
 
 
 def _shown(document: Mapping[str, Any], include: str) -> dict[str, Value]:
-    return {name: document[name] for name in _INCLUDE[include]}
+    return {name: document[name] for name in INCLUDE[include]}
 
 
 TEXT = TextEngine()

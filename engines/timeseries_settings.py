@@ -15,8 +15,8 @@ DUPLICATES: Final = ("last", "first", "sum", "max", "min", "reject")
 ROLLUP_AGGREGATES: Final = ("avg", "min", "max", "sum", "count", "first", "last")
 ROLLUPS_MAX: Final = 4
 ROLLUP_WINDOW_MS_MIN: Final = 1_000
-_CHUNK_POINTS: Final = 1_024
-_CHUNK_POINTS_MIN: Final = 16
+CHUNK_POINTS_DEFAULT: Final = 1_024
+CHUNK_POINTS_MIN: Final = 16
 _FIELD: Final = "settings"
 _KNOWN: Final = frozenset({"retention_ms", "duplicates", "rollups", "chunk_points_max"})
 
@@ -36,7 +36,7 @@ def make_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) -
         "retention_ms": None,
         "duplicates": "last",
         "rollups": [],
-        "chunk_points_max": _CHUNK_POINTS,
+        "chunk_points_max": CHUNK_POINTS_DEFAULT,
         **(current or {}),
     }
     if "retention_ms" in given:
@@ -45,7 +45,7 @@ def make_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) -
         settings["duplicates"] = choice(given["duplicates"], f"{_FIELD}.duplicates", DUPLICATES)
     if "chunk_points_max" in given:
         settings["chunk_points_max"] = integer(
-            given["chunk_points_max"], f"{_FIELD}.chunk_points_max", _CHUNK_POINTS_MIN,
+            given["chunk_points_max"], f"{_FIELD}.chunk_points_max", CHUNK_POINTS_MIN,
             CHUNK_POINTS_MAX,
         )  # fmt: skip
     if "rollups" in given:

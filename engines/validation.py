@@ -43,7 +43,8 @@ from engines.mutations import (
     TxnPut,
 )
 
-_NAMESPACE = re.compile(r"[A-Za-z0-9._-]+").fullmatch
+NAME_PATTERN = r"[A-Za-z0-9._-]+"  # of namespaces and collections
+_NAMESPACE = re.compile(NAME_PATTERN).fullmatch
 COLLECTION_BYTES_MAX = 128  # of a name
 SWEEP_ITEMS_MAX = 1_000  # items of dropped collections that one Sweep removes
 KNOWN_NAMES_MAX = 1024  # pairs of a namespace and a session that are known to be valid

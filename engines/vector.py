@@ -32,6 +32,7 @@ class VectorEngine:
         "vector_update": Kind.WRITE,
         "vector_delete": Kind.WRITE,
         "vector_get": Kind.READ,
+        "vector_list": Kind.READ,
         "vector_search": Kind.READ,
         "hybrid_search": Kind.READ,
         "vector_count": Kind.READ,
@@ -65,6 +66,8 @@ class VectorEngine:
                 return vector_hybrid.search(view, settings, parameters)
             case "vector_get":
                 return vector_reads.get(view, settings, parameters)
+            case "vector_list":
+                return vector_reads.listed(view, settings, parameters)
             case "vector_count":
                 return vector_reads.count(view, settings, parameters)
             case _:

@@ -34,6 +34,8 @@ from engines.vector_items import Item, item_id, item_key, unpack_item, unpack_me
 from engines.vector_rows import Array
 
 FUSIONS: Final = ("rrf", "score")
+MODES: Final = ("any", "all", "phrase")
+TIME_MS_MAX: Final = 1 << 53
 RRF_RANK: Final = 60
 DEPTH_MIN: Final = 100  # candidates of either side
 DEPTH_LIMITS: Final = 4  # times the limit
@@ -82,7 +84,7 @@ def search(view: View, settings: Settings, given: Parameters) -> Value:
     index = view.index
     if settings.get("text") is None or not isinstance(index, HybridIndex):
         raise InvalidArgument("collection", "has no texts: its setting text is null")
-    mode = choice(given.get("mode", "any"), "parameters.mode", ("any", "all", "phrase"))
+    mode = choice(given.get("mode", MODES[0]), "parameters.mode", MODES)
     query = required(given, "query", "parameters.")
     if not isinstance(query, str):
         raise InvalidArgument("parameters.query", "must be text")
@@ -178,7 +180,7 @@ class _Fusion:
                 *(
                     integer(
                         required(fields, name, "parameters.recency."),
-                        f"parameters.recency.{name}", 1, (1 << 53),
+                        f"parameters.recency.{name}", 1, TIME_MS_MAX,
                     )
                     for name in ("half_life_ms", "now_ms")
                 ),

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from engines.codec import Value
+from engines.cursors import decode_cursor, encode_cursor, refuse_cursor, scope_of
 from engines.engine import Parameters, Settings
 from engines.errors import InvalidArgument
 from engines.parameters import array, boolean, choice, closed, integer, members, required
@@ -24,6 +25,7 @@ from engines.vector_settings import EXPANSION_MAX, shown, stored, vector_bytes
 from engines.vector_writes import check_model, given_model
 
 LIMIT_DEFAULT: Final = 10
+LIST_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 QUERIES_MAX: Final = 1_000
 HITS_MAX: Final = 100_000  # of one answer
@@ -31,7 +33,7 @@ TOGETHER_LIMIT_MAX: Final = 100  # hits of a search that is answered with others
 RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
 _PREFIX: Final = "parameters."
-_PARTS: Final = ("metadata", "vector", "text")
+PARTS: Final = ("metadata", "vector", "text")
 MATCH_BYTES: Final = 64  # of its names, distance and id, as reckoned
 _NUMBER_BYTES: Final = 9  # of a float as it is sent
 _SEARCH: Final = (
@@ -111,7 +113,7 @@ def get(view: View, settings: Settings, given: Parameters) -> Value:
     """Vectors by id, in the order asked for, and ids that are not there."""
     closed(given, ("ids", "include"), _PREFIX)
     ids = identities(required(given, "ids", _PREFIX), "parameters.ids")
-    include = included(given, _PARTS)
+    include = included(given, PARTS)
     size = 0
     items: list[Value] = []
     missing: list[Value] = []
@@ -126,6 +128,27 @@ def get(view: View, settings: Settings, given: Parameters) -> Value:
         item = unpack_item(key, value)
         items.append({"id": identity, **parts(settings, item, include)})
     return {"items": items, "missing": missing}
+
+
+def listed(view: View, settings: Settings, given: Parameters) -> Value:
+    """Every vector, in order of the ids. A cursor is the key of the last of a page."""
+    closed(given, ("limit", "cursor", "include"), _PREFIX)
+    limit = integer(given.get("limit", LIST_DEFAULT), "parameters.limit", 1, LIMIT_MAX)
+    include = included(given, PARTS)
+    scope = scope_of("vector_list", given)
+    last = decode_cursor(given.get("cursor"), scope, bytes) or b""
+    if last and not last.startswith(PREFIX):
+        refuse_cursor("is not a cursor of this query")
+    items: list[Value] = []
+    size = 0
+    for key, value in view.range(last + b"\x00" if last else PREFIX):
+        size += len(value) + ("vector" in include) * settings["dimensions"] * _NUMBER_BYTES
+        if len(items) == limit or (size > PAGE_BYTES_MAX and items):
+            return {"items": items, "next_cursor": encode_cursor(scope, last)}
+        item = unpack_item(key, value)
+        items.append({"id": item_id(key), **parts(settings, item, include)})
+        last = key
+    return {"items": items, "next_cursor": None}
 
 
 def count(view: View, settings: Settings, given: Parameters) -> Value:
@@ -309,5 +332,5 @@ def included(given: Parameters, default: tuple[str, ...]) -> frozenset[str]:
     if not isinstance(names, list | tuple):
         raise InvalidArgument("parameters.include", "must be an array")
     return frozenset(
-        choice(name, f"parameters.include[{place}]", _PARTS) for place, name in enumerate(names)
+        choice(name, f"parameters.include[{place}]", PARTS) for place, name in enumerate(names)
     )

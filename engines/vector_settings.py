@@ -19,13 +19,13 @@ VECTORS_MAX: Final = 10_000_000
 EXPANSION_MAX: Final = 4_096
 
 _FIXED: Final = ("dimensions", "metric", "model")
-_RANGES: Final[Mapping[str, tuple[int, int, int]]] = {  # default, lowest, highest
+RANGES: Final[Mapping[str, tuple[int, int, int]]] = {  # default, lowest, highest
     "connectivity": (16, 2, 128),
     "expansion_add": (128, 8, EXPANSION_MAX),
     "expansion_search": (96, 8, EXPANSION_MAX),
     "vectors_max": (1_000_000, 1, VECTORS_MAX),
 }
-_NAMES: Final = (*_FIXED, "scalar", "text", *_RANGES)
+_NAMES: Final = (*_FIXED, "scalar", "text", *RANGES)
 _PREFIX: Final = "settings."
 
 
@@ -50,7 +50,7 @@ def complete(given: Mapping[str, Any], current: Mapping[str, Any] | None) -> dic
         "scalar": scalar,
         "model": model,
         "text": text_settings(given.get("text")),
-        **{name: _ranged(given, name, default) for name, (default, _, _) in _RANGES.items()},
+        **{name: _ranged(given, name, default) for name, (default, _, _) in RANGES.items()},
     }
 
 
@@ -98,7 +98,7 @@ def _changed(given: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     if (scalar == "b1") != (current["scalar"] == "b1"):
         raise InvalidArgument("settings.scalar", "cannot change from or to b1")
     _must_fit(current["dimensions"], current["metric"], scalar)
-    ranged = {name: _ranged(given, name, current[name]) for name in _RANGES}
+    ranged = {name: _ranged(given, name, current[name]) for name in RANGES}
     text = text_settings(given["text"]) if "text" in given else current["text"]
     return {**current, "scalar": scalar, "text": text, **ranged}
 
@@ -116,7 +116,7 @@ def text_settings(given: object) -> dict[str, Value] | None:
 
 
 def _ranged(given: Mapping[str, Any], name: str, default: int) -> int:
-    _, low, high = _RANGES[name]
+    _, low, high = RANGES[name]
     return integer(given.get(name, default), f"settings.{name}", low, high)
 
 

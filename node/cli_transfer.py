@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import stat
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from node import cli_collection_transfer as collections
 from node import console
 from node.cli_options import (
     EXIT_DONE,
@@ -25,14 +24,15 @@ from node.errors import HivememError
 if TYPE_CHECKING:
     from node.client import HivememClient
     from node.transfer_export import Position
-    from node.transfer_import import Report
 
 FORMATS = ("table", "json")
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
-    load = add_client_command(subparsers, "import", "store records from JSON Lines", _import)
-    load.add_argument("file", metavar="FILE", help="JSON Lines; - is standard input")
+    load = add_client_command(
+        subparsers, "import", "store records, or rows of a collection", _import
+    )
+    load.add_argument("file", metavar="FILE", help="JSON Lines, or CSV; - is standard input")
     load.add_argument(
         "--namespace", metavar="N", help="store every record in N, whatever its line says"
     )
@@ -40,13 +40,19 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--restart", action="store_true", help="from the first line, not where a former run ended"
     )
     load.add_argument(
-        "--skip-bad", action="store_true", help="report bad lines and go on, rather than stop"
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a bad line: stop before it (default), or report it and go on",
     )
-    dump = add_client_command(subparsers, "export", "write records as JSON Lines", _export)
-    add_path(dump, "NAMESPACE[/SESSION]")
+    load.add_argument("--skip-bad", action="store_true", help="the same as --on-error skip")
+    collections.add_import_flags(load)
+    dump = add_client_command(subparsers, "export", "write records as JSON Lines, or CSV", _export)
+    add_path(dump, "NAMESPACE[/SESSION]", optional=True)
     dump.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
     dump.add_argument("--resume", action="store_true", help="continue a partial FILE")
     dump.add_argument("--force", action="store_true", help="overwrite FILE")
+    collections.add_export_flags(dump)
     # `-o FILE` is what most tools call the output file: anything but a format is one.
     for action in dump._actions:
         if action.dest == "output":
@@ -58,8 +64,14 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
 async def _import(client: HivememClient, options: argparse.Namespace) -> int:
     from node.transfer_import import Import, Request
 
+    options.skip_bad = options.skip_bad or options.on_error == "skip"
+    if options.collection is not None:
+        return await collections.load(client, options)
+    collections.refuse_without_collection(
+        options, ("format", "table", "vectors", "part", "create", "engine", "settings")
+    )
     with ExitStack() as stack:
-        file, path, size = _input(options.file, stack)
+        file, path, size = collections.opened_input(options.file, stack)
         progress = stack.enter_context(console.progress("import", size))
         request = Request(file, path, options.namespace, options.restart, options.skip_bad)
         run = Import(
@@ -74,45 +86,22 @@ async def _import(client: HivememClient, options: argparse.Namespace) -> int:
             if path is not None:
                 error.message += f"; run the same command again to go on in {path.name}"
             raise
-    _show_report(report, options, resumable=path is not None)
+    collections.show_import(report, options, resumable=path is not None)
     return EXIT_FAILED if report.bad_lines else EXIT_DONE
-
-
-def _input(name: str, stack: ExitStack) -> tuple[BinaryIO, Path | None, int | None]:
-    """The file, its path if an import of it can be resumed, and its size if known."""
-    if name == "-":
-        return sys.stdin.buffer, None, None
-    path = Path(name)
-    file = stack.enter_context(path.open("rb", buffering=0))
-    status = os.fstat(file.fileno())
-    regular = stat.S_ISREG(status.st_mode)
-    return file, path if regular else None, status.st_size if regular else None
-
-
-def _show_report(report: Report, options: argparse.Namespace, *, resumable: bool) -> None:
-    if options.output == "json":
-        console.write_json(asdict(report))
-        return
-    parts = [f"imported {report.stored} records"]
-    if report.resumed_lines:
-        parts.append(f"{report.resumed_lines} lines were done before")
-    if report.expired:
-        parts.append(f"{report.expired} had expired")
-    if report.bad_lines:
-        parts.append(f"{report.bad_lines} bad lines")
-    console.write(", ".join(parts))
-    if report.bad_lines and not options.skip_bad:
-        again = "; correct it and run the same command again" if resumable else ""
-        console.say(f"hivemem: stopped at a bad line{again}, or use --skip-bad")
 
 
 async def _export(client: HivememClient, options: argparse.Namespace) -> int:
     from node import transfer_export
 
+    out, summary = _output(options)
+    if options.collection is not None:
+        if options.path:
+            raise UsageError("give one of NAMESPACE[/SESSION] and --collection")
+        return await collections.dump(client, options, out, summary)
+    collections.refuse_without_collection(options, ("format", "table", "vectors", "sql", "columns"))
     place = prefix_place(options)
     if not place.namespace or place.rest:
         raise UsageError(f"{options.path!r} is not NAMESPACE[/SESSION]")
-    out, summary = _output(options)
     session = place.session or None
     with ExitStack() as stack:
         after: Position | None = None

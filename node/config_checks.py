@@ -27,7 +27,8 @@ from node.config_schema import (
     settings,
 )
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NODE_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAME = re.compile(NODE_NAME_PATTERN)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}=[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ZERO_IS_OFF = ("storage.scrub_bytes_per_second_max", "storage.digest_interval_seconds")
 _LEVELS = ("debug", "info", "warning", "error")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from node import openapi
 from node.admission import Admission, ByteBudget
 from node.auth import Tokens, refuse_browser
 from node.clock import Clock
@@ -23,6 +24,7 @@ from node.http_handlers import Handlers
 from node.http_integrity import IntegrityHandlers
 from node.http_limits import HttpLimits
 from node.http_members import MemberHandlers, Members
+from node.http_openapi import DocumentHandlers
 from node.http_params import split_target
 from node.http_partitions import PartitionAdmin, PartitionHandlers
 from node.http_snapshots import SnapshotHandlers
@@ -111,6 +113,7 @@ ROUTES = (
     Route("GET", "/readyz", "ready", open=True, counted=False),
     Route("HEAD", "/readyz", "ready", open=True, counted=False),
     Route("GET", "/metrics", "metrics", counted=False),
+    Route("GET", "/openapi.json", "openapi"),
 )
 _BY_NAMES = ("/v1/kv/{namespace}", "/v1/kv/{namespace}/{session}", KEY)
 _HISTORY = "/v1/history/{namespace}/{session}/{key}"
@@ -236,6 +239,7 @@ class HttpServer:
             CollectionHandlers(parts.collections, parts.service, self._bodies),
             self._snapshots,
             IntegrityHandlers(parts.integrity, self._bodies),
+            DocumentHandlers(self._document),
         )
         targets: dict[str, dict[str, Target]] = {}
         for route in ROUTES:
@@ -246,6 +250,19 @@ class HttpServer:
                 self.metrics.route(route.path, route.method),
             )
         return targets
+
+    def _document(self) -> dict[str, object]:
+        parts = self._parts
+        routes = [
+            openapi.Served(each.method, each.path, each.handler, each.open) for each in ROUTES
+        ]
+        return openapi.document(
+            routes,
+            parts.service.limits,
+            parts.collections.registry,
+            parts.info.local_status().version,
+            secured=parts.tokens is not None,
+        )
 
     # --- Start and stop ------------------------------------------------------------
 

@@ -51,7 +51,7 @@ _QUERY = frozenset(
 )
 _REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities"})
 _ROUTING = frozenset({"load_balancing", "preferred", "excluded"})
-_NAMES_MAX = 64  # capabilities, or nodes, in one request
+NAMES_MAX = 64  # capabilities, or nodes, in one request
 _NONE: frozenset[str] = frozenset()
 
 
@@ -81,7 +81,7 @@ class CollectionHandlers:
 
     async def list_collections(self, call: Call) -> Answer:
         query = Parameters(call.query, _LIST)
-        namespace = query.text("namespace") or DEFAULT_NAMESPACE
+        namespace = _namespace(query.text("namespace"))
         scope = (namespace.encode(),)
         after = cursors.name_position(query.text("cursor"), Listing.COLLECTIONS, scope)
         page = await self._collections.list(
@@ -98,7 +98,7 @@ class CollectionHandlers:
     async def create_collection(self, call: Call) -> Answer:
         fields = Fields(await self._body(call), "", _CREATE)
         answer = await self._collections.create(
-            fields.optional_text("namespace") or DEFAULT_NAMESPACE,
+            _namespace(fields.optional_text("namespace")),
             fields.text("name"),
             fields.text("engine"),
             fields.members("settings"),
@@ -135,7 +135,7 @@ class CollectionHandlers:
         fields = Fields(body, "", _QUERY)
         wanted = Fields(fields.members("requirements"), "requirements", _REQUIREMENTS)
         query = Query(
-            fields.optional_text("namespace") or DEFAULT_NAMESPACE,
+            _namespace(fields.optional_text("namespace")),
             fields.text("collection"),
             fields.text("operation"),
             fields.members("parameters"),
@@ -188,6 +188,11 @@ class CollectionHandlers:
         return namespace_name(namespace, self._limits), found
 
 
+def _namespace(given: str | None) -> str:
+    """The default where none is given; an empty one is none that could be meant."""
+    return DEFAULT_NAMESPACE if given is None else given
+
+
 def _routing(fields: Fields, options: ReadOptions) -> Routing | None:
     if "routing" not in fields:
         return None
@@ -202,7 +207,7 @@ def _routing(fields: Fields, options: ReadOptions) -> Routing | None:
 
 def _names_in(fields: Fields, name: str) -> tuple[str, ...]:
     found: list[str] = []
-    for place, value in enumerate(fields.array(name, _NAMES_MAX)):
+    for place, value in enumerate(fields.array(name, NAMES_MAX)):
         if not isinstance(value, str):
             fields.refuse(f"{name}[{place}]", "must be text")
         found.append(value)

@@ -20,7 +20,8 @@ from node.http_wire import SERVER, Answer, BodyReader, Call, Sender
 from node.snapshot_service import SnapshotService
 
 PIECE_BYTES = 1 << 20  # read from the disk at once; a stream holds no more
-_NAME = re.compile(r"([0-9]{1,4})-([0-9]{1,19})")
+ID_PATTERN = r"([0-9]{1,4})-([0-9]{1,19})"  # of a group and a log index
+_NAME = re.compile(ID_PATTERN)
 _NONE: frozenset[str] = frozenset()
 _POST = frozenset({"group", "min_index", "timeout_ms"})
 _GET = frozenset({"offset"})

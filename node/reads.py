@@ -36,6 +36,7 @@ _BY_NAME = {
     "weak": Consistency.LEADER,
     "eventual": Consistency.STALE,
 }
+CONSISTENCIES = tuple(_BY_NAME)  # every name that callers may use
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 The checkpoint names the run, whose id is part of every request id, so that what a former
 process sent, but could not note any more, is not applied twice. It is bound to the cluster,
-to the target namespace, and to the bytes of the file that are done (their head): a line
-behind them may be corrected before going on.
+to the target namespace or collection, and to the bytes of the file that are done (their
+head): a line behind them may be corrected before going on.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Checkpoint:
     offset: int = 0  # bytes of those lines
     head_sha256: str = hashlib.sha256(b"").hexdigest()
     format: int = FORMAT
+    collection: str | None = None  # its name and the time it was made
 
     def moved(self, file: BinaryIO, lines: int, offset: int) -> Checkpoint:
         return replace(
@@ -47,7 +48,13 @@ def path_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.hivemem-progress")
 
 
-def load(path: Path, file: BinaryIO, cluster_id: str, namespace: str | None) -> Checkpoint | None:
+def load(
+    path: Path,
+    file: BinaryIO,
+    cluster_id: str,
+    namespace: str | None,
+    collection: str | None = None,
+) -> Checkpoint | None:
     """The checkpoint of an unfinished import of this file; None if there is none.
 
     Raises: BadRequest, if it is of another import: going on would leave records out.
@@ -65,6 +72,8 @@ def load(path: Path, file: BinaryIO, cluster_id: str, namespace: str | None) -> 
         raise _refuse(path, "is of an import into another cluster")
     if found.namespace != namespace:
         raise _refuse(path, f"is of an import with --namespace {found.namespace}")
+    if found.collection != collection:
+        raise _refuse(path, "is of an import into something else, or that was made anew since")
     size = os.fstat(file.fileno()).st_size
     whole = found.offset <= size and (_ends_line(file, found.offset) or found.offset == size)
     if not whole or _head(file, found.offset) != found.head_sha256:

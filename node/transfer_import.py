@@ -65,7 +65,7 @@ class Report:
     """Counts of this run, but for `resumed_lines`: lines that a former run had done."""
 
     stored: int = 0
-    expired: int = 0  # records whose time had passed: not stored
+    expired: int = 0  # records, or points, whose time had passed: not stored
     bad_lines: int = 0
     resumed_lines: int = 0
 

@@ -59,7 +59,7 @@ class Entry:
 
 def parse(data: bytes, namespace: str | None) -> Entry:
     """The record in a line; `namespace` stands in for the line's own. Raises: BadLine."""
-    fields = _object(data)
+    fields = json_object(data)
     for name in fields:
         if name not in _KNOWN:
             raise BadLine(name, "is not a field of a record")
@@ -90,9 +90,12 @@ def parse(data: bytes, namespace: str | None) -> Entry:
     )
 
 
-def _object(data: bytes) -> dict[str, object]:
+def json_object(data: bytes) -> dict[str, object]:
+    """Raises: BadLine."""
     try:
-        fields = json.loads(data.decode())
+        fields = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
     except UnicodeDecodeError:
         raise BadLine("", "is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -102,6 +105,17 @@ def _object(data: bytes) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise BadLine("", "is not a JSON object")
     return fields
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is given twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _check_text(name: str, value: object) -> None:

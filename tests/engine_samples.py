@@ -16,7 +16,8 @@ class Sample:
     """`write(n)` stores item n; `read(n)` asks for it; `found(result, n)`: is it the answer?
 
     `broad`: a read that looks at everything. `refused`: writes that `apply` refuses once item 1
-    is there, though some of what they hold could be done.
+    is there, though some of what they hold could be done. `listing`: a read that answers every
+    item in pages, and the member of its answer that holds them.
     """
 
     engine: str
@@ -27,6 +28,7 @@ class Sample:
     refused: tuple[Operation, ...]
     settings: Parameters = field(default_factory=dict)
     setup: tuple[Operation, ...] = ()
+    listing: tuple[str, str] | None = None
 
 
 SAMPLES = (
@@ -38,6 +40,7 @@ SAMPLES = (
         ("document_count", {"filter": {"word": {"$ne": "w0"}}}),
         (("document_insert", {"documents": [{"_id": "new"}, {"_id": "d1"}]}),),
         settings={"indexes": [{"fields": ["n"], "unique": True}]},
+        listing=("document_find", "items"),
     ),
     Sample(
         "graph",
@@ -57,6 +60,7 @@ SAMPLES = (
                 for n in range(100)
             ),
         ),
+        listing=("graph_list_edges", "items"),
     ),
     Sample(
         "relational",
@@ -84,6 +88,7 @@ SAMPLES = (
         lambda result, n: [hit["id"] for hit in result["hits"]] == [f"d{n}"],
         ("text_search", {"query": "bee", "metadata": {"absent": 1}}),
         (("text_insert", {"documents": [{"id": "new", "text": "x"}, {"id": "d1", "text": "y"}]}),),
+        listing=("text_list", "documents"),
     ),
     Sample(
         "timeseries",
@@ -106,6 +111,7 @@ SAMPLES = (
             ),
         ),
         settings={"duplicates": "reject"},
+        listing=("series_list", "items"),
     ),
     Sample(
         "vector",
@@ -137,6 +143,7 @@ SAMPLES = (
             ),
         ),
         settings={"dimensions": 4, "text": {"language": "english"}},
+        listing=("vector_list", "items"),
     ),
 )
 

@@ -271,6 +271,37 @@ async def test_import_reports_bad_lines(run: Shell, tmp_path: Path):
     ).err == "hivemem: none.jsonl: No such file or directory\n"
 
 
+async def test_collections_are_imported_and_exported(run: Shell, tmp_path: Path):
+    (tmp_path / "in.csv").write_text('_id,n:number,note\na,1,\nb,,""\nc,x,\n')
+    flags = ("--collection", "n/c", "--create", "--engine", "json", "-o", "json")
+    ran = await run("import", "in.csv", *flags)
+    assert (ran.status, ran.json()["stored"], ran.json()["bad_lines"]) == (1, 2, 1)
+    assert "in.csv: line 4: n: is not a number" in ran.err
+    ran = await run("import", "in.csv", *flags, "--on-error", "skip")
+    assert ran.json() == {"stored": 0, "expired": 0, "bad_lines": 1, "resumed_lines": 3}
+    shown = await run("export", "--collection", "n/c")
+    assert shown.text == '{"_id":"a","n":1}\n{"_id":"b","note":""}\n'
+    ran = await run("export", "--collection", "n/c", "--out", "out.csv", "--columns", "_id,note")
+    assert "exported 2 records" in ran.err
+    assert (tmp_path / "out.csv").read_text() == '_id:text,note:text\na,\nb,""\n'
+    refusals = {
+        ("export", "--collection", "n/c", "--out", "out.csv", "--columns", "_id"): "--force",
+        ("export", "n/s", "--collection", "n/c"): "one of",
+        ("export", "n", "--sql", "SELECT 1"): "--collection",
+        ("export", "--collection", "n/c", "--format", "csv"): "--columns",
+        ("import", "in.csv", "--table", "t"): "--collection",
+        ("import", "in.csv", "--collection", "n/c", "--engine", "graph"): "--create",
+        ("import", "in.csv", "--collection", "n/c", "--vectors", "in.csv"): None,
+        ("import", "in.csv", "--collection", "n/c", "--create", "--engine", "text"): "document",
+    }
+    for arguments, said in refusals.items():
+        ran = await run(*arguments)
+        assert ran.status == (2 if said else 1), arguments
+        assert (said or "vectors") in ran.err
+    assert (await run("export", "--collection", "n/none")).status == 3
+    assert (await run("import", "in.csv", "--collection", "n/none")).status == 3
+
+
 async def test_bench_measures_and_cleans_up(run: Shell, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench, "KEYS", 2 * bench.CHUNK_KEYS)
     ran = await run("bench", "--seconds", "0.3", "--clients", "2", "-o", "json")

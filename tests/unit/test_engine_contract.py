@@ -136,6 +136,40 @@ def test_a_query_ends_when_nobody_waits(sample: Sample, tmp_path: Path) -> None:
     state.machine.close()
 
 
+@pytest.mark.parametrize(
+    "sample", [each for each in SAMPLES if each.listing], ids=lambda sample: sample.engine
+)
+def test_a_listing_answers_everything_once_in_pages(sample: Sample, tmp_path: Path) -> None:
+    state = filled(sample, tmp_path / "state", 50)
+    assert sample.listing is not None
+    operation, member = sample.listing
+    whole = answer(state, (operation, {"limit": 1_000}))
+    assert whole["next_cursor"] is None
+    assert len(whole[member]) >= 50
+    found: list[Any] = []
+    cursor = None
+    while True:
+        page = answer(state, (operation, {"limit": 7, "cursor": cursor}))
+        assert len(page[member]) <= 7
+        found += page[member]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+        last = cursor
+    assert found == whole[member]
+    for bad in (f"{'A' if last[0] != 'A' else 'B'}{last[1:]}", "x", 5):
+        with pytest.raises(InvalidArgument) as refused:
+            answer(state, (operation, {"limit": 7, "cursor": bad}))
+        assert refused.value.code == "INVALID_CURSOR"
+    # Items that come and go between pages do not shift the others.
+    first = answer(state, (operation, {"limit": 7}))
+    state.apply(command(sample, sample.write(60), 60))
+    second = answer(state, (operation, {"limit": 1_000, "cursor": first["next_cursor"]}))
+    kept = [each for each in second[member] if each in whole[member]]
+    assert first[member] + kept == whole[member]
+    state.machine.close()
+
+
 @EACH
 def test_unknown_settings_and_parameters_are_named(sample: Sample, tmp_path: Path) -> None:
     engine = ENGINES[sample.engine]

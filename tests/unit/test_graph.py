@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from engines import graph_walks
+from engines.cursors import encode_cursor
 from engines.errors import InvalidArgument
 from engines.graph import ENGINE
 from engines.graph_writes import DELETE_EDGES_MAX, PROPERTIES_BYTES_MAX
@@ -233,6 +234,24 @@ def test_shortest_path(state: GraphState) -> None:
     assert state.query("graph_shortest_path", **{"from": "a", "to": "a"})["nodes"] == ["a"]
     with pytest.raises(InvalidArgument, match=r"parameters\.weight: edge"):
         state.query("graph_shortest_path", **ask, weight="price")
+
+
+def test_listings_are_in_order_of_ids_and_of_their_own_items(state: GraphState) -> None:
+    for name in ("b", "a", "ä"):
+        state.write("graph_create_node", id=name, labels=["P", "PQ"] if name == "b" else ["PQ"])
+    made = [state.edge("a", "b"), state.edge("b", "b", n=1)]
+    nodes = state.query("graph_list_nodes")["items"]
+    assert [node["id"] for node in nodes] == ["a", "b", "ä"]
+    assert nodes[1] == {"id": "b", "labels": ["P", "PQ"], "properties": {}}
+    assert [each["id"] for each in state.query("graph_list_nodes", label="P")["items"]] == ["b"]
+    assert len(state.query("graph_list_nodes", label="PQ")["items"]) == 3
+    assert state.query("graph_list_nodes", label="Q") == {"items": [], "next_cursor": None}
+    edges = state.query("graph_list_edges")["items"]
+    assert sorted(each["id"] for each in edges) == sorted(each["id"] for each in made)
+    for position in (b"d", b"ea", b"lPQ", b"\xff"):
+        forged = encode_cursor(["graph_list_nodes", {}], position)
+        with pytest.raises(InvalidArgument, match="cursor"):
+            state.query("graph_list_nodes", cursor=forged)
 
 
 def test_walks_are_bounded(state: GraphState) -> None:

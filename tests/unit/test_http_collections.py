@@ -92,6 +92,7 @@ async def test_the_engines_say_what_they_can_do(tmp_path: Path) -> None:
         ({"collection": "a/b"}, 400, "INVALID_ARGUMENT", "collection"),
         ({"collection": "absent"}, 404, "COLLECTION_NOT_FOUND", "collection"),
         ({"namespace": ".."}, 400, "INVALID_ARGUMENT", "namespace"),
+        ({"namespace": ""}, 400, "INVALID_ARGUMENT", "namespace"),
         ({"parameters": []}, 400, "INVALID_ARGUMENT", "parameters"),
         ({"parameters": {"name": ""}}, 400, "INVALID_ARGUMENT", "parameters.name"),
         ({"parameters": {"name": "x", "amount": 1 << 70}}, 400, "INVALID_ARGUMENT",

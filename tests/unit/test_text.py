@@ -199,6 +199,9 @@ def test_ids_are_made_the_same_on_every_replica(state: State) -> None:
     assert state.query("c", "text_count") == {"count": 3}
     got = state.query("c", "text_get", ids=[first["ids"][1], "absent"])["documents"]
     assert (got[0]["fields"], got[1]) == ({"text": "b"}, None)
+    listed = state.query("c", "text_list", include="ids")["documents"]
+    assert {each["id"] for each in listed} >= set(first["ids"])
+    assert len(listed) == 3
 
 
 def test_an_id_that_is_there_is_refused_and_nothing_of_the_batch_is_kept(state: State) -> None:

@@ -228,6 +228,8 @@ def test_documents_come_back_as_they_were_stored(state: VectorState) -> None:
     assert state.query("vector_get", ids=["é"])["items"] == [stored]
     answer = state.query("vector_search", vector=[1, 2], include=["metadata", "vector", "text"])
     assert answer["matches"] == [{**stored, "distance": 0.0}]
+    assert state.query("vector_list")["items"] == [stored]
+    assert state.query("vector_list", include=[])["items"] == [{"id": "é"}]
 
 
 def test_documents_without_an_id_get_one_each(state: VectorState) -> None:
