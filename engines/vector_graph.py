@@ -25,6 +25,7 @@ _SCALARS: Final = {
     "i8": ScalarKind.I8,
     "b1": ScalarKind.B1,
 }
+GRAPH_SCALARS: Final = tuple(_SCALARS)
 
 
 class Graph:

@@ -25,6 +25,7 @@ from engines.schema import (
     text,
 )
 from engines.text_index import TOKENIZERS
+from engines.vector_graph import GRAPH_SCALARS
 from engines.vector_hybrid import FUSIONS, MODES, TEXT_WEIGHT, TIME_MS_MAX
 from engines.vector_parameters import (
     COMPONENT_MAX,
@@ -230,7 +231,10 @@ _READS: Final = {
                 "recall_at_10": or_null(number(0, 1)),
                 "recall_samples": COUNT,
             },
-            dict.fromkeys(_INDEXED, COUNT),
+            {
+                "graph_scalar": or_null(one_of(GRAPH_SCALARS)),  # null: there is no graph
+                **dict.fromkeys(_INDEXED, COUNT),
+            },
         ),
         {"recall_samples": 2},
     ),
