@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from engines import document_edit, document_find
+from engines import document_edit, document_find, document_search
 from engines.codec import Value
+from engines.derived import DerivedIndex
 from engines.document_aggregate import aggregate
 from engines.document_check import check
-from engines.document_indexes import Index, indexes_of, parse_settings
+from engines.document_indexes import Index, indexes_of, parse_indexes
 from engines.document_items import STATE, IndexState, State, load_state, pack_state
 from engines.document_parameters import Fields
+from engines.document_search import parse_text
 from engines.document_writes import BUILD_DOCUMENTS_MAX, RETIRED_MAX, Documents
 from engines.engine import Kind, Parameters, Refused, Settings, Stamp
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
+from engines.parameters import closed
 from engines.space import Space, View
 
 _READS: Final = (
@@ -27,6 +30,7 @@ _READS: Final = (
     "document_count",
     "document_distinct",
     "document_aggregate",
+    "document_search",
     "document_indexes",
 )
 _WRITES: Final = {
@@ -44,7 +48,7 @@ class DocumentEngine:
     name = "document"
     aliases: tuple[str, ...] = ("json",)
     capabilities: frozenset[str] = frozenset(
-        ("aggregation", "document_query", "secondary_indexes", "unique_indexes")
+        ("aggregation", "document_query", "secondary_indexes", "text_search", "unique_indexes")
     )
     operations: Mapping[str, Kind] = {
         **dict.fromkeys(_READS, Kind.READ),
@@ -52,7 +56,10 @@ class DocumentEngine:
     }
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
-        return parse_settings(given, current)
+        closed(given, ("indexes", "text"), "settings.")
+        before = (current or {}).get("text")
+        searched = parse_text(given["text"], before) if "text" in given else before
+        return {"indexes": parse_indexes(given, current), "text": searched}
 
     def prepare(self, operation: str, parameters: Parameters) -> Value:
         return document_edit.prepare(operation, parameters)
@@ -101,13 +108,15 @@ class DocumentEngine:
                 return document_find.distinct(view, settings, parameters)
             case "document_aggregate":
                 return aggregate(view, settings, parameters)
+            case "document_search":
+                return document_search.search(view, settings, parameters)
             case "document_indexes":
                 return _describe(view, settings, parameters)
             case _:
                 raise InvalidArgument("operation", f"{operation} is no read of documents")
 
-    def index(self, settings: Settings) -> None:
-        return None
+    def index(self, settings: Settings) -> DerivedIndex | None:
+        return document_search.make_index(settings)
 
     def check(self, view: View, settings: Settings) -> Iterator[str]:
         return check(view, settings)

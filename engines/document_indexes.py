@@ -42,11 +42,8 @@ class Entries(NamedTuple):
     absent: bool  # it has none of the fields: never held against a unique index
 
 
-def parse_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) -> dict[str, Value]:
-    """Complete settings: {"indexes": [{"name", "fields", "unique"}]}. Raises InvalidArgument."""
-    for name in given:
-        if name != "indexes":
-            raise InvalidArgument(f"settings.{name}", "is not known here; known: indexes")
+def parse_indexes(given: Mapping[str, Any], current: Mapping[str, Any] | None) -> list[Value]:
+    """The setting `indexes`, complete: [{"name", "fields", "unique"}]. Raises InvalidArgument."""
     listed = given.get("indexes", (current or {}).get("indexes", []))
     field = "settings.indexes"
     if not isinstance(listed, list | tuple) or len(listed) > INDEXES_MAX:
@@ -57,7 +54,7 @@ def parse_settings(given: Mapping[str, Any], current: Mapping[str, Any] | None) 
         if index["name"] in found:
             raise InvalidArgument(f"{field}[{place}]", f"there is an index {index['name']} before")
         found[str(index["name"])] = index
-    return {"indexes": list(found.values())}
+    return list(found.values())
 
 
 def _parse_index(given: object, field: str) -> dict[str, Value]:
@@ -90,7 +87,7 @@ def _parse_index(given: object, field: str) -> dict[str, Value]:
 
 
 def indexes_of(settings: Mapping[str, Any]) -> tuple[Index, ...]:
-    """Of settings that `parse_settings` made."""
+    """Of settings that `parse_indexes` made."""
     return tuple(
         Index(
             each["name"], tuple(tuple(path.split(".")) for path in each["fields"]), each["unique"]

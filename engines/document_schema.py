@@ -14,6 +14,8 @@ from engines.document_parameters import (
     LIMIT_MAX,
     VERSION_MAX,
 )
+from engines.document_search import LIMIT_DEFAULT as SEARCH_LIMIT_DEFAULT
+from engines.document_search import LIMIT_MAX as SEARCH_LIMIT_MAX
 from engines.document_writes import BUILD_DOCUMENTS_MAX
 from engines.schema import (
     ANY,
@@ -27,12 +29,15 @@ from engines.schema import (
     integer,
     listed,
     members,
+    number,
     of_any,
     one_of,
     or_null,
     page,
     text,
 )
+from engines.text_index import TOKENIZERS
+from engines.text_match import MODES
 
 _ID = text(ID_BYTES_MAX, 1)
 _DOCUMENT = of_any(properties={"_id": _ID})
@@ -45,6 +50,7 @@ _ITEM = members(
         "document": of_any(),
     }
 )
+_HIT = members({**_ITEM["properties"], "score": number()}, {"snippet": or_null(text())})
 _FILTER = of_any(description="MongoDB's language: {path: value}, {path: {operator: operand}}")
 _LIMIT = integer(1, LIMIT_MAX, default=LIMIT_DEFAULT)
 _PROJECTION = of_any()
@@ -53,6 +59,9 @@ _GIVEN = {"document": _DOCUMENT, "documents": listed(_DOCUMENT, DOCUMENTS_MAX, 1
 _INDEX = members(
     {"fields": listed(text(least=1), FIELDS_MAX, 1)},
     {"unique": boolean(default=False), "name": text(NAME_BYTES_MAX, 1)},
+)
+_TEXT = members(
+    {"fields": of_any(description="{path: weight}")}, {"language": one_of(tuple(TOKENIZERS))}
 )
 _EXPLANATION = members(
     {
@@ -184,6 +193,22 @@ _READS: Final = {
         page("items", ANY),
         {"pipeline": [{"$unwind": "$tags"}, {"$group": {"_id": "$tags", "n": {"$sum": 1}}}]},
     ),
+    "document_search": Operation(
+        "Documents by the words of their texts, best first",
+        members(
+            {"query": text(least=1)},
+            {
+                "mode": one_of(MODES, default=MODES[0]),
+                "weights": of_any(description="{path: weight}, instead of those of the settings"),
+                "filter": _FILTER,
+                "projection": _PROJECTION,
+                "limit": integer(1, SEARCH_LIMIT_MAX, default=SEARCH_LIMIT_DEFAULT),
+                "snippets": boolean(default=False),
+            },
+        ),
+        members({"hits": listed(_HIT), "exhaustive": boolean()}),
+        {"query": "rotate tokens", "filter": {"state": "open"}, "snippets": True},
+    ),
     "document_indexes": Operation(
         "The indexes, and whether they are ready",
         members(),
@@ -208,7 +233,7 @@ _READS: Final = {
 }
 
 DOCUMENT: Final = Described(
-    members({}, {"indexes": listed(_INDEX, INDEXES_MAX)}),
-    {"indexes": [{"fields": ["state", "priority"]}]},
+    members({}, {"indexes": listed(_INDEX, INDEXES_MAX), "text": or_null(_TEXT)}),
+    {"indexes": [{"fields": ["state", "priority"]}], "text": {"fields": {"title": 2, "tags": 1}}},
     {**_WRITES, **_READS},
 )

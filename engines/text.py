@@ -18,7 +18,7 @@ from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
 from engines.space import Space, View, unpack_object
 from engines.text_index import TOKENIZERS, TextIndex
-from engines.text_match import match_expression
+from engines.text_match import MODES, match_expression
 from engines.text_parameters import Given, document_of
 
 ID_BYTES_MAX: Final = 256
@@ -34,7 +34,6 @@ CANDIDATES_MAX: Final = 10_000
 SNIPPET_WORDS: Final = 24
 ANSWER_BYTES_MAX: Final = 12 << 20
 WEIGHT_MAX: Final = 1_000.0
-MODES: Final = ("any", "all", "phrase")
 
 _PREFIX = b"d"
 _SEARCH = (

@@ -14,6 +14,7 @@ from engines.errors import InvalidArgument
 
 QUERY_CHARACTERS_MAX = 4_096
 TERMS_MAX = 64
+MODES = ("any", "all", "phrase")
 _COMMON = """
 a an and are as at be been but by can could did do does for from had has have he her his how i if
 in is it its me my of on or our she so that the their them they this to was we were what when where

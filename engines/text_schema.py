@@ -32,10 +32,10 @@ from engines.text import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
     LIST_DEFAULT,
-    MODES,
     WEIGHT_MAX,
 )
 from engines.text_index import TOKENIZERS
+from engines.text_match import MODES
 
 _ID = text(ID_BYTES_MAX, 1)
 _TIME = integer(0, INTEGER_MAX)

@@ -26,7 +26,7 @@ from engines.errors import InvalidArgument
 from engines.parameters import choice, closed, integer, members, required
 from engines.space import ItemChange, View
 from engines.text_index import TextIndex
-from engines.text_match import match_expression
+from engines.text_match import MODES, match_expression
 from engines.vector_distance import exact
 from engines.vector_filter import Filter, compile_filter, found
 from engines.vector_index import VectorIndex
@@ -34,7 +34,6 @@ from engines.vector_items import Item, item_id, item_key, unpack_item, unpack_me
 from engines.vector_rows import Array
 
 FUSIONS: Final = ("rrf", "score")
-MODES: Final = ("any", "all", "phrase")
 TIME_MS_MAX: Final = 1 << 53
 RRF_RANK: Final = 60
 DEPTH_MIN: Final = 100  # candidates of either side

@@ -25,8 +25,9 @@ from engines.schema import (
     text,
 )
 from engines.text_index import TOKENIZERS
+from engines.text_match import MODES
 from engines.vector_graph import GRAPH_SCALARS
-from engines.vector_hybrid import FUSIONS, MODES, TEXT_WEIGHT, TIME_MS_MAX
+from engines.vector_hybrid import FUSIONS, TEXT_WEIGHT, TIME_MS_MAX
 from engines.vector_parameters import (
     COMPONENT_MAX,
     DIMENSIONS_MAX,

@@ -37,9 +37,12 @@ SAMPLES = (
         lambda n: ("document_insert", {"document": {"_id": f"d{n}", "n": n, "word": f"w{n % 5}"}}),
         lambda n: ("document_find", {"filter": {"n": n}}),
         lambda result, n: [each["id"] for each in result["items"]] == [f"d{n}"],
-        ("document_count", {"filter": {"word": {"$ne": "w0"}}}),
+        ("document_search", {"query": "w1 w2 w3", "filter": {"n": {"$ne": 0}}, "limit": 1000}),
         (("document_insert", {"documents": [{"_id": "new"}, {"_id": "d1"}]}),),
-        settings={"indexes": [{"fields": ["n"], "unique": True}]},
+        settings={
+            "indexes": [{"fields": ["n"], "unique": True}],
+            "text": {"fields": {"word": 2}},
+        },
         listing=("document_find", "items"),
     ),
     Sample(

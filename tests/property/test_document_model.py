@@ -50,6 +50,8 @@ INDEXES = [
     {"fields": ["x"]}, {"fields": ["y"]}, {"fields": ["x", "y"]}, {"fields": ["y", "x.y"]},
     {"fields": ["z", "x", "y"]}, {"fields": ["y.z"]},
 ]  # fmt: skip
+TEXT: Any = {"fields": {"x": 1, "y.z": 2}, "language": "none"}
+HOLDING = {"a": ["a", "a\x00"], "b": ["b"]}  # of all texts those that hold the word
 UNIQUE = {"fields": ["u"], "unique": True}
 
 scalars = st.sampled_from(
@@ -145,9 +147,8 @@ class DocumentMachine(RuleBasedStateMachine):
         self.now = 1_000
         self.documents: dict[str, dict[str, Any]] = {}
         self.versions: dict[str, int] = {}
-        self.commit(
-            "collection_create", {"engine": "document", "settings": {"indexes": [*chosen, UNIQUE]}}
-        )
+        settings = {"indexes": [*chosen, UNIQUE], "text": TEXT}
+        self.commit("collection_create", {"engine": "document", "settings": settings})
         for document in filled:
             self.insert(document, None)
 
@@ -280,6 +281,17 @@ class DocumentMachine(RuleBasedStateMachine):
     def find(self, wanted: Any, sort: Any, limit: int) -> None:
         found = found_as_the_oracle(self.read, self.documents, wanted, sort, limit)
         assert {item["id"]: item["version"] for item in found}.items() <= self.versions.items()
+
+    @rule(word=st.sampled_from(sorted(HOLDING)), wanted=filters)
+    def search(self, word: str, wanted: Any) -> None:
+        answer = self.read("document_search", query=word, filter=wanted)
+        holds = {"$or": [{path: {"$in": HOLDING[word]}} for path in TEXT["fields"]]}
+        assert answer["exhaustive"]
+        assert sorted(hit["id"] for hit in answer["hits"]) == sorted(
+            identity
+            for identity, document in self.documents.items()
+            if matches(document, holds) and matches(document, wanted)
+        )
 
     # -- the other replicas ------------------------------------------------------------
 
