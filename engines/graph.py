@@ -19,6 +19,7 @@ from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.engine import Engine, Kind, Parameters, Settings, Stamp
 from engines.graph_check import problems
+from engines.graph_cypher import EXECUTE, QUERY, apply_execute, graph_query, prepare_execute
 from engines.graph_walks import (
     graph_count,
     graph_get,
@@ -32,9 +33,10 @@ from engines.space import Space, View
 
 _WRITES: Final = (
     "graph_create_node", "graph_create_edge", "graph_update_node", "graph_update_edge",
-    "graph_delete_node", "graph_delete_edge",
+    "graph_delete_node", "graph_delete_edge", EXECUTE,
 )  # fmt: skip
 _READS: Final[Mapping[str, Callable[[View, Parameters], Value]]] = {
+    QUERY: graph_query,
     "graph_get": graph_get,
     "graph_count": graph_count,
     "graph_neighbors": graph_neighbors,
@@ -48,7 +50,7 @@ class Graph:
 
     name = "graph"
     aliases: tuple[str, ...] = ("kuzu",)
-    capabilities = frozenset({"relationships", "traversal"})
+    capabilities = frozenset({"graph_queries", "relationships", "traversal"})
     operations: Mapping[str, Kind] = {
         **dict.fromkeys(_WRITES, Kind.WRITE),
         **dict.fromkeys(_READS, Kind.READ),
@@ -60,11 +62,15 @@ class Graph:
         return {}
 
     def prepare(self, operation: str, parameters: Parameters) -> Value:
+        if operation == EXECUTE:
+            return prepare_execute(parameters)
         return prepare_write(operation, parameters)
 
     def apply(
         self, space: Space, settings: Settings, operation: str, body: Any, stamp: Stamp
     ) -> Value:
+        if operation == EXECUTE:
+            return apply_execute(space, body, stamp)
         return apply_write(space, operation, body, stamp)
 
     def altered(self, space: Space, old: Settings, new: Settings) -> None:
