@@ -248,6 +248,11 @@ class GraphMachine(CypherWrites, RuleBasedStateMachine):
         for label in LABELS:
             count = sum(label in own for own, _ in self.nodes.values())
             assert self.a.query("graph_count", label=label) == {"nodes": count}
+        found = self.a.query("graph_query", query="MATCH (n) RETURN n ORDER BY n.id")["rows"]
+        assert [node for (node,) in found] == [
+            {"id": name, "labels": own, "properties": properties}
+            for name, (own, properties) in sorted(self.nodes.items())
+        ]
         for name in NAMES:
             node = self.a.query("graph_get", id=name)["node"]
             assert (node is not None) == (name in self.nodes)
