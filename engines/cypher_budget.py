@@ -37,7 +37,7 @@ WRITE_LIMITS: Final = CypherLimits(
     held_bytes_max=8 << 20,
     result_rows_max=1_000,
     result_bytes_max=1 << 20,
-    changed_max=1_000,
+    changed_max=2_000,
 )
 
 

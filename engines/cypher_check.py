@@ -57,6 +57,9 @@ def _check(of: Any) -> None:
     elif kind is tree.Project:
         if len(of.columns) > COLUMNS_MAX:
             raise CypherError(f"a clause has {len(of.columns)} columns; at most {COLUMNS_MAX}")
+        if not of.last:
+            names = tuple(column.name for column in of.columns)
+            _check_names(names, "a variable", VARIABLE_BYTES_MAX)
     elif kind is tree.MapOf:
         if len(of.names) != len(of.values):
             raise CypherError("a map has other names than values")

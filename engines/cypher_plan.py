@@ -133,15 +133,18 @@ class _Planner:
     # -- what is to be matched
 
     def _take(self, path: tree.PathPattern) -> None:
-        nodes = [self._take_node(each) for each in path.nodes]
-        edges = [
-            self._take_edge(each, nodes[place], nodes[place + 1])
-            for place, each in enumerate(path.edges)
-        ]
         if path.variable is not None:
             self._fresh(path.variable)
             self._scope.add(path.variable.name, "path")
-            self._named.append((path.variable.name, nodes[0], edges))
+        first = here = self._take_node(path.nodes[0])
+        edges: list[str] = []
+        for edge, node in zip(path.edges, path.nodes[1:], strict=True):
+            edges.append(self._take_edge(edge))
+            there = self._take_node(node)
+            self._links.append(Link(here, edges[-1], there, edge))
+            here = there
+        if path.variable is not None:
+            self._named.append((path.variable.name, first, edges))
 
     def _take_node(self, pattern: tree.NodePattern) -> str:
         name = self._name(pattern.variable)
@@ -162,7 +165,7 @@ class _Planner:
             self._require(tree.Binary("=", tree.Property(variable, wanted), value))
         return name
 
-    def _take_edge(self, pattern: tree.EdgePattern, left: str, right: str) -> str:
+    def _take_edge(self, pattern: tree.EdgePattern) -> str:
         if pattern.variable is not None:
             self._fresh(pattern.variable)
         name = self._name(pattern.variable)
@@ -172,7 +175,6 @@ class _Planner:
             variable = tree.Variable(name)
             for wanted, value in wanted_properties(self._graph, pattern):
                 self._require(tree.Binary("=", tree.Property(variable, wanted), value))
-        self._links.append(Link(left, name, right, pattern))
         return name
 
     def _require(self, test: tree.Expression) -> None:

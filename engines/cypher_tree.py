@@ -8,6 +8,7 @@ nothing that is not of the shape below.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from engines.codec import Malformed, Value
@@ -266,6 +267,8 @@ def _among(*words: str) -> Reader:
 def _scalar(value: Any, depth: int) -> Any:
     if value is not None and type(value) not in (bool, int, float, str):
         raise Malformed("is no literal")
+    if type(value) is float and not isfinite(value):
+        raise Malformed("is no finite number")
     return value
 
 
@@ -286,7 +289,9 @@ def _one_of(*kinds: type) -> Reader:
     names = frozenset(kind.__name__ for kind in kinds)
 
     def read(value: Any, depth: int) -> Any:
-        if type(value) is not list or not value or value[0] not in names:
+        if type(value) is not list or not value or type(value[0]) is not str:
+            raise Malformed("is no part of a statement")
+        if value[0] not in names:
             raise Malformed(f"is none of {', '.join(sorted(names))}")
         if depth == 0:
             raise Malformed("is nested too deep")

@@ -127,6 +127,7 @@ def _from_log(body: Any) -> tuple[str, Statement, Mapping[str, Any]]:
             raise Malformed("is no statement that writes")
     except Malformed as error:
         raise InvalidArgument(f"{PREFIX}.query", f"malformed: {error}") from error
+    check_value(parameters, f"{PREFIX}.parameters")
     return name, statement, parameters
 
 
