@@ -16,7 +16,8 @@ from engines.cypher_errors import CypherError
 from engines.cypher_grammar import GRAMMAR, NOT_OFFERED
 
 STATEMENT_BYTES_MAX: Final = 16 << 10
-_KEPT_STATEMENTS: Final = 256  # parsed, for who asks the same again
+_KEPT_STATEMENTS: Final = 256  # parsed, for who asks the same again; some 10 MiB at most
+_KEPT_CHARACTERS_MAX: Final = 1_000  # of each
 _INTEGER_MAX: Final = (1 << 63) - 1
 _UNBOUNDED: Final = "* needs an upper bound, as in *1..3"
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
@@ -25,9 +26,12 @@ _EXPECTED_MAX: Final = 8  # that an error names
 _CLASSES: Final = frozenset({"NAME", "INTEGER", "FLOAT", "STRING"})
 
 
-@lru_cache(maxsize=_KEPT_STATEMENTS)
 def parse(text: str) -> tree.Statement:
     """`text`: at most STATEMENT_BYTES_MAX long. Raises CypherError."""
+    return _parse(text) if len(text) > _KEPT_CHARACTERS_MAX else _parse_once(text)
+
+
+def _parse(text: str) -> tree.Statement:
     try:
         parsed = _parser().parse(text)
     except UnexpectedInput as error:
@@ -42,6 +46,9 @@ def parse(text: str) -> tree.Statement:
     if tree.is_deeper(statement, tree.DEPTH_MAX):
         raise CypherError(f"is nested deeper than {tree.EXPRESSION_DEPTH_MAX}")
     return statement
+
+
+_parse_once = lru_cache(maxsize=_KEPT_STATEMENTS)(_parse)
 
 
 @cache

@@ -18,6 +18,7 @@ from typing import Any, Final
 from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.engine import Engine, Kind, Parameters, Settings, Stamp
+from engines.graph_algorithms import graph_algorithm
 from engines.graph_check import problems
 from engines.graph_cypher import EXECUTE, QUERY, apply_execute, graph_query, prepare_execute
 from engines.graph_walks import (
@@ -37,6 +38,7 @@ _WRITES: Final = (
 )  # fmt: skip
 _READS: Final[Mapping[str, Callable[[View, Parameters], Value]]] = {
     QUERY: graph_query,
+    "graph_algorithm": graph_algorithm,
     "graph_get": graph_get,
     "graph_count": graph_count,
     "graph_neighbors": graph_neighbors,
@@ -50,7 +52,7 @@ class Graph:
 
     name = "graph"
     aliases: tuple[str, ...] = ("kuzu",)
-    capabilities = frozenset({"graph_queries", "relationships", "traversal"})
+    capabilities = frozenset({"analytics", "graph_queries", "relationships", "traversal"})
     operations: Mapping[str, Kind] = {
         **dict.fromkeys(_WRITES, Kind.WRITE),
         **dict.fromkeys(_READS, Kind.READ),
