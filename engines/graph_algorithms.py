@@ -38,9 +38,9 @@ LIMIT_MAX: Final = 1_000  # nodes or components of an answer
 MEMBERS_DEFAULT: Final = 10
 ANSWER_IDS_MAX: Final = 10_000  # of all components of an answer
 DAMPING_DEFAULT: Final = 0.85
+ITERATIONS_MAX: Final = 200  # of PageRank
 _DIGITS: Final = 12  # of a score that are told, so that equal ones are equal
 _PRECISION: Final = 1e-9  # of all scores of PageRank together
-_ITERATIONS_MAX: Final = 1_000
 _NONE: Final[frozenset[str]] = frozenset()
 
 
@@ -72,10 +72,17 @@ def _pagerank(view: View, given: Mapping[str, Any]) -> Value:
         raise InvalidArgument(f"{PREFIX}.damping", "must be a number from 0 to less than 1")
     limit = _limit(given)
     part = _read(view, given, given.get("weight"))
-    found = rustworkx.pagerank(
-        _graph(part.ids, part.edges), alpha=damping, weight_fn=float, max_iter=_ITERATIONS_MAX,
-        tol=_PRECISION / max(1, len(part.ids)),
-    )  # fmt: skip
+    # What weighs nothing is no way; rustworkx would divide by such weights.
+    edges = [edge for edge in part.edges if edge[2] > 0]
+    try:
+        found = rustworkx.pagerank(
+            _graph(part.ids, edges), alpha=damping, weight_fn=float, max_iter=ITERATIONS_MAX,
+            tol=_PRECISION / max(1, len(part.ids)),
+        )  # fmt: skip
+    except rustworkx.FailedToConverge:
+        raise InvalidArgument(
+            f"{PREFIX}.damping", f"no result within {ITERATIONS_MAX} iterations: make it smaller"
+        ) from None
     return _ranked(part, [found[place] for place in range(len(part.ids))], limit)
 
 

@@ -128,6 +128,17 @@ def test_a_part_and_the_first_of_many(state: GraphState) -> None:
     assert ask(state, "betweenness", labels=["None"]) == {**empty, "items": []}
 
 
+def test_pagerank_with_weights_of_nothing_and_with_much_damping(state: GraphState) -> None:
+    state.nodes("a", "b", "c")
+    state.edge("a", "b", w=0)
+    state.edge("b", "c", w=0)
+    assert set(scores(ask(state, "pagerank", weight="w")).values()) == {round(1 / 3, 12)}
+    for pair in ("cb", "cb", "ba"):
+        state.edge(*pair, w=1)
+    with pytest.raises(InvalidArgument, match=r"parameters\.damping: no result"):
+        ask(state, "pagerank", damping=0.9999)
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [
