@@ -42,13 +42,13 @@ WRITE_LIMITS: Final = CypherLimits(
 
 
 class Budget:
-    """Raises CypherLimit. `step`: called for every row, to end what nobody waits for."""
+    """Raises CypherLimit. `step`: to be called for every row, to end what nobody waits for."""
 
-    __slots__ = ("_bytes", "_changes", "_edges", "_nodes", "_rows", "_step", "_work", "limits")
+    __slots__ = ("_bytes", "_changes", "_edges", "_nodes", "_rows", "_work", "limits", "step")
 
     def __init__(self, limits: CypherLimits, step: Callable[[], None]) -> None:
         self.limits = limits
-        self._step = step
+        self.step = step
         self._nodes = self._edges = self._rows = self._work = self._bytes = self._changes = 0
 
     def node(self) -> None:
@@ -62,7 +62,7 @@ class Budget:
             raise CypherLimit(f"follows more than {self.limits.visited_edges_max} relationships")
 
     def row(self) -> None:
-        self._step()
+        self.step()
         self._rows += 1
         if self._rows > self.limits.rows_max:
             raise CypherLimit(f"makes more than {self.limits.rows_max} rows")

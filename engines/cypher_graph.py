@@ -28,6 +28,8 @@ from engines.interfaces import RejectCode
 from engines.space import Item, Space, View
 
 _KEPT_BYTES_MAX: Final = 8 << 20  # of nodes and edges that were read
+_WAYS_MAX: Final = 100_000  # edges that a read has followed and keeps, some 30 MB
+_WAYS_OF_NODE_MAX: Final = 1_000
 _WORK_BYTES: Final = 64  # of a record, decoded for a unit of work
 
 
@@ -48,6 +50,8 @@ class Graph:
         self._nodes: dict[str, Node] = {}
         self._edges: dict[str, Edge] = {}
         self._kept = 0
+        self._ways: dict[tuple[str, str, tuple[str, ...]], list[tuple[EdgeRef, str]]] = {}
+        self._ways_kept = 0
 
     def parameter(self, name: str) -> Any:
         """Raises MissingParameter."""
@@ -111,13 +115,32 @@ class Graph:
         self, node: str, direction: str, types: tuple[str, ...]
     ) -> Iterator[tuple[EdgeRef, str]]:
         """Edges of a node and the node at the other end; a loop once."""
+        asked = node, direction, types
+        known = self._ways.get(asked)
         count = self.budget.edge
+        if known is not None:
+            self.budget.step()
+            for way in known:
+                count()
+                yield way
+            return
+        ways: list[tuple[EdgeRef, str]] = []
         for end in ends(self.items, node, direction, types):
             count()
             if end.outgoing:
-                yield EdgeRef(end.edge, node, end.other, end.type), end.other
+                way = EdgeRef(end.edge, node, end.other, end.type), end.other
             elif direction != "both" or end.other != node:
-                yield EdgeRef(end.edge, end.other, node, end.type), end.other
+                way = EdgeRef(end.edge, end.other, node, end.type), end.other
+            else:
+                continue
+            if len(ways) <= _WAYS_OF_NODE_MAX:
+                ways.append(way)
+            yield way
+        # A pattern of several hops comes to the same nodes again and again.
+        left = _WAYS_MAX - self._ways_kept
+        if not self.writing and len(ways) <= min(left, _WAYS_OF_NODE_MAX):
+            self._ways[asked] = ways
+            self._ways_kept += len(ways) + 1
 
     def properties(self, of: NodeRef | EdgeRef) -> Mapping[str, Any]:
         if type(of) is NodeRef:

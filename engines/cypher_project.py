@@ -185,7 +185,12 @@ class Grouping:
         groups: dict[Any, tuple[list[Any], list[Aggregate]]] = {}
         keys, calls, graph = self._keys, self._calls, self._graph
         if not keys:
-            groups[()] = [], self._fresh()
+            alone = self._fresh()
+            pairs = [(each, argument) for each, (_, argument) in zip(alone, calls, strict=True)]
+            for row in rows:
+                for aggregate, argument in pairs:
+                    aggregate.add(argument(row))
+            groups[()] = [], alone
         for row in rows:
             values = [key(row) for key in keys]
             place = tuple(map(group_key, values))
