@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import pytest
 
 from engines import graph_cypher
 from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS
+from engines.cypher_check import CLAUSES_MAX, COLUMNS_MAX, HOPS_MAX, PATTERN_EDGES_MAX
+from engines.cypher_functions import FUNCTIONS
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
 from engines.cypher_tree import Statement, bare, plain, rebuild
+from engines.engine import Kind
 from engines.errors import InvalidArgument, UnknownCommand
 from engines.graph_cypher import PARAMETERS_BYTES_MAX
 from engines.interfaces import RejectCode, Rejected
@@ -502,6 +507,45 @@ def test_writes_are_bounded(people: CypherState) -> None:
         refused(answer, RejectCode.LIMIT_EXCEEDED, message.replace("4 rows", "more than 3 rows"))
     assert people.ask("MATCH (n) RETURN count(n)") == [[4]]
     assert before != people.digest()  # refusals are remembered; items are as they were
+
+
+# --- The document ---------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "engines" / "graph.md").read_text()
+
+
+def test_the_documents_examples_are_true(state: CypherState) -> None:
+    bodies = [json.loads(each) for each in re.findall(r"-d '(\{.*?\})'\n", DOCUMENT, re.DOTALL)]
+    answers = []
+    for body in bodies:
+        if "operation" not in body:
+            continue
+        write = state.engine.operations[body["operation"]] is Kind.WRITE
+        run = state.write if write else state.query
+        answers.append((body["operation"], run(body["operation"], **body["parameters"])))
+    (answer,) = [answer for operation, answer in answers if operation == "graph_query"]
+    assert f"`{json.dumps(answer)}`" in DOCUMENT
+    assert all(not isinstance(answer, Rejected) for _, answer in answers)
+    (ranked,) = [answer for operation, answer in answers if operation == "graph_algorithm"]
+    assert [each["id"] for each in ranked["items"]] == ["carl", "bob", "ann"]
+
+
+def test_the_document_names_every_function_and_limit() -> None:
+    (row,) = re.findall(r"^\| functions \| (.*) \|$", DOCUMENT, re.MULTILINE)
+    assert sorted(name.lower() for name in re.findall(r"`(\w+)`", row)) == sorted(FUNCTIONS)
+    for name in ("visited_nodes_max", "visited_edges_max", "rows_max", "work_max"):
+        pair = [getattr(limits, name) for limits in (READ_LIMITS, WRITE_LIMITS)]
+        assert f"| {pair[0]:,} | {pair[1]:,} |" in DOCUMENT, name
+    held = [limits.held_bytes_max >> 20 for limits in (READ_LIMITS, WRITE_LIMITS)]
+    assert f"| {held[0]} MiB | {held[1]} MiB |" in DOCUMENT
+    answers = [
+        f"{limits.result_rows_max:,}; {limits.result_bytes_max >> 20} MiB"
+        for limits in (READ_LIMITS, WRITE_LIMITS)
+    ]
+    assert f"| {answers[0]} | {answers[1]} |" in DOCUMENT
+    assert f"| – | {WRITE_LIMITS.changed_max:,} |" in DOCUMENT
+    bounds = f"{CLAUSES_MAX}; {COLUMNS_MAX}; {PATTERN_EDGES_MAX}; {HOPS_MAX}"
+    assert f"| {bounds} | {bounds} |" in DOCUMENT
 
 
 # --- The log ---------------------------------------------------------------------------
