@@ -44,12 +44,23 @@ WRITE_LIMITS: Final = CypherLimits(
 class Budget:
     """Raises CypherLimit. `step`: to be called for every row, to end what nobody waits for."""
 
-    __slots__ = ("_bytes", "_changes", "_edges", "_nodes", "_rows", "_work", "limits", "step")
+    __slots__ = (
+        "_answered",
+        "_bytes",
+        "_changes",
+        "_edges",
+        "_nodes",
+        "_rows",
+        "_work",
+        "limits",
+        "step",
+    )
 
     def __init__(self, limits: CypherLimits, step: Callable[[], None]) -> None:
         self.limits = limits
         self.step = step
         self._nodes = self._edges = self._rows = self._work = self._bytes = self._changes = 0
+        self._answered = 0
 
     def node(self) -> None:
         self._nodes += 1
@@ -80,6 +91,12 @@ class Budget:
                 f"holds rows of more than {self.limits.held_bytes_max} bytes to sort, group or "
                 "write them"
             )
+
+    def answer(self, size: int) -> None:
+        """Bytes of the answer."""
+        self._answered += size
+        if self._answered > self.limits.result_bytes_max:
+            raise CypherLimit(f"answers more than {self.limits.result_bytes_max} bytes: use LIMIT")
 
     def change(self) -> None:
         self._changes += 1

@@ -10,13 +10,14 @@ from typing import Any, Final
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
 from engines.errors import InvalidArgument
-from engines.graph_items import NAME_BYTES_MAX
+from engines.graph_items import LABELS_MAX, NAME_BYTES_MAX
 from engines.graph_writes import PROPERTY_BYTES_MAX
 from engines.timeseries_parameters import one_text
 
 CLAUSES_MAX: Final = 32
-COLUMNS_MAX: Final = 64
+COLUMNS_MAX: Final = 64  # and keys of ORDER BY, changes of SET, targets of DELETE
 PATTERN_EDGES_MAX: Final = 16  # relationships in the patterns of one clause
+TYPES_MAX: Final = 32  # of a relationship in a pattern
 HOPS_MAX: Final = 30  # of a relationship of variable length
 VARIABLE_BYTES_MAX: Final = 256
 _WRITES: Final = (tree.Create, tree.Merge, tree.Update, tree.Delete)
@@ -49,14 +50,16 @@ def _check(of: Any) -> None:
             raise CypherError("a path has one node more than relationships")
     elif kind is tree.EdgePattern:
         _check_hops(of)
+        _check_count(len(of.types), "types", TYPES_MAX)
         _check_names(of.types, "a type", NAME_BYTES_MAX)
     elif kind in (tree.NodePattern, tree.HasLabels, tree.SetLabels, tree.RemoveLabels):
+        _check_count(len(of.labels), "labels", LABELS_MAX)
         _check_names(of.labels, "a label", NAME_BYTES_MAX)
     elif kind is tree.Variable:
         _check_names((of.name,), "a variable", VARIABLE_BYTES_MAX)
     elif kind is tree.Project:
-        if len(of.columns) > COLUMNS_MAX:
-            raise CypherError(f"a clause has {len(of.columns)} columns; at most {COLUMNS_MAX}")
+        _check_count(len(of.columns), "columns", COLUMNS_MAX)
+        _check_count(len(of.order), "keys to sort by", COLUMNS_MAX)
         if not of.last:
             names = tuple(column.name for column in of.columns)
             _check_names(names, "a variable", VARIABLE_BYTES_MAX)
@@ -67,17 +70,24 @@ def _check(of: Any) -> None:
     elif kind in (tree.SetProperty, tree.RemoveProperty):
         _check_names((of.name,), "a property's name", PROPERTY_BYTES_MAX)
     if kind in (tree.Match, tree.Create):
+        _check_count(len(of.paths), "patterns", PATTERN_EDGES_MAX)
         edges = sum(len(path.edges) for path in of.paths)
-        if edges > PATTERN_EDGES_MAX or len(of.paths) > PATTERN_EDGES_MAX:
-            raise CypherError(
-                f"a clause has {edges} relationships in {len(of.paths)} patterns; at most "
-                f"{PATTERN_EDGES_MAX} of each"
-            )
-    elif kind is tree.Merge and len(of.path.edges) > PATTERN_EDGES_MAX:
-        raise CypherError(f"MERGE has more than {PATTERN_EDGES_MAX} relationships")
+        _check_count(edges, "relationships", PATTERN_EDGES_MAX)
+    elif kind is tree.Merge:
+        _check_count(len(of.path.edges), "relationships", PATTERN_EDGES_MAX)
+        _check_count(len(of.on_create) + len(of.on_match), "changes", COLUMNS_MAX)
+    elif kind is tree.Update:
+        _check_count(len(of.changes), "changes", COLUMNS_MAX)
+    elif kind is tree.Delete:
+        _check_count(len(of.targets), "targets", COLUMNS_MAX)
     if isinstance(of, tuple):
         for each in of:
             _check(each)
+
+
+def _check_count(count: int, what: str, most: int) -> None:
+    if count > most:
+        raise CypherError(f"has {count} {what} in one place; at most {most}")
 
 
 def _check_hops(edge: tree.EdgePattern) -> None:

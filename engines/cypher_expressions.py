@@ -15,7 +15,7 @@ from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
 from engines.cypher_functions import AGGREGATES, FUNCTIONS, Function
 from engines.cypher_graph import Graph
-from engines.cypher_tree import bare
+from engines.cypher_tree import bare, size_of
 from engines.cypher_values import (
     INTEGER_MAX,
     INTEGER_MIN,
@@ -33,6 +33,7 @@ from engines.cypher_values import (
 HIDDEN: Final = "\x00"  # begins the names of what has none in the text
 VALUE_BYTES_MAX: Final = 1 << 20  # of a text, list or map that an expression makes
 _WORK_BYTES: Final = 256  # of values compared or copied for a unit of work
+_WORK_PARTS: Final = 16  # of an expression
 
 Row = list[Any]
 Evaluate = Callable[[Row], Any]
@@ -79,6 +80,19 @@ class Compiler:
         self._only = only
 
     def compile(self, of: tree.Expression) -> Evaluate:
+        """A whole expression; a large one is work each time."""
+        evaluate, units = self._part(of), size_of(of) // _WORK_PARTS
+        if units == 0:
+            return evaluate
+        work = self._graph.budget.work
+
+        def counted(row: Row) -> Any:
+            work(units)
+            return evaluate(row)
+
+        return counted
+
+    def _part(self, of: tree.Expression) -> Evaluate:
         if self._scope.known:
             slot = self._scope.known.get(bare(of))
             if slot is not None:
@@ -104,7 +118,7 @@ class Compiler:
         return lambda row: row[slot]
 
     def property(self, of: tree.Property) -> Evaluate:
-        inner, name, graph = self.compile(of.of), of.name, self._graph
+        inner, name, graph = self._part(of.of), of.name, self._graph
         if name == "id":
             return lambda row: _identity(inner(row))
 
@@ -124,7 +138,7 @@ class Compiler:
         return get
 
     def element(self, of: tree.Element) -> Evaluate:
-        inner, place, graph = self.compile(of.of), self.compile(of.at), self._graph
+        inner, place, graph = self._part(of.of), self._part(of.at), self._graph
 
         def get(row: Row) -> Any:
             value, at = inner(row), place(row)
@@ -141,8 +155,8 @@ class Compiler:
         return get
 
     def slice(self, of: tree.Slice) -> Evaluate:
-        inner = self.compile(of.of)
-        bounds = [None if each is None else self.compile(each) for each in (of.first, of.last)]
+        inner = self._part(of.of)
+        bounds = [None if each is None else self._part(each) for each in (of.first, of.last)]
         graph = self._graph
 
         def get(row: Row) -> Any:
@@ -160,7 +174,7 @@ class Compiler:
         return get
 
     def has_labels(self, of: tree.HasLabels) -> Evaluate:
-        inner, labels, graph = self.compile(of.of), of.labels, self._graph
+        inner, labels, graph = self._part(of.of), of.labels, self._graph
 
         def has(row: Row) -> Any:
             value = inner(row)
@@ -175,7 +189,7 @@ class Compiler:
         return has
 
     def unary(self, of: tree.Unary) -> Evaluate:
-        inner = self.compile(of.of)
+        inner = self._part(of.of)
         match of.operator:
             case "IS NULL":
                 return lambda row: inner(row) is None
@@ -187,7 +201,7 @@ class Compiler:
                 return lambda row: _arithmetic(sub, 0, inner(row), "-")
 
     def binary(self, of: tree.Binary) -> Evaluate:
-        left, right, work = self.compile(of.left), self.compile(of.right), self._graph.budget.work
+        left, right, work = self._part(of.left), self._part(of.right), self._graph.budget.work
         operator = of.operator
         apply = _BINARY[operator]
         if operator in ("+", "IN", "=", "<>", "<", "<=", ">", ">=", "CONTAINS"):
@@ -205,7 +219,7 @@ class Compiler:
         return lambda row: apply(left(row), right(row))
 
     def junction(self, of: tree.Junction) -> Evaluate:
-        operands, operator = [self.compile(each) for each in of.operands], of.operator
+        operands, operator = [self._part(each) for each in of.operands], of.operator
         if operator == "XOR":
 
             def odd(row: Row) -> bool | None:
@@ -237,7 +251,7 @@ class Compiler:
         count = len(of.arguments)
         if of.distinct or not function.least <= count <= function.most:
             raise CypherError(f"{of.name} does not take these arguments", of.place)
-        arguments = [self.compile(each) for each in of.arguments]
+        arguments = [self._part(each) for each in of.arguments]
         run, graph = function.run, self._graph
         if count == 1:
             (only,) = arguments
@@ -245,7 +259,7 @@ class Compiler:
         return lambda row: run(graph, *[each(row) for each in arguments])
 
     def list_of(self, of: tree.ListOf) -> Evaluate:
-        items = [self.compile(each) for each in of.items]
+        items = [self._part(each) for each in of.items]
         work = self._graph.budget.work
 
         def make(row: Row) -> Any:
@@ -254,9 +268,7 @@ class Compiler:
         return make
 
     def map_of(self, of: tree.MapOf) -> Evaluate:
-        parts = [
-            (name, self.compile(value)) for name, value in zip(of.names, of.values, strict=True)
-        ]
+        parts = [(name, self._part(value)) for name, value in zip(of.names, of.values, strict=True)]
         work = self._graph.budget.work
 
         def make(row: Row) -> Any:
@@ -265,9 +277,9 @@ class Compiler:
         return make
 
     def case(self, of: tree.Case) -> Evaluate:
-        subject = None if of.subject is None else self.compile(of.subject)
-        whens = [(self.compile(each.condition), self.compile(each.result)) for each in of.whens]
-        default = self.compile(tree.Literal(None) if of.default is None else of.default)
+        subject = None if of.subject is None else self._part(of.subject)
+        whens = [(self._part(each.condition), self._part(each.result)) for each in of.whens]
+        default = self._part(tree.Literal(None) if of.default is None else of.default)
 
         def choose(row: Row) -> Any:
             value = None if subject is None else subject(row)

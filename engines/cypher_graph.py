@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from engines.cypher_budget import Budget
 from engines.cypher_errors import CypherConflict, MissingParameter
-from engines.cypher_values import EdgeRef, NodeRef, Path
+from engines.cypher_values import EdgeRef, NodeRef, Path, weight
 from engines.errors import CorruptRecord
 from engines.graph_items import (
     ID_BYTES_MAX,
@@ -124,6 +124,8 @@ class Graph:
                 count()
                 yield way
             return
+        # A look for each type on each side, whether there is anything or not.
+        self.budget.work(max(1, len(types)) * (2 if direction == "both" else 1))
         ways: list[tuple[EdgeRef, str]] = []
         for end in ends(self.items, node, direction, types):
             count()
@@ -148,19 +150,23 @@ class Graph:
         return self.edge(of.id).properties
 
     def shown(self, value: Any) -> Any:
-        """As JSON holds it."""
+        """As JSON holds it, counted as part of the answer."""
         kind = type(value)
         if kind is NodeRef:
-            return self.node(value.id).shown()
+            return self._counted(self.node(value.id).shown())
         if kind is EdgeRef:
-            return self.edge(value.id).shown()
+            return self._counted(self.edge(value.id).shown())
         if kind is Path:
             nodes, edges = map(self.shown, value.nodes), map(self.shown, value.edges)
             return {"nodes": [*nodes], "relationships": [*edges]}
         if kind is list:
             return [self.shown(each) for each in value]
         if kind is dict:
-            return {name: self.shown(each) for name, each in value.items()}
+            return {self._counted(name): self.shown(each) for name, each in value.items()}
+        return self._counted(value)
+
+    def _counted(self, value: Any) -> Any:
+        self.budget.answer(weight(value))
         return value
 
     def _holds(self, key: bytes) -> bool:

@@ -65,13 +65,16 @@ class Projection:
         if self._grouping is not None:
             made = ((row, row) for row in self._grouping.run(rows))
         else:
-            values, wide = self._values, bool(self._order) and not self._clause.distinct
-            made = (
-                (row + new if wide else new, new)
-                for row in rows
-                for new in ([value(row) for value in values],)
-            )
+            made = self._plain(rows)
         return self._once(made) if self._clause.distinct else made
+
+    def _plain(self, rows: Iterator[Row]) -> Iterator[tuple[Row, Row]]:
+        values, wide = self._values, bool(self._order) and not self._clause.distinct
+        units, work = len(values) // 4, self._graph.budget.work
+        for row in rows:
+            work(units)
+            new = [value(row) for value in values]
+            yield (row + new if wide else new), new
 
     def _once(self, pairs: Iterator[tuple[Row, Row]]) -> Iterator[tuple[Row, Row]]:
         seen: set[Any] = set()
@@ -81,7 +84,7 @@ class Projection:
             budget.work(size // 256)
             key = tuple(map(group_key, pair[1]))
             if key not in seen:
-                budget.hold(size + _ROW_BYTES)
+                budget.hold(2 * size + _ROW_BYTES)
                 seen.add(key)
                 yield pair
 

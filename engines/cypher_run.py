@@ -15,7 +15,6 @@ from engines.cypher_expressions import Compiler, Row, Scope
 from engines.cypher_graph import Graph
 from engines.cypher_plan import plan_match
 from engines.cypher_project import Projection
-from engines.cypher_values import weight
 from engines.cypher_writer import Writer
 from engines.cypher_writes import Clause, Create, Delete, Merge, Update
 
@@ -30,6 +29,7 @@ class Program:
         """`writer`: None in a statement that only reads."""
         self._graph = graph
         self._writer = writer
+        self._written = False  # by a clause so far
         self._stages: list[Stage] = []
         self._explained: list[dict[str, Any]] = []
         self.columns: list[str] | None = None  # None: it answers no rows
@@ -44,17 +44,13 @@ class Program:
         for stage in self._stages:
             rows = stage(rows)
         found: list[list[Any]] = []
-        room = limits.result_bytes_max
         for row in rows:
             if self.columns is None:
                 continue
             if len(found) == limits.result_rows_max:
                 raise CypherLimit(f"answers more than {limits.result_rows_max} rows: use LIMIT")
-            shown = [graph.shown(value) for value in row]
-            room -= _ROW_BYTES + sum(map(weight, shown))
-            if room < 0:
-                raise CypherLimit(f"answers more than {limits.result_bytes_max} bytes: use LIMIT")
-            found.append(shown)
+            graph.budget.answer(_ROW_BYTES)
+            found.append([graph.shown(value) for value in row])
         return found
 
     def explained(self) -> list[dict[str, Any]]:
@@ -136,7 +132,7 @@ class Program:
         if made.limit is not None:
             found["limit"] = made.limit
         self._explained.append(found)
-        if self._writer is None:
+        if not self._written:
             return made.run
         # LIMIT may end what comes before it, and what writes must run to its end.
         return lambda rows: made.run(iter([row[:] for row in rows]))
@@ -156,5 +152,6 @@ class Program:
                 made = Delete(self._writer, self._scope, clause)
             case _:
                 raise AssertionError(clause)
+        self._written = True
         self._explained.append({"operator": type(clause).__name__})
         return made.run

@@ -397,6 +397,11 @@ def children(tree: Any) -> list[Any]:
     return [each for each in tree if isinstance(each, tuple) and each]
 
 
+def size_of(tree: Any) -> int:
+    """How many parts it has; no recursion beyond its own depth, which is bounded."""
+    return 1 + sum(map(size_of, children(tree)))
+
+
 def is_deeper(tree: Any, depth_max: int) -> bool:
     """Without recursion: a text may nest deeper than Python's stack."""
     level = [tree]

@@ -27,6 +27,7 @@ from engines.interfaces import RejectCode
 from engines.timeseries_parameters import one_text
 
 _STORABLE: Final = frozenset({type(None), bool, int, float, str, bytes, list, dict})
+_LABEL_WORK: Final = 8  # units for each label: an item, and a count
 _WORK_BYTES: Final = 64  # of a record, encoded for a unit of work
 
 
@@ -52,6 +53,7 @@ class Writer:
         if self.graph.is_node(identity):
             raise CypherConflict(RejectCode.ITEM_EXISTS, f"there is a node {identity}")
         node = Node(identity, _labels(labels), properties)
+        self.graph.budget.work(_LABEL_WORK * len(node.labels))
         add_node(self.space, node)
         self.summary["nodes_created"] += 1
         self.summary["labels_added"] += len(node.labels)
@@ -107,6 +109,7 @@ class Writer:
         old = self.graph.node(of.id)
         kept = [label for label in old.labels if label not in gone]
         new = _labels((*kept, *added))
+        self.graph.budget.work(_LABEL_WORK * (len(added) + len(gone)))
         self.summary["labels_added"] += len({*new} - {*old.labels})
         self.summary["labels_removed"] += len({*old.labels} - {*new})
         put_node(self.space, replace(old, labels=new), old)
@@ -130,7 +133,9 @@ class Writer:
         for edge in edges:
             self.delete_edge(edge)
         self.graph.budget.change()
-        remove_node(self.space, self.graph.node(node.id))
+        old = self.graph.node(node.id)
+        self.graph.budget.work(_LABEL_WORK * len(old.labels))
+        remove_node(self.space, old)
         self.graph.forget(node)
         self.summary["nodes_deleted"] += 1
 

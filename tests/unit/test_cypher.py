@@ -309,6 +309,9 @@ def test_few_rows_are_kept_for_the_first_of_many(state: CypherState) -> None:
         ("MATCH (n:A) RETURN n;;", "unexpected ';'"),
         ("MATCH " + ", ".join(["()"] * 17) + " RETURN 1", "at most 16"),
         ("MATCH (a) " * 33 + "RETURN 1", "has 34 clauses"),
+        (f"MATCH (a{':A' * 17}) RETURN 1", "has 17 labels in one place; at most 16"),
+        (f"MATCH ()-[:{'|'.join('A' * 33)}]-() RETURN 1", "has 33 types in one place"),
+        (f"RETURN {', '.join(f'1 AS c{n}' for n in range(65))}", "has 65 columns in one place"),
     ],
 )
 def test_what_is_wrong_is_said(state: CypherState, text: str, message: str) -> None:
@@ -372,6 +375,8 @@ def test_reads_are_bounded(people: CypherState) -> None:
         ("held_bytes_max", "UNWIND [1, 2] AS x RETURN collect(x)", "holds rows of more than 3"),
         ("result_rows_max", "UNWIND [1, 2, 3, 4] AS x RETURN x", "answers more than 3 rows"),
         ("result_bytes_max", "RETURN 'abcd'", "answers more than 3 bytes"),
+        ("result_bytes_max", "MATCH (n) RETURN collect(n)", "answers more than 3 bytes"),
+        ("work_max", f"RETURN {'1 + ' * 62}1", "takes more than 3 units"),
     ):
         limits = READ_LIMITS._replace(**{limit: 3})
         with patch.object(graph_cypher, "READ_LIMITS", limits):
@@ -421,8 +426,8 @@ def test_what_the_state_refuses_changes_nothing(people: CypherState) -> None:
     ):  # fmt: skip
         refused(people.execute(text), code, message)
         assert people.ask("MATCH (n) OPTIONAL MATCH (n)-[r]->() RETURN n, r") == before
-    labels = "".join(f":L{number}" for number in range(17))
-    refused(people.execute(f"CREATE (n{labels})"), RejectCode.LIMIT_EXCEEDED, "16 labels")
+    labels = "".join(f":L{number}" for number in range(16))
+    refused(people.execute(f"CREATE (n{labels}) SET n:L16"), RejectCode.LIMIT_EXCEEDED, "16 labels")
     large = {"x": "y" * 65_537}
     answer = people.execute("CREATE (n $p)", p=large)
     refused(answer, RejectCode.LIMIT_EXCEEDED, "properties of more than 65536 bytes")
@@ -465,7 +470,9 @@ def test_a_clause_reads_what_the_one_before_left(state: CypherState) -> None:
     answer = state.execute("UNWIND [1, 1, 2] AS x MERGE (m:M {x: x}) RETURN count(DISTINCT m)")
     assert answer["rows"] == [[2]]
     assert answer["summary"]["nodes_created"] == 2
-    # LIMIT ends no write.
+    # LIMIT ends no write, but what is read before one: two of many go.
+    answer = state.execute("MATCH (n:N) WITH n LIMIT 2 DETACH DELETE n")
+    assert answer["summary"]["nodes_deleted"] == 2
     answer = state.execute("UNWIND range(1, 5) AS x CREATE (n:K) RETURN n LIMIT 0")
     assert answer["rows"] == []
     assert state.query("graph_count", label="K") == {"nodes": 5}
@@ -497,6 +504,7 @@ def test_writes_are_bounded(people: CypherState) -> None:
         ("rows_max", "UNWIND [1, 2, 3, 4] AS x CREATE ()", "makes more than 3 rows"),
         ("work_max", "CREATE ({x: range(1, 1000)})", "takes more than 3 units"),
         ("held_bytes_max", "CREATE ()", "holds rows of more than 3 bytes"),
+        ("work_max", f"CREATE ({{x: 1 IN [{', '.join('2' * 80)}]}})", "takes more than 3 units"),
         ("changed_max", "CREATE (), (), (), ()", "changes more than 3 nodes"),
         ("changed_max", "MATCH (a {id: 'carl'}) DETACH DELETE a", "changes more than 3"),
         ("result_rows_max", "CREATE () WITH 1 AS x UNWIND [1, 2, 3, 4] AS y RETURN y", "4 rows"),
@@ -536,6 +544,7 @@ def test_the_document_names_every_function_and_limit() -> None:
     for name in ("visited_nodes_max", "visited_edges_max", "rows_max", "work_max"):
         pair = [getattr(limits, name) for limits in (READ_LIMITS, WRITE_LIMITS)]
         assert f"| {pair[0]:,} | {pair[1]:,} |" in DOCUMENT, name
+    assert f"| bytes of a statement | {STATEMENT_BYTES_MAX >> 10} KiB |" in DOCUMENT
     held = [limits.held_bytes_max >> 20 for limits in (READ_LIMITS, WRITE_LIMITS)]
     assert f"| {held[0]} MiB | {held[1]} MiB |" in DOCUMENT
     answers = [
