@@ -18,7 +18,9 @@ from typing import Any, Final
 from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.engine import Engine, Kind, Parameters, Settings, Stamp
+from engines.graph_algorithms import graph_algorithm
 from engines.graph_check import problems
+from engines.graph_cypher import EXECUTE, QUERY, apply_execute, graph_query, prepare_execute
 from engines.graph_lists import graph_list_edges, graph_list_nodes
 from engines.graph_walks import (
     graph_count,
@@ -33,9 +35,11 @@ from engines.space import Space, View
 
 _WRITES: Final = (
     "graph_create_node", "graph_create_edge", "graph_update_node", "graph_update_edge",
-    "graph_delete_node", "graph_delete_edge",
+    "graph_delete_node", "graph_delete_edge", EXECUTE,
 )  # fmt: skip
 _READS: Final[Mapping[str, Callable[[View, Parameters], Value]]] = {
+    QUERY: graph_query,
+    "graph_algorithm": graph_algorithm,
     "graph_get": graph_get,
     "graph_count": graph_count,
     "graph_list_nodes": graph_list_nodes,
@@ -51,7 +55,7 @@ class Graph:
 
     name = "graph"
     aliases: tuple[str, ...] = ("kuzu",)
-    capabilities = frozenset({"relationships", "traversal"})
+    capabilities = frozenset({"analytics", "graph_queries", "relationships", "traversal"})
     operations: Mapping[str, Kind] = {
         **dict.fromkeys(_WRITES, Kind.WRITE),
         **dict.fromkeys(_READS, Kind.READ),
@@ -63,11 +67,15 @@ class Graph:
         return {}
 
     def prepare(self, operation: str, parameters: Parameters) -> Value:
+        if operation == EXECUTE:
+            return prepare_execute(parameters)
         return prepare_write(operation, parameters)
 
     def apply(
         self, space: Space, settings: Settings, operation: str, body: Any, stamp: Stamp
     ) -> Value:
+        if operation == EXECUTE:
+            return apply_execute(space, body, stamp)
         return apply_write(space, operation, body, stamp)
 
     def altered(self, space: Space, old: Settings, new: Settings) -> None:

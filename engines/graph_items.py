@@ -21,6 +21,11 @@ LABELS: Final = b"l"
 COUNTS: Final = b"c"
 DEGREES: Final = b"d"  # apart from the node, which an edge then need not write anew
 
+ID_BYTES_MAX: Final = 128  # of a node or an edge
+PROPERTY_BYTES_MAX: Final = 256  # of a property's name
+NAME_BYTES_MAX: Final = 64  # of a label or a type
+LABELS_MAX: Final = 16  # of a node
+
 Items = Space | View
 
 

@@ -10,6 +10,7 @@ from engines.cursors import decode_cursor, encode_cursor, refuse_cursor, scope_o
 from engines.errors import CorruptRecord
 from engines.graph_items import (
     EDGES,
+    NAME_BYTES_MAX,
     NODES,
     Edge,
     Node,
@@ -18,7 +19,6 @@ from engines.graph_items import (
     read_edge,
     read_node,
 )
-from engines.graph_writes import NAME_BYTES_MAX
 from engines.parameters import PREFIX, exactly, integer
 from engines.read_requests import PAGE_BYTES_MAX
 from engines.space import View, after_prefix

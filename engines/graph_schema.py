@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from engines.cypher_parser import STATEMENT_BYTES_MAX
+from engines.graph_algorithms import ALGORITHMS, MEMBERS_DEFAULT
+from engines.graph_algorithms import LIMIT_DEFAULT as ALGORITHM_LIMIT_DEFAULT
+from engines.graph_algorithms import LIMIT_MAX as ALGORITHM_LIMIT_MAX
+from engines.graph_cypher import EXECUTE, QUERY, STATEMENTS
+from engines.graph_items import ID_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX, PROPERTY_BYTES_MAX
 from engines.graph_lists import LIST_DEFAULT, LIST_MAX
 from engines.graph_walks import (
     DEPTH_DEFAULT,
@@ -13,14 +19,9 @@ from engines.graph_walks import (
     PAGE_MAX,
     TYPES_MAX,
 )
-from engines.graph_writes import (
-    ID_BYTES_MAX,
-    LABELS_MAX,
-    NAME_BYTES_MAX,
-    PROPERTY_BYTES_MAX,
-    UNSET_MAX,
-)
+from engines.graph_writes import UNSET_MAX
 from engines.schema import (
+    ANY,
     COUNT,
     CURSOR,
     Described,
@@ -39,6 +40,10 @@ from engines.schema import (
     text,
 )
 
+_STATEMENT: dict[str, Schema] = {
+    **dict.fromkeys(STATEMENTS, text(STATEMENT_BYTES_MAX, 1)),
+    "parameters": of_any(description="{name: value} of $name"),
+}
 _ID = text(ID_BYTES_MAX, 1)
 _NAME = text(NAME_BYTES_MAX, 1)
 _LABELS = listed(_NAME, LABELS_MAX)
@@ -187,5 +192,51 @@ _READS: Final = {
         {"from": "ann", "to": "ann"},
     ),
 }
+_CYPHER_READS: Final = {
+    QUERY: Operation(
+        "Answer a statement of Cypher that reads",
+        exactly_one(members({}, {**_STATEMENT, "explain": boolean(default=False)}), *STATEMENTS),
+        members(
+            {"columns": listed(text())}, {"rows": listed(listed(ANY)), "plan": listed(of_any())}
+        ),
+        {
+            "query": "MATCH (a:Person {id: $id})-[:knows]->(b) RETURN b.id, b.age LIMIT 10",
+            "parameters": {"id": "ann"},
+        },
+    ),
+    "graph_algorithm": Operation(
+        "Rank the nodes of a graph or of a part of it, or find its components",
+        members(
+            {"algorithm": one_of((*ALGORITHMS,))},
+            {
+                "labels": _LABELS,
+                "types": _TYPES,
+                "limit": integer(1, ALGORITHM_LIMIT_MAX, default=ALGORITHM_LIMIT_DEFAULT),
+                "damping": number(0, 1),
+                "weight": or_null(text(PROPERTY_BYTES_MAX, 1)),
+                "direction": one_of(DIRECTIONS),
+                "members": integer(0, ALGORITHM_LIMIT_MAX, default=MEMBERS_DEFAULT),
+            },
+        ),
+        members(
+            {"items": listed(of_any()), "nodes": COUNT, "relationships": COUNT},
+            {"components": COUNT},
+        ),
+        {"algorithm": "pagerank", "limit": 10},
+    ),
+}
+_CYPHER_WRITES: Final = {
+    EXECUTE: Operation(
+        "Run a statement of Cypher that writes, all of it or nothing",
+        exactly_one(members({}, _STATEMENT), *STATEMENTS),
+        members({"columns": listed(text()), "rows": listed(listed(ANY)), "summary": of_any()}),
+        {
+            "query": "MATCH (a:Person {id: 'ann'}) MERGE (a)-[k:knows]->(c:Person {id: $id})",
+            "parameters": {"id": "cy"},
+        },
+    ),
+}
 
-GRAPH: Final = Described(members(), {}, {**_WRITES, **_READS, **_DELETES})
+GRAPH: Final = Described(
+    members(), {}, {**_WRITES, **_CYPHER_WRITES, **_READS, **_CYPHER_READS, **_DELETES}
+)

@@ -13,9 +13,13 @@ from engines.cursors import decode_cursor, encode_cursor, scope_of
 from engines.errors import CorruptRecord, InvalidArgument
 from engines.graph_items import (
     EDGES,
+    ID_BYTES_MAX,
     LABELS,
+    LABELS_MAX,
+    NAME_BYTES_MAX,
     NODES,
     OUT,
+    PROPERTY_BYTES_MAX,
     Edge,
     End,
     Node,
@@ -27,7 +31,6 @@ from engines.graph_items import (
     read_count,
     read_degrees,
 )
-from engines.graph_writes import ID_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX, PROPERTY_BYTES_MAX
 from engines.parameters import PREFIX, array, choice, exactly, integer
 from engines.read_requests import PAGE_BYTES_MAX
 from engines.space import View

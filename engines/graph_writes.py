@@ -14,10 +14,14 @@ from engines.engine import Refused, Stamp
 from engines.errors import InvalidArgument
 from engines.graph_items import (
     EDGES,
+    ID_BYTES_MAX,
     IN,
     LABELS,
+    LABELS_MAX,
+    NAME_BYTES_MAX,
     NODES,
     OUT,
+    PROPERTY_BYTES_MAX,
     Edge,
     Node,
     count_key,
@@ -37,11 +41,7 @@ from engines.parameters import PREFIX, array, exactly
 from engines.space import Space
 from engines.timeseries_parameters import one_text
 
-ID_BYTES_MAX: Final = 128  # of a node or an edge
-NAME_BYTES_MAX: Final = 64  # of a label or a type
-LABELS_MAX: Final = 16  # of a node
 PROPERTIES_BYTES_MAX: Final = 64 << 10  # of a node or an edge, packed
-PROPERTY_BYTES_MAX: Final = 256  # of a property's name
 UNSET_MAX: Final = 1_000  # names of properties
 DELETE_EDGES_MAX: Final = 1_000  # that go with their node
 _NONE: Final[frozenset[str]] = frozenset()
@@ -100,36 +100,65 @@ def apply_write(space: Space, operation: str, body: Mapping[str, Any], stamp: St
         case _:
             edge = find_edge(space, body["id"])
             if edge is not None:
-                _remove_edge(space, edge)
+                remove_edge(space, edge)
             return {"deleted": edge is not None}
 
 
 def _create_node(space: Space, body: Mapping[str, Any], stamp: Stamp) -> Value:
-    node = Node(_new_id(body, stamp), tuple(body.get("labels", ())), body.get("properties", {}))
+    node = Node(new_id(body, stamp), tuple(body.get("labels", ())), body.get("properties", {}))
     if space.get(node_key(node.id)) is not None:
         raise Refused(RejectCode.ITEM_EXISTS, f"there is a node {node.id}", f"{PREFIX}.id")
-    space.put(node_key(node.id), node.pack())
-    _count(space, NODES, "", 1)
-    _label(space, node.id, node.labels, ())
+    add_node(space, node)
     return {"id": node.id, "created": True}
 
 
 def _create_edge(space: Space, body: Mapping[str, Any], stamp: Stamp) -> Value:
     edge = Edge(
-        _new_id(body, stamp), body["from"], body["to"], body["type"], body.get("properties", {})
+        new_id(body, stamp), body["from"], body["to"], body["type"], body.get("properties", {})
     )
     if space.get(edge_key(edge.id)) is not None:
         raise Refused(RejectCode.ITEM_EXISTS, f"there is an edge {edge.id}", f"{PREFIX}.id")
-    for field, identity, out, into in (("from", edge.source, 1, 0), ("to", edge.target, 0, 1)):
+    for field, identity in (("from", edge.source), ("to", edge.target)):
         if space.get(node_key(identity)) is None:
             raise _missing("node", identity, field)
-        _degree(space, identity, out, into)
+    add_edge(space, edge)
+    return {"id": edge.id, "created": True}
+
+
+def add_node(space: Space, node: Node) -> None:
+    """One that is not there."""
+    space.put(node_key(node.id), node.pack())
+    _count(space, NODES, "", 1)
+    _label(space, node.id, node.labels, ())
+
+
+def add_edge(space: Space, edge: Edge) -> None:
+    """One that is not there, between nodes that are."""
+    _degree(space, edge.source, 1, 0)
+    _degree(space, edge.target, 0, 1)
     space.put(edge_key(edge.id), edge.pack())
     space.put(end_key(OUT, edge.source, edge.type, edge.id), edge.target.encode())
     space.put(end_key(IN, edge.target, edge.type, edge.id), edge.source.encode())
     _count(space, EDGES, "", 1)
     _count(space, OUT, edge.type, 1)
-    return {"id": edge.id, "created": True}
+
+
+def put_node(space: Space, new: Node, old: Node) -> None:
+    """Other labels and properties of a node."""
+    space.put(node_key(new.id), new.pack())
+    _label(space, new.id, new.labels, old.labels)
+
+
+def put_edge(space: Space, edge: Edge) -> None:
+    """Other properties of an edge."""
+    space.put(edge_key(edge.id), edge.pack())
+
+
+def remove_node(space: Space, node: Node) -> None:
+    """One without edges."""
+    _label(space, node.id, (), node.labels)
+    _count(space, NODES, "", -1)
+    space.delete(node_key(node.id))
 
 
 def _update_node(space: Space, body: Mapping[str, Any]) -> Value:
@@ -139,8 +168,7 @@ def _update_node(space: Space, body: Mapping[str, Any]) -> Value:
         properties=_changed(node.properties, body),
         labels=tuple(body.get("labels", node.labels)),
     )
-    space.put(node_key(node.id), changed.pack())
-    _label(space, node.id, changed.labels, node.labels)
+    put_node(space, changed, node)
     return {"id": node.id, "changed": changed.pack() != node.pack()}
 
 
@@ -149,7 +177,7 @@ def _update_edge(space: Space, body: Mapping[str, Any]) -> Value:
     if edge is None:
         raise _missing("edge", body["id"], "id")
     changed = replace(edge, properties=_changed(edge.properties, body))
-    space.put(edge_key(edge.id), changed.pack())
+    put_edge(space, changed)
     return {"id": edge.id, "changed": changed.pack() != edge.pack()}
 
 
@@ -169,14 +197,12 @@ def _delete_node(space: Space, identity: str) -> Value:
     for name in edges:
         edge = find_edge(space, name)
         if edge is not None:
-            _remove_edge(space, edge)
-    _label(space, identity, (), node.labels)
-    _count(space, NODES, "", -1)
-    space.delete(node_key(identity))
+            remove_edge(space, edge)
+    remove_node(space, node)
     return {"deleted": True, "edges": len(edges)}
 
 
-def _remove_edge(space: Space, edge: Edge) -> None:
+def remove_edge(space: Space, edge: Edge) -> None:
     for identity, out, into in ((edge.source, -1, 0), (edge.target, 0, -1)):
         _degree(space, identity, out, into)
     space.delete(edge_key(edge.id))
@@ -239,9 +265,15 @@ def _changed(properties: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str
     return changed
 
 
-def _new_id(body: Mapping[str, Any], stamp: Stamp) -> str:
+def new_id(body: Mapping[str, Any], stamp: Stamp) -> str:
     given: str | None = body.get("id")
-    return f"{stamp.now_ms:012x}{stamp.seed:016x}" if given is None else given
+    return made_id(stamp) if given is None else given
+
+
+def made_id(stamp: Stamp, number: int = 0) -> str:
+    """`number`: of what one command makes without an id, in order."""
+    made = f"{stamp.now_ms:012x}{stamp.seed:016x}"
+    return f"{made}-{number}" if number else made
 
 
 def _labels(value: object, field: str) -> list[Value]:

@@ -29,6 +29,15 @@ class Sample:
     settings: Parameters = field(default_factory=dict)
     setup: tuple[Operation, ...] = ()
     listing: tuple[str, str] | None = None
+    label: str = ""  # of one of several samples of an engine
+
+    @property
+    def name(self) -> str:
+        return self.label or self.engine
+
+
+def _cypher(operation: str, query: str, **parameters: Any) -> Operation:
+    return operation, {"query": query, "parameters": parameters}
 
 
 SAMPLES = (
@@ -64,6 +73,25 @@ SAMPLES = (
             ),
         ),
         listing=("graph_list_edges", "items"),
+    ),
+    Sample(
+        "graph",
+        lambda n: _cypher(
+            "graph_execute",
+            "MERGE (h:Hub {id: 'hub'}) CREATE (x:L {id: $id, n: $n})-[:IN {n: $n}]->(h) RETURN x",
+            id=f"n{n}",
+            n=n,
+        ),
+        lambda n: _cypher(
+            "graph_query", "MATCH (x:L {id: $id})-[r:IN]->(h) RETURN x.n, r.n, h.id", id=f"n{n}"
+        ),
+        lambda result, n: result["rows"] == [[n, n, "hub"]],
+        _cypher("graph_query", "MATCH (a)-[r]-(b) WHERE a.n <> 1 RETURN count(r)"),
+        (
+            _cypher("graph_execute", "CREATE (:New)-[:T]->(:New) CREATE (:L {id: 'n1'})"),
+            _cypher("graph_execute", "UNWIND [2, 1, 0] AS x CREATE (:New {x: 1 / x})"),
+        ),
+        label="cypher",
     ),
     Sample(
         "relational",

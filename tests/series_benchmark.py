@@ -151,7 +151,7 @@ def _over_http(cluster: LocalCluster, address: str, batches: Sequence[Run], poin
 
     def ask(operation: str, parameters: dict[str, Any]) -> Any:
         body = {"collection": "series", "operation": operation, "parameters": parameters}
-        return post("/v1/query", {**body, "requirements": {"timeout_ms": 60_000}})["result"]
+        return post("/v1/query", {**body, "timeout_ms": 60_000})["result"]
 
     def cpu() -> float:
         return sum(_cpu_seconds(node.pid) for node in cluster.nodes if node.pid is not None)

@@ -50,6 +50,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "apsw": ("engines/relational_*.py",),
     "aiohttp": ("node/client_http.py", "node/http*.py"),
     "hiredis": ("node/resp_reader.py",),
+    "lark": ("engines/cypher_parser.py",),
     # The store in use, and a copy at rest: one writes and shares, the other does neither.
     "lmdb": ("engines/store.py", "engines/state_file.py"),
     "xxhash": ("engines/digests.py",),
@@ -64,6 +65,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "re2": ("engines/document_regex.py",),
     "pysyncobj": ("cluster/upstream.py",),
     "rich": ("node/console.py",),
+    "rustworkx": ("engines/graph_algorithms.py",),
     "usearch": ("engines/vector_graph.py",),
     "uvicorn": ("mcp_http.py",),
     "uvloop": ("node/__main__.py",),

@@ -20,14 +20,14 @@ async def test_engines_keep_what_they_acknowledged_through_a_leaders_death(clust
     endpoints = ",".join(cluster.endpoints)
     for sample in SAMPLES:
         made = await hivemem(
-            "collection", "create", sample.engine, sample.engine, "--settings",
+            "collection", "create", sample.name, sample.engine, "--settings",
             json.dumps(sample.settings), "--endpoints", endpoints, "-o", "json",
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
     async with cluster.client(0, 1, 2) as client:
         for sample in SAMPLES:
             for operation in sample.setup:
-                await client.query("default", sample.engine, *operation)
+                await client.query("default", sample.name, *operation)
         await write(client, range(WRITES))
         killed, writing = (
             asyncio.Event(),
@@ -49,7 +49,7 @@ async def test_engines_keep_what_they_acknowledged_through_a_leaders_death(clust
 async def write(client, numbers) -> None:
     await asyncio.gather(
         *(
-            client.query("default", sample.engine, *sample.write(number))
+            client.query("default", sample.name, *sample.write(number))
             for sample in SAMPLES
             for number in numbers
         )
@@ -63,9 +63,9 @@ async def check_node(cluster, index: int) -> None:
             for sample in SAMPLES:
                 for number in (*range(2 * WRITES), *range(100, 100 + WRITES)):
                     answer = await client.query(
-                        "default", sample.engine, *sample.read(number), consistency=consistency
+                        "default", sample.name, *sample.read(number), consistency=consistency
                     )
-                    where = f"{sample.engine} {number} at node {index}, {consistency}"
+                    where = f"{sample.name} {number} at node {index}, {consistency}"
                     assert sample.found(answer["result"], number), where
 
 
@@ -73,14 +73,14 @@ async def check_command_line(endpoints: str) -> None:
     for sample in SAMPLES:
         operation, parameters = sample.read(3)
         shown = await hivemem(
-            "query", sample.engine, operation, json.dumps(parameters), "--endpoints", endpoints,
+            "query", sample.name, operation, json.dumps(parameters), "--endpoints", endpoints,
             "-o", "json",
         )  # fmt: skip
         assert shown.returncode == 0, shown.stderr
         assert sample.found(json.loads(shown.stdout)["result"], 3)
     listed = await hivemem("collection", "list", "--endpoints", endpoints, "-o", "json")
     names = {each["name"] for each in json.loads(listed.stdout)["items"]}
-    assert names == {sample.engine for sample in SAMPLES}
+    assert names == {sample.name for sample in SAMPLES}
 
 
 async def check_digests(cluster) -> None:

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -26,12 +26,9 @@ from engines.graph import ENGINE
 from engines.interfaces import Limits, Rejected
 from engines.state_machine import StateMachine
 from engines.store import Store
+from tests.property.cypher_writes import LABELS, NAMES, TYPES, CypherWrites, Link
 from tests.unit.engine_state import Entry
 from tests.unit.one_collection import OneCollection
-
-NAMES = ("a", "ab", "b", "é", "z")  # one begins another
-TYPES = ("t", "tt", "u")
-LABELS = ("P", "PP", "Q")
 
 nodes = st.sampled_from(NAMES)
 types = st.sampled_from(TYPES)
@@ -41,18 +38,11 @@ properties = st.dictionaries(st.sampled_from("wxy"), st.integers(0, 3), max_size
 labels = st.lists(st.sampled_from(LABELS), max_size=3, unique=True)
 
 
-class Link(NamedTuple):
-    source: str
-    target: str
-    type: str
-    properties: dict[str, Any]
-
-
 class GraphState(OneCollection):
     engine = ENGINE
 
 
-class GraphMachine(RuleBasedStateMachine):
+class GraphMachine(CypherWrites, RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hivemem-graph-"))
@@ -253,9 +243,16 @@ class GraphMachine(RuleBasedStateMachine):
             return
         assert self.a.problems() == []
         assert self.a.query("graph_count") == {"nodes": len(self.nodes), "edges": len(self.links)}
+        counted = self.a.query("graph_query", query="MATCH ()-[r]->() RETURN count(r)")["rows"]
+        assert counted == [[len(self.links)]]
         for label in LABELS:
             count = sum(label in own for own, _ in self.nodes.values())
             assert self.a.query("graph_count", label=label) == {"nodes": count}
+        found = self.a.query("graph_query", query="MATCH (n) RETURN n ORDER BY n.id")["rows"]
+        assert [node for (node,) in found] == [
+            {"id": name, "labels": own, "properties": properties}
+            for name, (own, properties) in sorted(self.nodes.items())
+        ]
         for name in NAMES:
             node = self.a.query("graph_get", id=name)["node"]
             assert (node is not None) == (name in self.nodes)
@@ -280,7 +277,7 @@ def test_a_graph_answers_as_the_model() -> None:
     run_state_machine_as_test(
         GraphMachine,
         settings=settings(
-            max_examples=50,
+            max_examples=60,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -1,0 +1,333 @@
+"""The plan of a MATCH: where to begin, which edge to follow next, when to test what.
+
+It begins where the fewest nodes are: at an id that a pattern or WHERE names, at the rarest label
+by the counts that the graph keeps, else at all nodes; and goes on along edges that touch what is
+bound. A condition is tested as soon as all that it names is bound. Within a write the plan
+decides the order of rows, hence whatever follows from that: it depends on the statement and on
+counts, which are the same on every replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from engines import cypher_tree as tree
+from engines.cypher_errors import CypherError
+from engines.cypher_expressions import HIDDEN, Compiler, Row, Scope
+from engines.cypher_graph import Graph
+from engines.cypher_match import (
+    REVERSED,
+    EdgeById,
+    Expand,
+    ExpandMany,
+    Given,
+    Hop,
+    NamePath,
+    NodeById,
+    NodeScan,
+    Step,
+    Stream,
+    chained,
+)
+from engines.cypher_values import EdgeRef, equal
+
+_BY_ID, _BY_IDS, _NO_ANCHOR = 1, 10, 1 << 62  # estimated rows
+Names = frozenset[str]
+
+
+class Link(NamedTuple):
+    """An edge of a pattern with the names of what it is between, as written."""
+
+    left: str
+    name: str
+    right: str
+    pattern: tree.EdgePattern
+
+
+class Condition(NamedTuple):
+    test: tree.Expression
+    names: Names  # that it depends on
+
+
+class Plan(NamedTuple):
+    stream: Stream
+    steps: list[Step]
+    bound: list[int]  # places that it binds
+
+
+def plan_match(graph: Graph, scope: Scope, paths: tuple[tree.PathPattern, ...], where: Any) -> Plan:
+    """Adds to `scope` what the patterns name. Raises CypherError."""
+    return _Planner(graph, scope).plan(paths, where)
+
+
+def names_in(of: Any) -> Iterator[str]:
+    """Of the variables of an expression."""
+    if type(of) is tree.Variable:
+        yield of.name
+    elif isinstance(of, tuple):
+        for each in of:
+            yield from names_in(each)
+
+
+def wanted_properties(
+    graph: Graph, pattern: tree.NodePattern | tree.EdgePattern
+) -> list[tuple[str, tree.Expression]]:
+    """Names and values of a pattern's properties."""
+    given = pattern.properties
+    if given is None:
+        return []
+    if isinstance(given, tree.MapOf):
+        return list(zip(given.names, given.values, strict=True))
+    value = graph.parameter(given.name)
+    if not isinstance(value, Mapping):
+        raise CypherError(f"parameter {given.name} is to be a map of properties")
+    return [(name, tree.Element(given, tree.Literal(name))) for name in value]
+
+
+def conjuncts(of: tree.Expression | None) -> Iterator[tree.Expression]:
+    if isinstance(of, tree.Junction) and of.operator == "AND":
+        for each in of.operands:
+            yield from conjuncts(each)
+    elif of is not None:
+        yield of
+
+
+class _Planner:
+    def __init__(self, graph: Graph, scope: Scope) -> None:
+        self._graph = graph
+        self._scope = scope
+        self._compiler = Compiler(graph, scope)
+        self._bound: set[str] = {*scope.bindings}
+        self._before = frozenset(self._bound)
+        self._nodes: dict[str, tree.NodePattern] = {}  # not bound yet, in order of the text
+        self._given: list[str] = []  # bound by earlier clauses
+        self._labels: dict[str, list[str]] = {}
+        self._links: list[Link] = []
+        self._edges: list[Link] = []  # followed
+        self._conditions: list[Condition] = []
+        self._steps: list[Step] = []
+        self._named: list[tuple[str, str, list[str]]] = []  # path, first node, edges
+
+    def plan(self, paths: tuple[tree.PathPattern, ...], where: tree.Expression | None) -> Plan:
+        first = self._scope.size
+        for path in paths:
+            self._take(path)
+        for each in conjuncts(where):
+            self._conditions.append(Condition(each, frozenset(names_in(each))))
+        for condition in self._conditions:
+            self._compiler.compile(condition.test)  # Is every name known?
+        given = Given(self._graph, [self._slot(each) for each in dict.fromkeys(self._given)])
+        self._settle(given, ())
+        while self._links or self._nodes:
+            self._next()
+        for name, start, edges in self._named:
+            slots = [self._slot(each) for each in edges]
+            step = NamePath(self._graph, name, self._slot(name), self._slot(start), slots)
+            self._settle(step, (name,))
+        if len(self._steps) > 1 and not (given.slots or given.conditions):
+            del self._steps[0]
+        bound = [*range(first, self._scope.size)]
+        return Plan(chained(self._steps), self._steps, bound)
+
+    # -- what is to be matched
+
+    def _take(self, path: tree.PathPattern) -> None:
+        if path.variable is not None:
+            self._fresh(path.variable)
+            self._scope.add(path.variable.name, "path")
+        first = here = self._take_node(path.nodes[0])
+        edges: list[str] = []
+        for edge, node in zip(path.edges, path.nodes[1:], strict=True):
+            edges.append(self._take_edge(edge))
+            there = self._take_node(node)
+            self._links.append(Link(here, edges[-1], there, edge))
+            here = there
+        if path.variable is not None:
+            self._named.append((path.variable.name, first, edges))
+
+    def _take_node(self, pattern: tree.NodePattern) -> str:
+        name = self._name(pattern.variable)
+        found = self._scope.bindings.get(name)
+        if found is None:
+            self._scope.add(name, "node")
+            self._nodes[name] = pattern
+        elif found.kind not in ("node", "value"):
+            place = None if pattern.variable is None else pattern.variable.place
+            raise CypherError(f"variable {name} is a {found.kind}, not a node", place)
+        if name in self._before:
+            self._given.append(name)
+        variable = tree.Variable(name)
+        if pattern.labels:
+            self._labels.setdefault(name, []).extend(pattern.labels)
+            self._require(tree.HasLabels(variable, pattern.labels))
+        for wanted, value in wanted_properties(self._graph, pattern):
+            self._require(tree.Binary("=", tree.Property(variable, wanted), value))
+        return name
+
+    def _take_edge(self, pattern: tree.EdgePattern) -> str:
+        if pattern.variable is not None:
+            self._fresh(pattern.variable)
+        name = self._name(pattern.variable)
+        many = pattern.most is not None
+        self._scope.add(name, "relationships" if many else "relationship")
+        if not many:
+            variable = tree.Variable(name)
+            for wanted, value in wanted_properties(self._graph, pattern):
+                self._require(tree.Binary("=", tree.Property(variable, wanted), value))
+        return name
+
+    def _require(self, test: tree.Expression) -> None:
+        self._conditions.append(Condition(test, frozenset(names_in(test))))
+
+    def _fresh(self, variable: tree.Variable) -> None:
+        if variable.name in self._scope.bindings:
+            raise CypherError(f"variable {variable.name} is bound already", variable.place)
+
+    def _name(self, variable: tree.Variable | None) -> str:
+        return f"{HIDDEN}{self._scope.size}" if variable is None else variable.name
+
+    def _slot(self, name: str) -> int:
+        return self._scope.bindings[name].slot
+
+    # -- in which order
+
+    def _next(self) -> None:
+        touching = [
+            link for link in self._links if link.left in self._bound or link.right in self._bound
+        ]
+        if touching:
+            self._follow(min(touching, key=self._hops))
+            return
+        by_id = next((each for each in self._links if self._edge_id(each) is not None), None)
+        costs = {name: self._cost(name) for name in self._nodes}
+        best = min(costs, key=lambda name: costs[name], default=None)
+        if by_id is not None and (best is None or costs[best] > _BY_ID):
+            self._follow_by_id(by_id)
+        elif best is not None:
+            self._begin(best)
+        else:
+            raise AssertionError("an edge between nodes of which none is known")
+
+    def _hops(self, link: Link) -> tuple[bool, bool]:
+        """Single ones first, and of those such as only have to be checked."""
+        both = {link.left, link.right} <= self._bound
+        return link.pattern.most is not None, not both
+
+    def _cost(self, name: str) -> int:
+        wanted = self._identities(name)
+        if wanted is not None:
+            return _BY_IDS if wanted[1] else _BY_ID
+        return min(
+            (self._graph.count(label) for label in self._labels.get(name, ())),
+            default=self._graph.count(None),
+        )
+
+    def _identities(self, name: str) -> tuple[tree.Expression, bool] | None:
+        """What a condition says that the id of a variable is, or (true) that it is one of."""
+        for condition in self._conditions:
+            test = condition.test
+            if not isinstance(test, tree.Binary) or test.operator not in ("=", "IN"):
+                continue
+            sides = [(test.left, test.right), (test.right, test.left)]
+            for asked, value in sides if test.operator == "=" else sides[:1]:
+                if _is_id(asked, name) and self._bound >= {*names_in(value)}:
+                    return value, test.operator == "IN"
+        return None
+
+    def _edge_id(self, link: Link) -> tree.Expression | None:
+        wanted = None if link.pattern.most is not None else self._identities(link.name)
+        return None if wanted is None or wanted[1] else wanted[0]
+
+    def _begin(self, name: str) -> None:
+        slot, graph = self._slot(name), self._graph
+        shown = "" if name.startswith(HIDDEN) else name
+        wanted = self._identities(name)
+        if wanted is not None:
+            value, many = wanted
+            step: Step = NodeById(graph, shown, slot, self._compiler.compile(value), many)
+        else:
+            labels = self._labels.get(name)
+            label = min(labels, key=graph.count) if labels else None
+            step = NodeScan(graph, shown, slot, label)
+        self._settle(step, (name,))
+
+    def _follow(self, link: Link) -> None:
+        backwards = link.left not in self._bound
+        hop, pattern = self._hop(link, backwards), link.pattern
+        if pattern.most is None:
+            self._settle(Expand(self._graph, hop), (link.name, link.left, link.right), link)
+            return
+        asked = [
+            (name, self._compiler.compile(value))
+            for name, value in wanted_properties(self._graph, pattern)
+        ]
+        for _, value in wanted_properties(self._graph, pattern):
+            if not self._before >= {*names_in(value)}:
+                raise CypherError(
+                    "properties of a relationship of variable length may name what earlier "
+                    "clauses bind, and nothing of the same MATCH"
+                )
+
+        def wanted(row: Row) -> Mapping[str, Any]:
+            return {name: value(row) for name, value in asked}
+
+        least = pattern.least or 0
+        step = ExpandMany(self._graph, hop, least, pattern.most, backwards, wanted, self._fits)
+        self._settle(step, (link.name, link.left, link.right), link)
+
+    def _follow_by_id(self, link: Link) -> None:
+        wanted = self._edge_id(link)
+        assert wanted is not None
+        step = EdgeById(self._graph, self._hop(link, False), self._compiler.compile(wanted))
+        self._settle(step, (link.name, link.left, link.right), link)
+
+    def _fits(self, edge: EdgeRef, wanted: Mapping[str, Any]) -> bool:
+        if not wanted:
+            return True
+        own = self._graph.edge(edge.id).properties
+        return all(
+            equal(edge.id if name == "id" else own.get(name), value) is True
+            for name, value in wanted.items()
+        )
+
+    def _hop(self, link: Link, backwards: bool) -> Hop:
+        origin, target = (link.right, link.left) if backwards else (link.left, link.right)
+        direction = link.pattern.direction
+        names = ["" if each.startswith(HIDDEN) else each for each in (origin, link.name, target)]
+        return Hop(
+            (names[0], names[1], names[2]), self._slot(origin), self._slot(link.name),
+            self._slot(target), REVERSED[direction] if backwards else direction,
+            tuple(sorted({*link.pattern.types})),
+            target in self._bound or target == origin,
+            tuple(self._slot(each.name) for each in self._edges if each.pattern.most is None),
+            tuple(self._slot(each.name) for each in self._edges if each.pattern.most is not None),
+        )  # fmt: skip
+
+    def _settle(self, step: Step, names: tuple[str, ...], link: Link | None = None) -> None:
+        """The next step; it binds `names`, and with them conditions can be tested."""
+        if link is not None:
+            self._links.remove(link)
+            self._edges.append(link)
+        self._bound.update(names)
+        for name in names:
+            self._nodes.pop(name, None)
+        left: list[Condition] = []
+        for condition in self._conditions:
+            if condition.names <= self._bound:
+                step.conditions.append(self._compiler.condition(condition.test))
+            else:
+                left.append(condition)
+        self._conditions = left
+        self._steps.append(step)
+
+
+def _is_id(asked: tree.Expression, name: str) -> bool:
+    """`id(name)` or `name.id`."""
+    if isinstance(asked, tree.Property):
+        of: Any = asked.of if asked.name == "id" else None
+    elif isinstance(asked, tree.Call) and asked.name in ("id", "elementid"):
+        of = asked.arguments[0] if len(asked.arguments) == 1 else None
+    else:
+        return False
+    return isinstance(of, tree.Variable) and of.name == name

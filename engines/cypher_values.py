@@ -1,0 +1,143 @@
+"""Values of Cypher: null-aware equality and comparison, order, grouping, size, and JSON.
+
+A value is null, a boolean, number, text, bytes, list, map (dict), node, relationship or path.
+Source: openCypher 9, "Comparability, equality, orderability and equivalence".
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from engines.cypher_errors import CypherError
+
+INTEGER_MIN: Final = -(1 << 63)
+INTEGER_MAX: Final = (1 << 64) - 1  # as other operations can store; sums stay below 2^63
+
+
+class NodeRef(NamedTuple):
+    id: str
+
+
+class EdgeRef(NamedTuple):
+    id: str
+    source: str
+    target: str
+    type: str
+
+
+class Path(NamedTuple):
+    nodes: tuple[NodeRef, ...]
+    edges: tuple[EdgeRef, ...]
+
+
+_RANKS: Final[dict[type, int]] = {
+    dict: 0, NodeRef: 1, EdgeRef: 2, list: 3, Path: 4, bytes: 5, str: 6, bool: 7, int: 8,
+    float: 8, type(None): 9,
+}  # fmt: skip
+_NAMES: Final = (
+    "a map", "a node", "a relationship", "a list", "a path", "bytes", "text", "a boolean",
+    "a number", "null",
+)  # fmt: skip
+
+
+def kind_of(value: Any) -> str:
+    """In words."""
+    return _NAMES[_RANKS[type(value)]]
+
+
+def equal(left: Any, right: Any) -> bool | None:
+    """`left = right`; None: unknown."""
+    if left is None or right is None:
+        return None
+    if _RANKS[type(left)] != _RANKS[type(right)]:
+        return False
+    if type(left) is list:
+        if len(left) != len(right):
+            return False
+        return _all(equal(a, b) for a, b in zip(left, right, strict=True))
+    if type(left) is dict:
+        if left.keys() != right.keys():
+            return False
+        return _all(equal(value, right[name]) for name, value in left.items())
+    found: bool = left == right
+    return found
+
+
+def less(left: Any, right: Any, or_equal: bool) -> bool | None:
+    """`left < right` or `<=`; None: unknown, or they cannot be compared."""
+    rank = _RANKS[type(left)]
+    if rank != _RANKS[type(right)]:
+        return None
+    if rank in (6, 7, 8):
+        found: bool = left <= right if or_equal else left < right
+        return found
+    if rank != 3:
+        return None
+    for a, b in zip(left, right, strict=False):
+        same = equal(a, b)
+        if same is None:
+            return None
+        if not same:
+            return less(a, b, or_equal)
+    return len(left) <= len(right) if or_equal else len(left) < len(right)
+
+
+def order_key(value: Any) -> Any:
+    """For sorting: every value has its place, null the last."""
+    rank = _RANKS[type(value)]
+    if rank == 3:
+        return rank, tuple(map(order_key, value))
+    if rank == 0:
+        return rank, tuple((name, order_key(value[name])) for name in sorted(value))
+    if rank == 9:
+        return (rank,)
+    return rank, value
+
+
+def group_key(value: Any) -> Any:
+    """Hashable; equal for what DISTINCT and grouping take for the same: null is as null."""
+    kind = type(value)
+    if kind is list:
+        return 3, tuple(map(group_key, value))
+    if kind is dict:
+        return 0, tuple((name, group_key(value[name])) for name in sorted(value))
+    return _RANKS[kind], value
+
+
+def weight(value: Any) -> int:
+    """Bytes that it takes, about."""
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return 50 + len(value)
+    if kind is list:
+        return 60 + sum(map(weight, value))
+    if kind is dict:
+        return 100 + sum(len(name) + weight(each) for name, each in value.items())
+    if kind is Path:
+        return 100 + 400 * len(value.nodes)
+    return 200 if kind in (NodeRef, EdgeRef) else 32
+
+
+def is_true(value: Any) -> bool:
+    """Of a condition: null is not. Raises CypherError."""
+    if value is True:
+        return True
+    if value is False or value is None:
+        return False
+    raise CypherError(f"a condition is {kind_of(value)}, not a boolean")
+
+
+def boolean(value: Any, operator: str) -> bool | None:
+    if value is None or type(value) is bool:
+        found: bool | None = value
+        return found
+    raise CypherError(f"{operator} of {kind_of(value)}")
+
+
+def _all(parts: Any) -> bool | None:
+    unknown = False
+    for part in parts:
+        if part is False:
+            return False
+        unknown |= part is None
+    return None if unknown else True
