@@ -17,6 +17,7 @@ from engines.document_expressions import (
     STATE_BYTES,
     Accumulator,
     Expression,
+    must_fit,
     parse_expression,
     present,
 )
@@ -134,6 +135,8 @@ def _project(body: Any, field: str, budget: _Budget) -> Stage:
             value = expression(row)
             if value is not MISSING:
                 found[name] = value
+        if computed:
+            must_fit(found, field)
         return found
 
     return lambda rows: map(project, rows)

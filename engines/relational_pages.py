@@ -16,6 +16,7 @@ The only importer of apsw. Source: sqlite.org/fileformat2.html, sqlite.org/vfs.h
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -27,9 +28,11 @@ from engines.errors import CorruptRecord, EngineError
 
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
+RANDOM_BYTES_MAX: Final = 1 << 20  # of one call of randomblob
 _PAGE = b"p"
 _COUNT = b"n"  # an item: how many pages there are
 _PAGES_MAX = (1 << 32) - 2
+ROWID_MAX: Final = (1 << 63) - 1
 _JULIAN_EPOCH_MS = 210_866_760_000_000  # of 1970, as SQLite counts: since 4714 BC
 _VFS = "hivemem-items"
 _MAIN = "main.db"
@@ -94,13 +97,16 @@ class Database:
 
     `store` may be exchanged between statements: SQLite looks whether the first page has changed
     before it trusts what it has cached. `trouble` is what went wrong below SQLite, which knows
-    no more of it than that a page could not be read.
+    no more of it than that a page could not be read. `last_row_used`: a write gave a row the
+    greatest rowid there is. SQLite chooses the rowids after that one by chance, by a generator
+    that is the process's own.
     """
 
     def __init__(self, store: PageStore, *, writable: bool) -> None:
         self.store = store
         self.trouble: BaseException | None = None
         self.now_ms: int | None = None  # None: there is no now
+        self.last_row_used = False
         self._random: Iterator[int] | None = None
         name = _vfs().register(self)
         try:
@@ -135,6 +141,7 @@ class Database:
                 f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = MEMORY; "
                 "PRAGMA secure_delete = ON"
             )
+            connection.set_update_hook(self._row_changed)
             connection.create_scalar_function("random", self._next_random, 0)
             connection.create_scalar_function("randomblob", self._random_blob, 1)
 
@@ -151,14 +158,19 @@ class Database:
     def close(self) -> None:
         self.connection.close(True)
 
+    def _row_changed(self, kind: int, database: str, table: str, row: int) -> None:
+        if row == ROWID_MAX and kind != apsw.SQLITE_DELETE:
+            self.last_row_used = True
+
     def _next_random(self, *_: Any) -> int:
         assert self._random is not None
         return next(self._random)
 
     def _random_blob(self, *given: Any) -> bytes:
         (size,) = given
-        wanted = max(1, int(size or 0))
-        if wanted > 1 << 20:
+        endless = size in (math.inf, -math.inf)
+        wanted = RANDOM_BYTES_MAX + 1 if endless else max(1, int(size or 0))
+        if wanted > RANDOM_BYTES_MAX:
             raise ValueError("randomblob: at most 1 MiB")
         numbers = (self._next_random() for _ in range(-(-wanted // 8)))
         return b"".join(number.to_bytes(8, signed=True) for number in numbers)[:wanted]
