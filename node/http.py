@@ -213,6 +213,7 @@ class HttpServer:
                 request_bytes,
                 response_bytes,
                 lambda: self._door.open_count,
+                parts.service.reads,
             )
         )
         self._targets = self._build_targets()
