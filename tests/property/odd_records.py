@@ -258,9 +258,7 @@ RELATIONAL = Odd(
                 "statements": [
                     {"sql": "CREATE TABLE t (n INTEGER PRIMARY KEY, v, u TEXT UNIQUE)"},
                     {"sql": "CREATE VIRTUAL TABLE f USING fts5(a)"},
-                    {
-                        "sql": "INSERT INTO t VALUES (1, 1, 'b'), (2, x'00ff', NULL), (3, 9e999, 0)"
-                    },
+                    {"sql": "INSERT INTO t VALUES (1, 1, 'b'), (2, x'00ff', NULL), (3, 9e999, 0)"},
                 ]
             },
         ),
@@ -307,9 +305,7 @@ RELATIONAL = Odd(
         ("sql_execute", {"sql": "UPDATE t SET v = json_set('{}', ?, ?)", "params": ["$.a", 1]}),
         (
             "sql_execute",
-            {
-                "sql": "CREATE TABLE IF NOT EXISTS k (x CHECK (x > 0), y AS (x + 1))"
-            },
+            {"sql": "CREATE TABLE IF NOT EXISTS k (x CHECK (x > 0), y AS (x + 1))"},
         ),
         ("sql_execute", {"sql": "ROLLBACK"}),
         ("sql_execute", {"sql": "INSERT OR ROLLBACK INTO t VALUES (1, 1, 1)"}),
