@@ -27,6 +27,8 @@ from engines.vector_parameters import (
 from engines.vector_settings import stored
 
 EXAMINED_MAX: Final = 1_000  # items that one deletion by filter looks at
+# Of their metadata, times the conditions of the filter; the last item may exceed it.
+EXAMINED_BYTES_MAX: Final = 8 << 20
 _PREFIX: Final = "parameters."
 
 
@@ -205,16 +207,19 @@ def _delete(space: Space, body: Any) -> Value:
     if "ids" in body:
         deleted = sum(space.delete(item_key(identity)) for identity in body["ids"])
         return {"deleted": deleted, "next_cursor": None}
-    matches = compile_filter(body["filter"], "parameters.filter").matches
+    wanted = compile_filter(body["filter"], "parameters.filter")
+    looked_at = 0
     doomed: list[bytes] = []
     last, more = b"", False
     first = body["after"] + b"\x00" if body["after"] else PREFIX
     for examined, (key, value) in enumerate(space.range(first)):
-        if examined == EXAMINED_MAX:
+        if examined == EXAMINED_MAX or looked_at > EXAMINED_BYTES_MAX:
             more = True
             break
         last = key
-        if matches(unpack_metadata(unpack_item(key, value).metadata, key)):
+        metadata = unpack_item(key, value).metadata
+        looked_at += wanted.size * len(metadata)
+        if wanted.matches(unpack_metadata(metadata, key)):
             doomed.append(key)
     for key in doomed:
         space.delete(key)

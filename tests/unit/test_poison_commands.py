@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from engines.codec import Value, check_value, pack_value
+from engines.codec import Value, check_value, pack_value, unpack_value
 from engines.command import CollectionCommand
 from engines.cursors import encode_cursor, scope_of
 from engines.engine import Kind, Parameters, Settings, Stamp
@@ -360,3 +360,98 @@ def test_what_would_be_a_damaged_record_is_not_stored(
     """`checked_state` looks whether the state holds together afterwards."""
     create(state, engine, {"dimensions": 3} if engine == "vector" else None)
     assert isinstance(state.collection(operation, "c", body), Rejected)
+
+
+# --- Work that grows with the product of what two callers gave --------------------------------
+
+
+NUMBERS = [0] * 500_000  # one byte each
+CONDITIONS = [{"a": {"$gt": 1}} for _ in range(100)]
+
+
+@pytest.fixture
+def large(state: State) -> State:
+    create(state, "document")
+    write(state, "document_insert", {"document": {"_id": "a", "a": NUMBERS}})
+    return state
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters"),
+    [
+        ("document_delete", {"filter": {"$or": CONDITIONS}}),
+        ("document_update", {"filter": {"$or": CONDITIONS}, "merge": {"b": 1}}),
+        ("document_update", {"id": "a", "update": {"$pull": {"a": {"$in": [], "$gt": 1}}}}),
+    ],
+)
+def test_many_conditions_on_a_large_document_are_refused(
+    large: State, operation: str, parameters: Parameters
+) -> None:
+    refused = write(large, operation, parameters)
+    if "id" in parameters:  # a few are no harm
+        assert isinstance(refused, CollectionResult)
+        many = {"$pull": {"a": {"$nor": [{"b": each} for each in CONDITIONS]}}}
+        refused = write(large, operation, {"id": "a", "update": many})
+    assert isinstance(refused, Rejected)
+    assert "conditions, too many" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("operation", "parameters"),
+    [
+        ("document_find", {"filter": {"$or": CONDITIONS}}),
+        ("document_find", {"filter": {"$or": CONDITIONS}, "sort": {"a": 1}}),
+        ("document_count", {"filter": {"$or": CONDITIONS}}),
+        ("document_distinct", {"field": "a", "filter": {"$or": CONDITIONS}}),
+        ("document_aggregate", {"pipeline": [{"$match": {"$or": CONDITIONS}}]}),
+    ],
+)
+def test_reads_of_it_are_refused_as_well(
+    large: State, operation: str, parameters: Parameters
+) -> None:
+    with pytest.raises(InvalidArgument, match="conditions, too many"):
+        large.query("c", operation, **parameters)
+
+
+def test_what_a_vectors_filter_wants_is_looked_up_not_searched(state: State) -> None:
+    """Five thousand items against a thousand arrays took two seconds for each vector."""
+    create(state, "vector", {"dimensions": 1})
+    items: list[Any] = [[each] for each in range(5_000)]
+    document = {"id": "a", "vector": [1], "metadata": {"a": items, "n": None, "o": {"b": [1.0]}}}
+    write(state, "vector_insert", {"documents": [document]})
+    wanted: list[Any] = [[-each - 1] for each in range(999)]
+
+    def count(condition: Parameters) -> int:
+        found: int = state.query("c", "vector_count", filter=condition)["count"]
+        return found
+
+    conditions = [{"a": {"$in": [*wanted, [20_000 + each]]}} for each in range(20)]
+    assert count({"$or": conditions}) == 0
+    assert count({"a": {"$in": [*wanted, [4_999.0]]}}) == 1
+    assert count({"a": {"$in": [items]}}) == 1
+    assert count({"o": {"b": [1]}}) == 1
+    assert count({"o": {"b": [True]}}) == 0
+    assert (
+        count({"n": None}) == count({"absent": None}) == count({"absent": {"$in": [None, 1]}}) == 1
+    )
+
+
+def test_a_deletion_by_filter_goes_in_steps_of_work(state: State) -> None:
+    create(state, "vector", {"dimensions": 1})
+    for start in range(0, 200, 100):
+        documents = [
+            {"id": f"{each:03}", "vector": [1], "metadata": {"a": "x" * 10_000}}
+            for each in range(start, start + 100)
+        ]
+        write(state, "vector_insert", {"documents": documents})
+    condition = {"$or": [{"a": "y"}, {"a": {"$gt": "z"}}, *({"b": each} for each in range(20))]}
+    parameters: Parameters = {"filter": condition}
+    steps = 0
+    while True:
+        answer = unpack_value(write(state, "vector_delete", parameters).answer)
+        assert answer["deleted"] == 0
+        steps += 1
+        if answer["next_cursor"] is None:
+            break
+        parameters = {"filter": condition, "cursor": answer["next_cursor"]}
+    assert 4 < steps < 20
