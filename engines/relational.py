@@ -23,6 +23,7 @@ from engines.relational_pages import (
     ROWID_MAX,
     Database,
     Interrupted,
+    OutOfMemory,
     SQLError,
     is_full,
     is_taken,
@@ -190,7 +191,7 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
         try:
             columns, rows, more = _answer(database, sql, params, ROWS_MAX, room)
         except (SQLError, InvalidArgument, ValueError) as error:
-            if database.trouble is not None:
+            if database.trouble is not None or isinstance(error, OutOfMemory):
                 raise  # This replica's trouble, and no refusal, which is every replica's.
             raise _refused(error, rules, place, len(statements)) from error
         if database.last_row_used:
@@ -213,7 +214,7 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
     try:
         database.run_all("COMMIT")
     except SQLError as error:
-        if database.trouble is not None:
+        if database.trouble is not None or isinstance(error, OutOfMemory):
             raise
         raise _refused(error, rules, len(statements) - 1, len(statements)) from error
     return {"results": results}
@@ -246,7 +247,7 @@ def _select(database: Database, view: View, sql: str, params: Any, limit: int) -
     except Interrupted as error:
         raise QueryCancelled("the deadline passed") from error
     except (SQLError, ValueError) as error:
-        if database.trouble is not None:
+        if database.trouble is not None or isinstance(error, OutOfMemory):
             raise
         raise InvalidArgument("parameters.sql", _message(error, rules)) from error
     finally:

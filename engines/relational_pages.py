@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol
 import apsw
 
 from engines.errors import CorruptRecord, EngineError
+from engines.relational_functions import VALUE_BYTES_MAX, bounded_functions
 
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
@@ -39,11 +40,12 @@ _MAIN = "main.db"
 
 # What a statement may need of SQLite at most.
 _LIMITS: Final = {
-    apsw.SQLITE_LIMIT_LENGTH: 8 << 20,  # bytes of a value or row
+    apsw.SQLITE_LIMIT_LENGTH: VALUE_BYTES_MAX,
     apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
     apsw.SQLITE_LIMIT_COLUMN: 500,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 200,
     apsw.SQLITE_LIMIT_COMPOUND_SELECT: 50,
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 256,  # LIKE takes text times pattern
     apsw.SQLITE_LIMIT_ATTACHED: 0,
     apsw.SQLITE_LIMIT_VARIABLE_NUMBER: 10_000,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 50,
@@ -51,6 +53,8 @@ _LIMITS: Final = {
 }
 
 SQLError = apsw.Error
+# What is of one replica, and no refusal by all of them.
+OutOfMemory = apsw.NoMemError
 Interrupted = apsw.InterruptError
 sqlite_version = apsw.sqlite_lib_version
 
@@ -135,6 +139,10 @@ class Database:
             f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY; "
             "PRAGMA foreign_keys = ON"
         )
+        for name, arguments, call in bounded_functions(_plain):
+            connection.create_scalar_function(
+                name, call, arguments, deterministic=True, flags=apsw.SQLITE_INNOCUOUS
+            )
         if writable:
             # Statements that fail are undone by SQLite, commands by the space.
             self.run_all(
@@ -142,8 +150,13 @@ class Database:
                 "PRAGMA secure_delete = ON"
             )
             connection.set_update_hook(self._row_changed)
-            connection.create_scalar_function("random", self._next_random, 0)
-            connection.create_scalar_function("randomblob", self._random_blob, 1)
+            # Innocuous: defaults and triggers may use them, too.
+            for name, draw, arguments in (
+                ("random", self._next_random, 0), ("randomblob", self._random_blob, 1),
+            ):  # fmt: skip
+                connection.create_scalar_function(
+                    name, draw, arguments, flags=apsw.SQLITE_INNOCUOUS
+                )
 
     def run_all(self, statements: str) -> None:
         """Every statement to its end: apsw stops at the first row otherwise."""
@@ -206,6 +219,21 @@ class Database:
     def pages(self) -> int:
         count = self.store.get(_COUNT)
         return 0 if count is None else int.from_bytes(count)
+
+
+_helpers = threading.local()
+
+
+def _plain(name: str, values: tuple[Any, ...]) -> Any:
+    """What SQLite's own function answers, on a connection where none is replaced."""
+    connection = getattr(_helpers, "connection", None)
+    if connection is None:
+        connection = _helpers.connection = apsw.Connection(":memory:")
+        for limit, most in _LIMITS.items():
+            connection.limit(limit, most)
+    marks = ", ".join("?" * len(values))
+    ((found,),) = connection.execute(f"SELECT {name}({marks})", values)
+    return found
 
 
 def _page_key(number: int) -> bytes:
