@@ -12,6 +12,8 @@ import math
 from random import Random
 from typing import Any, NamedTuple
 
+from engines.cursors import encode_cursor, scope_of
+
 Parameters = dict[str, Any]
 Operation = tuple[str, Parameters]
 
@@ -122,3 +124,41 @@ def _places(root: list[Any]) -> list[tuple[Any, Any]]:
             if isinstance(container[key], dict | list):
                 waiting.append(container[key])
     return found
+
+
+# --- Cursors, which callers can make up ------------------------------------------------------
+
+PLACES: tuple[Any, ...] = (
+    b"", b"d", b"da", b"i\x00\x00\x00\x01", b"v", b"va", b"sm\x00" + b"\xff" * 16, b"\xff" * 17,
+    b"x" * 503, b"x" * 504, b"\xff" * 600, b"o" + b"a" * 600, "", "d1", "\x00", "z" * 600, 0, 1, -1,
+    2**53, -(2**53), 2**63 - 1, 2**64 - 1, 1.5, None, True, [], {}, {"start_ms": "x"},
+)  # fmt: skip
+
+
+def with_cursor(engine: str, name: str, given: Parameters, random: Random) -> Parameters:
+    """The request with a cursor of its own scope, and a position that nobody gave out."""
+    bare = {key: value for key, value in given.items() if key != "cursor"}
+    position: Any = random.choice(PLACES)
+    if random.randrange(2):
+        position = [random.choice((position, "sort", "_id", "", "n"))]
+        position += [random.choice(PLACES) for _ in range(random.randrange(3))]
+    if position is None:
+        return given
+    return {**bare, "cursor": encode_cursor(_scope(engine, name, bare), position)}
+
+
+def _scope(engine: str, name: str, given: Parameters) -> Any:
+    """What the engine binds a cursor to."""
+    members = {
+        "document_find": ("filter", "sort", "projection"),
+        "document_distinct": ("field", "filter"),
+        "document_aggregate": ("pipeline",),
+    }
+    if name in members:
+        kind = name.removeprefix("document_")
+        return [kind, *(given.get(member) for member in members[name])]
+    if name == "document_get":
+        return ["get", given.get("ids", [given.get("id")]), given.get("projection")]
+    if engine == "document":
+        return [given.get("filter", {}), given.get("update", given.get("merge"))]
+    return given.get("filter") if engine == "vector" else scope_of(name, given)

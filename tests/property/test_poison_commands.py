@@ -29,7 +29,7 @@ from engines.registry import BUILT_IN, Registry
 from engines.validation import NOW_MS_MAX
 from engines.vector import VectorEngine
 from node.http_views import dump
-from tests.property.odd_parameters import Odd, mutated, odd
+from tests.property.odd_parameters import Odd, mutated, odd, with_cursor
 from tests.property.odd_records import DOCUMENT, GRAPH, RELATIONAL
 from tests.property.odd_searches import TEXT, TIMESERIES, VECTOR
 from tests.unit.engine_state import State
@@ -100,6 +100,8 @@ def prepared(sample: Odd, random: Random) -> list[Step]:
             given = mutated(given, random, 3)
         if not storable(given):
             continue
+        if random.randrange(4) == 0:
+            given = with_cursor(engine.name, name, given, random)
         try:
             steps.append((name, engine.prepare(name, given)))
         except InvalidArgument:
@@ -174,6 +176,8 @@ def ask(state: State, sample: Odd, random: Random) -> None:
     name, given = random.choice(sample.reads)
     if random.randrange(4):
         given = mutated(given, random, 3)
+    if random.randrange(4) == 0 and storable(given):
+        given = with_cursor(sample.engine, name, given, random)
     for _ in range(3):
         if not storable(given):
             return
