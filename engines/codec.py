@@ -71,10 +71,10 @@ def unpack_value(packed: bytes | memoryview) -> Value:
     return value
 
 
-def check_value(value: object, field: str) -> None:
+def check_value(value: object, field: str, depth_max: int = VALUE_DEPTH_MAX) -> None:
     """Raises InvalidArgument, naming the place within `field`, for what cannot be stored."""
     try:
-        _check(value, VALUE_DEPTH_MAX)
+        _check(value, depth_max)
     except _Unfit as error:
         path = "".join(reversed(error.path))
         raise InvalidArgument(f"{field}{path}", str(error)) from None

@@ -17,10 +17,11 @@ from engines.document_expressions import (
     STATE_BYTES,
     Accumulator,
     Expression,
+    must_fit,
     parse_expression,
     present,
 )
-from engines.document_filter import Filter, parse_filter
+from engines.document_filter import Filter, must_be_light, parse_filter
 from engines.document_find import Search
 from engines.document_order import order_key
 from engines.document_parameters import ANSWER_BYTES_MAX, LIMIT_DEFAULT, LIMIT_MAX, Fields
@@ -85,9 +86,12 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
 def _source(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Rows:
     """The documents, by the best plan for a $match in front."""
     wanted = Filter(lambda _: True, (), False, 0)
+    where = f"{field}[0].$match"
     if given and "$match" in given[0]:
-        wanted = parse_filter(given[0]["$match"], f"{field}[0].$match")
-    return (record.document() for _, record in Search(view, settings, wanted, ()).walk())
+        wanted = parse_filter(given[0]["$match"], where)
+    for _, record in Search(view, settings, wanted, ()).walk():
+        must_be_light(wanted, len(record.packed), where)
+        yield record.document()
 
 
 def _stage(given: object, field: str, budget: _Budget) -> Stage:
@@ -134,6 +138,8 @@ def _project(body: Any, field: str, budget: _Budget) -> Stage:
             value = expression(row)
             if value is not MISSING:
                 found[name] = value
+        if computed:
+            must_fit(found, field)
         return found
 
     return lambda rows: map(project, rows)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from engines.codec import Value, check_value, pack_value
 from engines.cursors import encode_cursor
-from engines.document_filter import Filter, parse_filter
+from engines.document_filter import Filter, must_be_light, parse_filter
 from engines.document_items import DOCUMENTS_END, Record, document_key, find_record, unpack_record
 from engines.document_parameters import (
     DOCUMENT_BYTES_MAX,
@@ -273,6 +273,7 @@ def _step(documents: Documents, body: Body) -> _Step:
             return _Step(records, last)
         examined += weight
         size += weight * len(record.packed)
+        must_be_light(wanted, len(record.packed), f"{ROOT}.filter")
         if wanted.matches(record.document()):
             if len(records) == body["limit"]:
                 return _Step(records, records[-1].id)

@@ -18,6 +18,9 @@ from engines.errors import InvalidArgument
 Expression = Callable[[Any], Any]  # of a document; MISSING: there is nothing
 
 _INTEGER_MIN, _INTEGER_MAX = -(1 << 63), (1 << 64) - 1  # what an answer can hold
+MADE_VALUES_MAX: Final = 1_000_000  # within what one expression makes of one document
+MADE_BYTES_MAX: Final = 16 << 20  # of text in it
+MADE_DEPTH_MAX: Final = 100
 STATE_BYTES: Final = 64  # counted for an accumulator beside what it keeps
 
 
@@ -28,6 +31,12 @@ def parse_expression(given: Any, field: str) -> Expression:
             return lambda document: document
         path = parse_path(given[1:], field)
         return lambda document: value_at(document, path)
+    if isinstance(given, dict | list | tuple):
+        return _bounded(_composite(given, field), field)
+    return lambda document: given
+
+
+def _composite(given: Any, field: str) -> Expression:
     if isinstance(given, dict):
         if set(given) == {"$literal"}:
             literal = given["$literal"]
@@ -37,10 +46,53 @@ def parse_expression(given: Any, field: str) -> Expression:
                 raise InvalidArgument(f"{field}.{name}", "is no expression; known: $literal")
         members = {name: parse_expression(each, f"{field}.{name}") for name, each in given.items()}
         return lambda document: _object(members, document)
-    if isinstance(given, list | tuple):
-        items = [parse_expression(each, f"{field}[{place}]") for place, each in enumerate(given)]
-        return lambda document: [present(item(document)) for item in items]
-    return lambda document: given
+    items = [parse_expression(each, f"{field}[{place}]") for place, each in enumerate(given)]
+    return lambda document: [present(item(document)) for item in items]
+
+
+def _bounded(expression: Expression, field: str) -> Expression:
+    """Refuses what is made too large or too deep: a stage can name a document many times, and
+    the next one what came of that."""
+
+    def evaluate(document: Any) -> Any:
+        value = expression(document)
+        if value is not MISSING:
+            must_fit(value, field)
+        return value
+
+    return evaluate
+
+
+def must_fit(value: Any, field: str) -> None:
+    """Raises InvalidArgument: what was made is too large, or nested too deep."""
+    if not _fits(value):
+        raise InvalidArgument(
+            field,
+            f"makes a value of over {MADE_VALUES_MAX} values, {MADE_BYTES_MAX} bytes or "
+            f"{MADE_DEPTH_MAX} levels",
+        )
+
+
+def _fits(value: Any) -> bool:
+    """Looked at level by level, and no further than a bound allows."""
+    level, count, size = [value], 0, 0
+    for _ in range(MADE_DEPTH_MAX):
+        count += len(level)
+        following: list[Any] = []
+        for each in level:
+            if each.__class__ is dict:
+                size += sum(map(len, each))
+                following.extend(each.values())
+            elif each.__class__ is list:
+                following.extend(each)
+            elif each.__class__ is str or each.__class__ is bytes:
+                size += len(each)
+            if count + len(following) > MADE_VALUES_MAX or size > MADE_BYTES_MAX:
+                return False
+        if not following:
+            return True
+        level = following
+    return False
 
 
 def present(value: Any) -> Any:

@@ -17,6 +17,7 @@ from engines.errors import InvalidArgument
 
 CONDITIONS_MAX: Final = 1_000  # of one filter
 OPERANDS_MAX: Final = 1_000  # of $in, $nin, $all
+TRIED_BYTES_MAX: Final = 32 << 20  # of one document, times the conditions: some 10 s at worst
 
 Matcher = Callable[[Any], bool]  # of a document, or of an item of an array
 Test = Callable[[list[Any]], bool]  # of the values that a path reaches
@@ -49,11 +50,32 @@ def parse_filter(given: object, field: str) -> Filter:
     return Filter(matches, tuple(conditions), parser.regex, parser.count)
 
 
-def parse_item_test(given: object, field: str) -> tuple[ValueTest, bool]:
-    """What $pull and $elemMatch ask of an item: operators on it, a filter if it is an object,
-    or a value that it equals. The second: does it search texts?"""
+class ItemTest(NamedTuple):
+    """What $pull asks of an item. `regex`, `size`: as of `Filter`."""
+
+    test: ValueTest
+    regex: bool
+    size: int
+
+
+def parse_item_test(given: object, field: str) -> ItemTest:
+    """Operators on an item, a filter if it is an object, or a value that it equals.
+
+    Raises InvalidArgument.
+    """
     parser = _Parser()
-    return parser.item_test(given, field), parser.regex
+    test = parser.item_test(given, field)
+    return ItemTest(test, parser.regex, max(1, parser.count))
+
+
+def must_be_light(wanted: Filter, document_bytes: int, field: str) -> None:
+    """Raises InvalidArgument: that many conditions on a document that large could take minutes,
+    and nothing interrupts them. `document_bytes`: packed; an array's item may be one byte."""
+    if wanted.size * document_bytes > TRIED_BYTES_MAX:
+        raise InvalidArgument(
+            field,
+            f"has {wanted.size} conditions, too many for a document of {document_bytes} bytes",
+        )
 
 
 class _Parser:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
-from engines.document_filter import Filter, parse_filter
+from engines.document_filter import Filter, must_be_light, parse_filter
 from engines.document_indexes import indexes_of
 from engines.document_items import Record, find_record, load_state
 from engines.document_order import order_key
@@ -86,6 +86,12 @@ class Search:
         }
 
 
+def matches(wanted: Filter, record: Record, document: Any) -> bool:
+    """Raises InvalidArgument: too many conditions for a document that large."""
+    must_be_light(wanted, len(record.packed), f"{ROOT}.filter")
+    return wanted.matches(document)
+
+
 def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
     """document_find. Raises InvalidArgument, CorruptRecord, QueryCancelled."""
     fields = Fields(parameters, "filter", "projection", "sort", "limit", "cursor", "explain")
@@ -121,7 +127,7 @@ def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk, Val
     last = b""
     for place, record in walk:
         document = record.document()
-        if search.filter.matches(document):
+        if matches(search.filter, record, document):
             if not page.add(record, document):
                 return walk, [search.plan.name, last]
             last = place
@@ -143,7 +149,7 @@ def _sorted(
     walk = search.walk()
     for _, record in walk:
         document = record.document()
-        if not search.filter.matches(document):
+        if not matches(search.filter, record, document):
             continue
         place = sort_key(document, sort), record.id
         if after is not None and place <= after:
@@ -196,7 +202,8 @@ def count(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]
     search = Search(view, settings, wanted, ())
     if not fields.members("filter"):
         return {"count": search.state.documents}
-    return {"count": sum(wanted.matches(record.document()) for _, record in search.walk())}
+    found = (matches(wanted, record, record.document()) for _, record in search.walk())
+    return {"count": sum(found)}
 
 
 def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
@@ -213,7 +220,7 @@ def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, A
     found = _Distinct(after or b"", limit)
     for _, record in Search(view, settings, wanted, ()).walk():
         document = record.document()
-        if wanted.matches(document):
+        if matches(wanted, record, document):
             for value in reached(document, path):
                 for each in value if value.__class__ is list else (value,):
                     view.step()

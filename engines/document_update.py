@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-from engines.document_filter import parse_item_test
+from engines.codec import pack_value
+from engines.document_filter import TRIED_BYTES_MAX, parse_item_test
 from engines.document_order import is_number, order_key
 from engines.document_paths import MISSING, Path, item_number, parse_path
 from engines.engine import Refused
@@ -273,8 +274,8 @@ def _add_to_set(operation: _Operation, _: set[Path]) -> Change:
 
 
 def _pull(operation: _Operation, _: set[Path]) -> Change:
-    test, regex = parse_item_test(operation.operand, operation.field)
-    if regex:
+    wanted = parse_item_test(operation.operand, operation.field)
+    if wanted.regex:
         raise InvalidArgument(operation.field, "$regex is for reads only")
 
     def change(document: dict[str, Any]) -> None:
@@ -284,7 +285,10 @@ def _pull(operation: _Operation, _: set[Path]) -> Change:
         array = found[0][found[1]]
         if array.__class__ is not list:
             operation.refuse("what is there is no array")
-        array[:] = [item for item in array if not test(item)]
+        # Items may be large, too; a document of bytes is as long at least as it has items.
+        if wanted.size > 1 and wanted.size * len(pack_value(array)) > TRIED_BYTES_MAX:
+            operation.refuse(f"has {wanted.size} conditions, too many for an array that large")
+        array[:] = [item for item in array if not wanted.test(item)]
 
     return change
 

@@ -165,6 +165,7 @@ def graph_shortest_path(view: View, given: Mapping[str, Any]) -> Value:
     best: dict[str, tuple[float, str | None, str | None]] = {start: (0, None, None)}
     waiting: list[tuple[float, str]] = [(0, start)]
     done: set[str] = set()
+    beyond = False  # was there a path whose cost no float holds?
     while waiting:
         cost, node = heapq.heappop(waiting)
         if node in done:
@@ -176,9 +177,12 @@ def graph_shortest_path(view: View, given: Mapping[str, Any]) -> Value:
         for end in ends(view, node, direction, types):
             budget.edge()
             new = cost + (1 if weight is None else _weight(_edge(view, end), weight))
-            if new <= most and (end.other not in best or new < best[end.other][0]):
+            beyond = beyond or new == inf
+            if new <= most and new < inf and (end.other not in best or new < best[end.other][0]):
                 best[end.other] = (new, node, end.edge)
                 heapq.heappush(waiting, (new, end.other))
+    if beyond and most == inf:
+        raise InvalidArgument(f"{PREFIX}.weight", "the path's cost is beyond a float's range")
     return {"found": False, "cost": None, "visited": len(done), "nodes": [], "edges": []}
 
 

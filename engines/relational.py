@@ -7,7 +7,6 @@ See `relational_pages.py` for how, and `relational_rules.py` for what SQL may no
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +20,10 @@ from engines.interfaces import RejectCode
 from engines.relational_pages import (
     NO_PAGES,
     PAGE_BYTES,
+    ROWID_MAX,
     Database,
     Interrupted,
+    OutOfMemory,
     SQLError,
     is_full,
     is_taken,
@@ -195,9 +196,15 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
         try:
             columns, rows, more = _answer(database, sql, params, ROWS_MAX, room)
         except (SQLError, InvalidArgument, ValueError) as error:
-            if database.trouble is not None:
+            if database.trouble is not None or isinstance(error, OutOfMemory):
                 raise  # This replica's trouble, and no refusal, which is every replica's.
             raise _refused(error, rules, place, len(statements)) from error
+        if database.last_row_used:
+            raise Refused(
+                RejectCode.LIMIT_EXCEEDED,
+                f"the rowid {ROWID_MAX} cannot be used: SQLite would choose later ones by chance",
+                _field(place, len(statements)),
+            )
         if more:
             raise Refused(RejectCode.LIMIT_EXCEEDED, "the statements return too much")
         result: dict[str, Value] = {
@@ -212,14 +219,18 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
     try:
         database.run_all("COMMIT")
     except SQLError as error:
-        if database.trouble is not None:
+        if database.trouble is not None or isinstance(error, OutOfMemory):
             raise
         raise _refused(error, rules, len(statements) - 1, len(statements)) from error
     return {"results": results}
 
 
+def _field(place: int, count: int) -> str:
+    return "parameters.sql" if count == 1 else f"parameters.statements[{place}].sql"
+
+
 def _refused(error: Exception, rules: Rules, place: int, count: int) -> Refused:
-    field = "parameters.sql" if count == 1 else f"parameters.statements[{place}].sql"
+    field = _field(place, count)
     if isinstance(error, Interrupted):
         message = f"takes more than {STEPS_MAX} steps of SQLite"
         return Refused(RejectCode.LIMIT_EXCEEDED, message, field)
@@ -241,7 +252,7 @@ def _select(database: Database, view: View, sql: str, params: Any, limit: int) -
     except Interrupted as error:
         raise QueryCancelled("the deadline passed") from error
     except (SQLError, ValueError) as error:
-        if database.trouble is not None:
+        if database.trouble is not None or isinstance(error, OutOfMemory):
             raise
         raise InvalidArgument("parameters.sql", _message(error, rules)) from error
     finally:
@@ -264,13 +275,17 @@ def _answer(
 
     cursor.exec_trace = trace
     rows: list[Value] = []
-    for row in cursor.execute(sql, _bound(params)):
-        shown = [_shown(value) for value in row]
-        room -= sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
-        if len(rows) == limit or (room < 0 and rows):
-            cursor.close(True)
-            return columns, rows, True
-        rows.append(shown)
+    try:
+        for row in cursor.execute(sql, _bound(params)):
+            shown = [_shown(value) for value in row]
+            room -= sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
+            if len(rows) == limit or (room < 0 and rows):
+                cursor.close(True)
+                return columns, rows, True
+            rows.append(shown)
+    except KeyError as error:
+        # What apsw says of an object that lacks a name of the statement.
+        raise ValueError(f"params hold no value for {error.args[0]}") from error
     return columns, rows, False
 
 
@@ -309,7 +324,7 @@ def _check_param(value: Any, field: str) -> None:
             raise InvalidArgument(field, 'an object must be {"base64": text}: a blob')
         try:
             base64.b64decode(value["base64"], validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error, or text beyond ASCII
             raise InvalidArgument(field, "is not base64") from None
     elif isinstance(value, list):
         raise InvalidArgument(field, "cannot be an array")

@@ -16,6 +16,7 @@ The only importer of apsw. Source: sqlite.org/fileformat2.html, sqlite.org/vfs.h
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
@@ -24,23 +25,27 @@ from typing import Any, Final, Protocol
 import apsw
 
 from engines.errors import CorruptRecord, EngineError
+from engines.relational_functions import VALUE_BYTES_MAX, bounded_functions
 
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
+RANDOM_BYTES_MAX: Final = 1 << 20  # of one call of randomblob
 _PAGE = b"p"
 _COUNT = b"n"  # an item: how many pages there are
 _PAGES_MAX = (1 << 32) - 2
+ROWID_MAX: Final = (1 << 63) - 1
 _JULIAN_EPOCH_MS = 210_866_760_000_000  # of 1970, as SQLite counts: since 4714 BC
 _VFS = "hivemem-items"
 _MAIN = "main.db"
 
 # What a statement may need of SQLite at most.
 _LIMITS: Final = {
-    apsw.SQLITE_LIMIT_LENGTH: 8 << 20,  # bytes of a value or row
+    apsw.SQLITE_LIMIT_LENGTH: VALUE_BYTES_MAX,
     apsw.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
     apsw.SQLITE_LIMIT_COLUMN: 500,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 200,
     apsw.SQLITE_LIMIT_COMPOUND_SELECT: 50,
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 256,  # LIKE takes text times pattern
     apsw.SQLITE_LIMIT_ATTACHED: 0,
     apsw.SQLITE_LIMIT_VARIABLE_NUMBER: 10_000,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 50,
@@ -48,6 +53,8 @@ _LIMITS: Final = {
 }
 
 SQLError = apsw.Error
+# What is of one replica, and no refusal by all of them.
+OutOfMemory = apsw.NoMemError
 Interrupted = apsw.InterruptError
 sqlite_version = apsw.sqlite_lib_version
 
@@ -94,13 +101,16 @@ class Database:
 
     `store` may be exchanged between statements: SQLite looks whether the first page has changed
     before it trusts what it has cached. `trouble` is what went wrong below SQLite, which knows
-    no more of it than that a page could not be read.
+    no more of it than that a page could not be read. `last_row_used`: a write gave a row the
+    greatest rowid there is. SQLite chooses the rowids after that one by chance, by a generator
+    that is the process's own.
     """
 
     def __init__(self, store: PageStore, *, writable: bool) -> None:
         self.store = store
         self.trouble: BaseException | None = None
         self.now_ms: int | None = None  # None: there is no now
+        self.last_row_used = False
         self._random: Iterator[int] | None = None
         name = _vfs().register(self)
         try:
@@ -129,14 +139,24 @@ class Database:
             f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY; "
             "PRAGMA foreign_keys = ON"
         )
+        for name, arguments, call in bounded_functions(_plain):
+            connection.create_scalar_function(
+                name, call, arguments, deterministic=True, flags=apsw.SQLITE_INNOCUOUS
+            )
         if writable:
             # Statements that fail are undone by SQLite, commands by the space.
             self.run_all(
                 f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA journal_mode = MEMORY; "
                 "PRAGMA secure_delete = ON"
             )
-            connection.create_scalar_function("random", self._next_random, 0)
-            connection.create_scalar_function("randomblob", self._random_blob, 1)
+            connection.set_update_hook(self._row_changed)
+            # Innocuous: defaults and triggers may use them, too.
+            for name, draw, arguments in (
+                ("random", self._next_random, 0), ("randomblob", self._random_blob, 1),
+            ):  # fmt: skip
+                connection.create_scalar_function(
+                    name, draw, arguments, flags=apsw.SQLITE_INNOCUOUS
+                )
 
     def run_all(self, statements: str) -> None:
         """Every statement to its end: apsw stops at the first row otherwise."""
@@ -151,14 +171,19 @@ class Database:
     def close(self) -> None:
         self.connection.close(True)
 
+    def _row_changed(self, kind: int, database: str, table: str, row: int) -> None:
+        if row == ROWID_MAX and kind != apsw.SQLITE_DELETE:
+            self.last_row_used = True
+
     def _next_random(self, *_: Any) -> int:
         assert self._random is not None
         return next(self._random)
 
     def _random_blob(self, *given: Any) -> bytes:
         (size,) = given
-        wanted = max(1, int(size or 0))
-        if wanted > 1 << 20:
+        endless = size in (math.inf, -math.inf)
+        wanted = RANDOM_BYTES_MAX + 1 if endless else max(1, int(size or 0))
+        if wanted > RANDOM_BYTES_MAX:
             raise ValueError("randomblob: at most 1 MiB")
         numbers = (self._next_random() for _ in range(-(-wanted // 8)))
         return b"".join(number.to_bytes(8, signed=True) for number in numbers)[:wanted]
@@ -194,6 +219,21 @@ class Database:
     def pages(self) -> int:
         count = self.store.get(_COUNT)
         return 0 if count is None else int.from_bytes(count)
+
+
+_helpers = threading.local()
+
+
+def _plain(name: str, values: tuple[Any, ...]) -> Any:
+    """What SQLite's own function answers, on a connection where none is replaced."""
+    connection = getattr(_helpers, "connection", None)
+    if connection is None:
+        connection = _helpers.connection = apsw.Connection(":memory:")
+        for limit, most in _LIMITS.items():
+            connection.limit(limit, most)
+    marks = ", ".join("?" * len(values))
+    ((found,),) = connection.execute(f"SELECT {name}({marks})", values)
+    return found
 
 
 def _page_key(number: int) -> bytes:

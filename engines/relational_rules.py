@@ -16,7 +16,7 @@ _PRAGMAS: Final = frozenset(
     {
         "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
         "foreign_key_list", "foreign_key_check", "integrity_check", "quick_check", "page_count",
-        "freelist_count", "database_list", "function_list", "collation_list", "compile_options",
+        "freelist_count", "function_list", "collation_list", "compile_options",
     }
 )  # fmt: skip
 _MODULES: Final = frozenset({"fts5", "rtree"})  # of virtual tables

@@ -75,6 +75,8 @@ class View:
     def get(self, key: bytes) -> bytes | None:
         """The item's value. Raises CorruptRecord."""
         self.step()
+        if len(key) > ITEM_KEY_BYTES_MAX:
+            return None
         physical = self.collection.id + key
         record = self._txn.get(physical, db=self._database)
         return None if record is None else unseal("items", physical, record)
@@ -82,7 +84,8 @@ class View:
     def range(
         self, first: bytes = b"", last: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[Item]:
-        """Items whose key is >= `first` and < `last` (None: all), in order of their keys.
+        """Items whose key is >= `first` and < `last` (None: all), in order of their keys. The
+        ends may be longer than keys can be.
 
         Raises CorruptRecord, QueryCancelled.
         """
@@ -195,6 +198,8 @@ class Space:
         self._written[key] = value
 
     def _stored(self, key: bytes) -> bytes | None:
+        if len(key) > ITEM_KEY_BYTES_MAX:
+            return None
         physical = self.collection.id + key
         record = self._table.get(physical)
         return None if record is None else unseal("items", physical, record)
@@ -233,12 +238,23 @@ def after_prefix(prefix: bytes) -> bytes | None:
 
 
 def _bounds(identity: bytes, first: bytes, last: bytes | None) -> tuple[bytes, bytes]:
-    if last is not None:
-        return identity + first, identity + last
+    """As physical keys, none of them longer than one can be: LMDB refuses those."""
     following = after_prefix(identity)
     if following is None:
         raise CorruptRecord("collections", identity, "an id that cannot be")
-    return identity + first, following
+    low = _storable(first)
+    high = None if last is None else _storable(last)
+    return (
+        following if low is None else identity + low,
+        following if high is None else identity + high,
+    )
+
+
+def _storable(end: bytes) -> bytes | None:
+    """The least key that can be and is not less than `end`; None: there is none."""
+    if len(end) <= ITEM_KEY_BYTES_MAX:
+        return end
+    return after_prefix(end[:ITEM_KEY_BYTES_MAX])
 
 
 def _walk(

@@ -105,6 +105,9 @@ class StateMachine:
         self.on_replaced: Callable[[], None] | None = None
         # Hears of the records that each apply changed, after its commit; see `scan.py`.
         self.on_records: Callable[[Sequence[Watched]], None] | None = None
+        # Hears of operations that an engine could not do for a reason that it does not know of:
+        # a defect of the engine, or of who proposed the command. They were refused.
+        self.on_unforeseen: Callable[[str, Exception], None] | None = None
         self.digests: dict[int, Digest] = {}  # by log index, of the newest Checkpoints
         self.registry = registry or load_registry()
         self.indexes = DerivedIndexes(store)
@@ -192,6 +195,9 @@ class StateMachine:
             (self.indexes.dropped if gone else self.indexes.altered)(identity)
         if items:
             self.indexes.changed(items, self._applied_index)
+        if self.on_unforeseen is not None:
+            for operation, error in application.unforeseen:
+                self.on_unforeseen(operation, error)
         if tally.watched and self.on_records is not None:
             self.on_records(tally.watched)
         if changes and self.on_changes is not None:
@@ -319,6 +325,11 @@ class _Application:
     def ended(self) -> dict[bytes, bool]:
         """Collections whose derived indexes are of no use any more: are they gone, too?"""
         return {} if self._collections is None else self._collections.ended
+
+    @property
+    def unforeseen(self) -> list[tuple[str, Exception]]:
+        """Operations, and what they raised though engines should not."""
+        return [] if self._collections is None else self._collections.unforeseen
 
     def digest(self) -> Digest:
         """The hash tree, once it is finished."""

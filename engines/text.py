@@ -111,7 +111,9 @@ class TextEngine:
             return {"deleted": sum(space.delete(_key(identity)) for identity in body)}
         ids: list[Value] = []
         inserted = 0
-        for place, document in enumerate(body):
+        for place, given in enumerate(body):
+            # Looked at again: what is none would be stored, and break what reads it.
+            document = document_of(given, f"parameters.documents[{place}]", ID_BYTES_MAX)
             unknown = set(document["fields"]) - set(settings["fields"])
             if unknown:
                 raise Refused(

@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from engines.codec import Malformed, Value
+from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.engine import Engine, Kind, Parameters, Settings, Stamp, Upkeep
-from engines.errors import UnknownCommand
 from engines.space import Space, View
 from engines.timeseries_append import apply_append, prepare_append
 from engines.timeseries_check import problems
@@ -65,10 +64,7 @@ class TimeSeries:
     def apply(
         self, space: Space, settings: Settings, operation: str, body: Any, stamp: Stamp
     ) -> Value:
-        try:
-            return _APPLY[operation](space, settings, body, stamp.now_ms)
-        except Malformed as error:
-            raise UnknownCommand(f"{operation}: {error}") from error
+        return _APPLY[operation](space, settings, body, stamp.now_ms)
 
     def altered(self, space: Space, old: Settings, new: Settings) -> None:
         """Nothing stored depends on them: chunks keep the size they have."""

@@ -39,7 +39,7 @@ from engines.timeseries_columns import (
 )
 from engines.timeseries_parameters import one_name, one_number, one_time
 from engines.timeseries_retention import Budget, cutoff_ms, drop_expired
-from engines.timeseries_series import Name, Series, find_series, keep_series, make_name
+from engines.timeseries_series import Name, Series, find_series, keep_series
 
 APPEND_POINTS_MAX: Final = 10_000  # of one append
 APPEND_SERIES_MAX: Final = 1_000
@@ -80,7 +80,8 @@ def apply_append(space: Space, settings: Mapping[str, Any], body: Any, now_ms: i
     given = added = late = 0
     for metric, tags, times, values in body:
         columns = from_bytes(times, values)
-        series = find_series(space, make_name(metric, tags))
+        # Names are looked at again: one that is none would be a damaged record afterwards.
+        series = find_series(space, one_name(metric, tags, PREFIX))
         kept = columns.between(cutoff_ms(series, settings, now_ms), TIME_MS_MAX)
         before = series.points
         series = writer.write(series, kept)

@@ -8,7 +8,7 @@ types are never in order to each other, and a boolean is no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from engines.errors import InvalidArgument
@@ -32,6 +32,7 @@ class Filter(NamedTuple):
     matches: Predicate
     equality: Equality | None  # to find candidates by
     only: bool  # is the equality all that there is?
+    size: int = 1  # conditions, each of which may look at all that is in the field
 
 
 _MISSING: Final = object()
@@ -39,7 +40,8 @@ _MISSING: Final = object()
 
 def compile_filter(given: object, field: str) -> Filter:
     """Raises InvalidArgument, naming the place within `field`."""
-    return _Compiler().all_of(given, field)
+    compiler = _Compiler()
+    return compiler.all_of(given, field)._replace(size=max(1, compiler.conditions))
 
 
 def scalar(value: object) -> Scalar | None:
@@ -63,7 +65,7 @@ def found(metadata: Metadata, path: str) -> object:
 
 class _Compiler:
     def __init__(self) -> None:
-        self._conditions = 0
+        self.conditions = 0
 
     def all_of(self, given: object, field: str) -> Filter:
         """An object: every member of it has to match."""
@@ -134,8 +136,8 @@ class _Compiler:
         )
 
     def _count(self, field: str) -> None:
-        self._conditions += 1
-        if self._conditions > CONDITIONS_MAX:
+        self.conditions += 1
+        if self.conditions > CONDITIONS_MAX:
             raise InvalidArgument(field, f"is beyond {CONDITIONS_MAX} conditions of one filter")
 
 
@@ -173,42 +175,39 @@ def _equal(path: str, wanted: object) -> Filter:
 
 
 def _one_of(path: str, wanted: Sequence[object]) -> Filter:
-    keys = [scalar(value) for value in wanted]
-    scalars = frozenset(key for key in keys if key is not None)
-    others = [value for value, key in zip(wanted, keys, strict=True) if key is None]
+    """The time that a match takes does not depend on how many are wanted."""
+    scalars = frozenset(key for value in wanted if (key := scalar(value)) is not None)
+    if all(scalar(value) is not None for value in wanted):
+
+        def simple(metadata: Metadata) -> bool:
+            value = found(metadata, path)
+            if scalar(value) in scalars:
+                return True
+            return isinstance(value, list) and any(scalar(each) in scalars for each in value)
+
+        # A scalar is found by its posting, anything else is not.
+        return Filter(simple, Equality(path, scalars), True)
+    keys = frozenset(map(_key, wanted))
+    absent = _key(None) in keys
 
     def matches(metadata: Metadata) -> bool:
         value = found(metadata, path)
-        if scalar(value) in scalars:
+        if value is _MISSING:
+            return absent
+        if _key(value) in keys:
             return True
-        if isinstance(value, list) and any(scalar(each) in scalars for each in value):
-            return True
-        return any(_same(value, each) for each in others)
+        return isinstance(value, list) and any(_key(each) in keys for each in value)
 
-    whole = not others  # a scalar is found by its posting, anything else is not
-    return Filter(matches, Equality(path, scalars) if whole else None, whole)
+    return _plain(matches)
 
 
-def _same(value: object, wanted: object) -> bool:
-    """Is a stored value, or an element of it, equal to one that is no scalar?"""
-    if wanted is None and value is _MISSING:
-        return True
-    if _identical(value, wanted):
-        return True
-    return isinstance(value, list) and any(_identical(each, wanted) for each in value)
-
-
-def _identical(left: object, right: object) -> bool:
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_identical, left, right))
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return left.keys() == right.keys() and all(
-            _identical(value, right[name]) for name, value in left.items()
-        )
-    key = scalar(left)
-    if key is not None or scalar(right) is not None:
-        return key == scalar(right)
-    return type(left) is type(right) and left == right
+def _key(value: object) -> Hashable:
+    """A key under which equal values meet, whatever they are."""
+    if isinstance(value, list | tuple):
+        return "l", tuple(map(_key, value))
+    if isinstance(value, Mapping):
+        return "m", frozenset((name, _key(each)) for name, each in value.items())
+    return scalar(value) or ("o", value)
 
 
 def _ordered(path: str, name: str, bound: object, field: str) -> Filter:

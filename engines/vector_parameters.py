@@ -43,6 +43,12 @@ def vector(value: object, field: str) -> bytes:
     found = _encoded(value, field) if isinstance(value, Mapping) else _numbers(value, field)
     if not 1 <= len(found) <= DIMENSIONS_MAX:
         raise InvalidArgument(field, f"has {len(found)} components; from 1 to {DIMENSIONS_MAX}")
+    return checked(found.tobytes(), field)
+
+
+def checked(values: bytes, field: str) -> bytes:
+    """`values`: little-endian f32. Raises InvalidArgument: a component that is none."""
+    found = np.frombuffer(values, dtype="<f4")
     # Written so that a NaN, which compares with nothing, is outside.
     outside = ~(np.abs(found) <= COMPONENT_MAX)
     if outside.any():
@@ -50,7 +56,7 @@ def vector(value: object, field: str) -> bytes:
         raise InvalidArgument(
             f"{field}[{place}]", f"must be a finite number within ±{COMPONENT_MAX:g}"
         )
-    return found.tobytes()
+    return values
 
 
 def _numbers(value: object, field: str) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from engines.codec import Value
 from engines.errors import InvalidArgument
 from engines.parameters import choice, closed, integer, members, required, text
 from engines.text_index import TOKENIZERS
-from engines.vector_parameters import DIMENSIONS_MAX, MODEL_BYTES_MAX, NORM_MIN
+from engines.vector_parameters import DIMENSIONS_MAX, MODEL_BYTES_MAX, NORM_MIN, Floats
 
 METRICS: Final = ("cos", "l2sq", "ip")
 SCALARS: Final = ("f32", "f16", "i8", "b1")
@@ -71,9 +72,18 @@ def stored(settings: Mapping[str, Any], vector: bytes, field: str) -> bytes:
             place = int(wrong.argmax())
             raise InvalidArgument(f"{field}[{place}]", "must be 0 or 1, as scalar is b1")
         return np.packbits(values.astype(np.uint8)).tobytes()
-    if settings["metric"] == "cos" and float(np.linalg.norm(values)) < NORM_MIN:
+    if settings["metric"] == "cos" and _is_zero(values):
         raise InvalidArgument(field, "is zero, or nearly, and has no direction: metric is cos")
     return vector
+
+
+def _is_zero(values: Floats) -> bool:
+    """Is the vector shorter than NORM_MIN? The same on every machine: how numpy adds depends on
+    the processor, so what it finds near the bound is computed exactly."""
+    length = float(np.linalg.norm(values))
+    if not NORM_MIN / 2 < length < NORM_MIN * 2:
+        return length < NORM_MIN
+    return math.fsum(each * each for each in values.tolist()) < NORM_MIN * NORM_MIN
 
 
 def shown(settings: Mapping[str, Any], vector: bytes) -> list[Value]:

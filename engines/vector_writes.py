@@ -8,7 +8,7 @@ from typing import Any, Final
 from engines.codec import Value, check_value, pack_value
 from engines.cursors import decode_cursor, encode_cursor, refuse_cursor
 from engines.engine import Parameters, Refused, Settings, Stamp
-from engines.errors import InvalidArgument
+from engines.errors import CorruptRecord, InvalidArgument
 from engines.interfaces import RejectCode
 from engines.parameters import array, closed, members, required, text
 from engines.space import Space
@@ -20,12 +20,15 @@ from engines.vector_parameters import (
     METADATA_BYTES_MAX,
     MODEL_BYTES_MAX,
     TEXT_BYTES_MAX,
+    checked,
     identities,
     vector,
 )
 from engines.vector_settings import stored
 
 EXAMINED_MAX: Final = 1_000  # items that one deletion by filter looks at
+# Of their metadata, times the conditions of the filter; the last item may exceed it.
+EXAMINED_BYTES_MAX: Final = 8 << 20
 _PREFIX: Final = "parameters."
 
 
@@ -147,12 +150,12 @@ def _write(space: Space, settings: Settings, body: Any, stamp: Stamp, *, replace
     for place, (given, values, metadata, words) in enumerate(body["documents"]):
         field = f"parameters.documents[{place}]"
         identity = f"{stamp.seed:016x}-{place:04x}" if given is None else given
-        key = item_key(identity)
+        key = item_key(text(identity, f"{field}.id", ID_BYTES_MAX, 1))
         exists = space.get(key) is not None
         if exists and not replace:
             raise Refused(RejectCode.ITEM_EXISTS, f"there is a vector {identity}", f"{field}.id")
-        own = stored(settings, values, f"{field}.vector")
-        space.put(key, pack_item(Item(own, metadata, words)))
+        own = _own(settings, values, f"{field}.vector")
+        space.put(key, pack_item(Item(own, _sound(metadata, key), words)))
         replaced += exists
         ids.append(identity)
     if space.items > settings["vectors_max"] and len(ids) > replaced:
@@ -174,10 +177,10 @@ def _update(space: Space, settings: Settings, body: Any) -> Value:
         )
     item = unpack_item(key, value)
     if body["vector"] is not None:
-        own = stored(settings, body["vector"], "parameters.data.vector")
+        own = _own(settings, body["vector"], "parameters.data.vector")
         item = item._replace(vector=own)
     if body["metadata"] is not None:
-        item = item._replace(metadata=body["metadata"])
+        item = item._replace(metadata=_sound(body["metadata"], key))
     if body["retext"]:
         item = item._replace(text=body["text"])
     new = pack_item(item)
@@ -186,20 +189,37 @@ def _update(space: Space, settings: Settings, body: Any) -> Value:
     return {"id": body["id"], "changed": new != value}
 
 
+def _own(settings: Settings, values: bytes, field: str) -> bytes:
+    """The vector as it is stored. Raises InvalidArgument, also for what `prepare` refuses."""
+    return stored(settings, checked(values, field), field)
+
+
+def _sound(metadata: bytes, key: bytes) -> bytes:
+    """Raises InvalidArgument: no packed object, which would be a damaged record afterwards."""
+    try:
+        check_value(unpack_metadata(metadata, key), "parameters.metadata")
+    except CorruptRecord as error:
+        raise InvalidArgument("parameters.metadata", error.reason) from error
+    return metadata
+
+
 def _delete(space: Space, body: Any) -> Value:
     if "ids" in body:
         deleted = sum(space.delete(item_key(identity)) for identity in body["ids"])
         return {"deleted": deleted, "next_cursor": None}
-    matches = compile_filter(body["filter"], "parameters.filter").matches
+    wanted = compile_filter(body["filter"], "parameters.filter")
+    looked_at = 0
     doomed: list[bytes] = []
     last, more = b"", False
     first = body["after"] + b"\x00" if body["after"] else PREFIX
     for examined, (key, value) in enumerate(space.range(first)):
-        if examined == EXAMINED_MAX:
+        if examined == EXAMINED_MAX or looked_at > EXAMINED_BYTES_MAX:
             more = True
             break
         last = key
-        if matches(unpack_metadata(unpack_item(key, value).metadata, key)):
+        metadata = unpack_item(key, value).metadata
+        looked_at += wanted.size * len(metadata)
+        if wanted.matches(unpack_metadata(metadata, key)):
             doomed.append(key)
     for key in doomed:
         space.delete(key)

@@ -17,7 +17,7 @@ from engines.errors import Compacted, InvalidArgument
 from engines.read_requests import ReadRequest, Shown
 from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, Unavailable
-from node.reads import ReadOptions
+from node.reads import Priority, ReadOptions
 from node.replica_choice import LoadBalancing, ReplicaChoice
 
 T = TypeVar("T")
@@ -97,6 +97,8 @@ class BalancedReads:
                 shown = await self._ask(node, session, request, options, seconds)
             except (ClusterError, Unavailable, DeadlineExceeded) as error:
                 failure = error
+                if _shed(error, options):
+                    continue
                 if self._clock.monotonic() - begun < CUT_OFF_SHARE * seconds:
                     self.choice.of(node).blamed(self._clock.monotonic())
                 elif seconds >= usual:  # else the caller had less patience than is fair
@@ -164,3 +166,9 @@ class BalancedReads:
             raise
         figures.answered(self._clock.monotonic() - begun)
         return shown
+
+
+def _shed(error: Exception, options: ReadOptions) -> bool:
+    """Was it turned away for its low priority? That says nothing of what others would get."""
+    overloaded = isinstance(error, Unavailable) and error.code == "OVERLOADED"
+    return overloaded and options.priority is Priority.LOW

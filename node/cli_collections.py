@@ -41,6 +41,11 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     query.add_argument("--consistency", choices=("linearizable", "leader", "stale"))
     query.add_argument(
+        "--priority",
+        choices=("low", "medium", "high", "critical"),
+        help="of a read, while the node has more to do than threads",
+    )
+    query.add_argument(
         "--request-id", metavar="ID", help="repeats with the same id are applied only once"
     )
 
@@ -144,6 +149,7 @@ async def _query(client: HivememClient, options: argparse.Namespace) -> int:
         options.operation,
         _object(text, "JSON"),
         consistency=options.consistency,
+        priority=options.priority,
         request_id=options.request_id,
     )
     if options.output == "json":

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, TypeVar, cast
 
 from node import client_wire as wire
 from node.client_retry import Call, Reply
-from node.client_types import JSON, Consistency
+from node.client_types import JSON, Consistency, Priority
 from node.clock import Clock
 
 T = TypeVar("T")
@@ -163,18 +163,24 @@ class CollectionCalls(ABC):
         writes: bool | None = None,
         consistency: Consistency | None = None,
         max_staleness_ms: int | None = None,
+        priority: Priority | None = None,
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> QueryResult:
         """One operation on a collection; docs/engines/ lists them.
 
+        `priority`: of a read that has to wait for a thread; medium unless given.
         `writes` None: asked of a node the first time, by operation. A write is repeated with
         the same request id, so that it is applied once. Raises: HivememError's subclasses.
         """
         if writes is None:
             writes = await self._is_write(operation, timeout_ms)
         requirements = wire.without_none(
-            {"consistency": consistency, "max_staleness_ms": max_staleness_ms}
+            {
+                "consistency": consistency,
+                "max_staleness_ms": max_staleness_ms,
+                "priority": priority,
+            }
         )
         fields: wire.Fields = {
             "namespace": namespace,

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypedDict
 
 Json = dict[str, object] | list[object] | str | int | float | bool | None
 Consistency = Literal["linearizable", "leader", "stale", "strong", "weak", "eventual"]
+Priority = Literal["low", "medium", "high", "critical"]
 ChangeType = Literal["put", "delete", "expire"]
 
 TEXT = "text/plain; charset=utf-8"

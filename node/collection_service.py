@@ -163,7 +163,9 @@ class CollectionService:
         work = partial(_packed, query, operation.engine if writes else None)
         # A million numbers are looked at, prepared and packed for a third of a second.
         small = query.size <= INLINE_BYTES_MAX
-        packed = work() if small else await self._threads.offload(work, deadline)
+        packed = (
+            work() if small else await self._threads.offload(work, deadline, query.read.priority)
+        )
         if writes:
             result, log_index = await self._write(
                 query.namespace, query.collection, query.operation, packed, query.request_id,

@@ -200,8 +200,9 @@ def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
     writer.start()
     stack.callback(writer.stop)
     transport = _transport(config, data_dir, clock)
-    executor = ThreadPoolExecutor(HttpLimits().read_threads_max, thread_name_prefix="reader")
-    threads = ReaderThreads(executor, clock)
+    limits = HttpLimits()
+    executor = ThreadPoolExecutor(limits.read_threads_max, thread_name_prefix="reader")
+    threads = ReaderThreads(executor, clock, limits)
     return Shared(
         config,
         clock,

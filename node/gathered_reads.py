@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from engines.collection_requests import QueryAnswer, QueryCollection, query_together
 from engines.errors import EngineError
 from engines.read_requests import Shown
+from node.reads import Priority
 
 if TYPE_CHECKING:
     from node.local_reads import Readers, ReaderThreads
@@ -29,6 +30,7 @@ Answered: TypeAlias = Shown[QueryAnswer] | EngineError | None
 
 class _Member(NamedTuple):
     request: QueryCollection
+    priority: Priority
     answered: asyncio.Future[Answered]
 
 
@@ -58,18 +60,20 @@ class GatheredReads:
         lines = self._lines.values()
         return sum(not each.answered.done() for line in lines for each in line.waiting)
 
-    async def ask(self, request: QueryCollection, deadline: float) -> Shown[QueryAnswer] | None:
+    async def ask(
+        self, request: QueryCollection, deadline: float, priority: Priority = Priority.MEDIUM
+    ) -> Shown[QueryAnswer] | None:
         """What it finds; None: it is to be run by itself.
 
-        Raises what its run would, and DeadlineExceeded. Whoever is gone is left out of a group
-        that has not started; a group stops when nobody waits for it any more.
+        Raises what its run would, DeadlineExceeded and Unavailable (OVERLOADED). Whoever is gone
+        is left out of a group that has not started; a group stops when nobody waits for it.
         """
         if request.operation not in self._operations:
             return None
         if len(request.parameters) > PARAMETER_BYTES_MAX:
             return None
         key = (request.namespace, request.session, request.operation)
-        member = _Member(request, asyncio.get_running_loop().create_future())
+        member = _Member(request, priority, asyncio.get_running_loop().create_future())
         line = self._lines.setdefault(key, _Line())
         line.waiting.append(member)
         self._start(key, line)
@@ -86,7 +90,8 @@ class GatheredReads:
             if not group:
                 break
             line.groups += 1
-            work = self._threads.start(partial(self._answer, group))
+            urgent = max((each.priority for each in group), key=lambda each: each.level)
+            work = asyncio.ensure_future(self._threads.queued(partial(self._answer, group), urgent))
             work.add_done_callback(partial(self._tell, key, line, group))
         if not line.groups:
             self._lines.pop(key, None)

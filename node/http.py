@@ -216,6 +216,7 @@ class HttpServer:
                 request_bytes,
                 response_bytes,
                 lambda: self._door.open_count,
+                parts.service.reads,
             )
         )
         self._targets = self._build_targets()

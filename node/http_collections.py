@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from engines.catalog import Collection
@@ -25,7 +26,7 @@ from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit
 from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
 from node.http_wire import Answer, BodyReader, Call
-from node.reads import STALENESS_MS_MAX, Consistency, ReadOptions
+from node.reads import PRIORITIES, STALENESS_MS_MAX, Consistency, Priority, ReadOptions
 from node.replica_choice import LoadBalancing
 from node.service import Service
 
@@ -49,7 +50,7 @@ _QUERY = frozenset(
         "timeout_ms",
     }
 )
-_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities"})
+_REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities", "priority"})
 _ROUTING = frozenset({"load_balancing", "preferred", "excluded"})
 NAMES_MAX = 64  # capabilities, or nodes, in one request
 _NONE: frozenset[str] = frozenset()
@@ -215,11 +216,14 @@ def _names_in(fields: Fields, name: str) -> tuple[str, ...]:
 
 
 def _read_options(fields: Fields) -> ReadOptions:
-    return read_options(
+    options = read_options(
         fields.optional_text("consistency"),
         fields.optional_integer("max_staleness_ms", 0, STALENESS_MS_MAX),
         path="requirements.",
     )
+    if "priority" not in fields:
+        return options
+    return replace(options, priority=Priority(fields.choice("priority", PRIORITIES)))
 
 
 def _view(collection: Collection) -> Json:

@@ -51,6 +51,8 @@ class HttpLimits:
     watch_frames_bytes_max: int = _limit(8 * MIB, "bytes")  # encoded events shared by watches
     snapshot_streams_max: int = _limit(2, "streams")  # each holds two MiB of its snapshot
     read_threads_max: int = _limit(2, "threads")  # scans and large encodings; more wait
+    # For a thread; of low priority half as many, of medium three quarters (node/read_queue.py).
+    reads_waiting_max: int = _limit(1024, "reads")
 
     def figures(self) -> dict[str, tuple[int, str]]:
         """Every limit in force: `http.name` → (value, unit)."""

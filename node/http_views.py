@@ -35,7 +35,8 @@ from node.views import ClusterView, StatusView
 Json = dict[str, object]
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# What is no number is no JSON either: better an error than what no client can read.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _KINDS = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TypeVar, cast
 
@@ -15,6 +15,9 @@ from engines.read_requests import ReadRequest, Shown
 from node.clock import Clock
 from node.errors import DeadlineExceeded
 from node.gathered_reads import GatheredReads
+from node.http_limits import HttpLimits
+from node.read_queue import ReadQueue
+from node.reads import Priority
 
 T = TypeVar("T")
 
@@ -25,19 +28,29 @@ Readers = Callable[[], AbstractContextManager[KvReader]]
 class ReaderThreads:
     """The threads for what would hold up the loop for milliseconds. Loop thread only."""
 
-    def __init__(self, executor: Executor, clock: Clock) -> None:
+    def __init__(self, executor: Executor, clock: Clock, limits: HttpLimits | None = None) -> None:
+        """`executor`: of `limits.read_threads_max` threads."""
+        limits = limits or HttpLimits()
         self._executor = executor
         self._clock = clock
+        self.queue = ReadQueue(limits.read_threads_max, limits.reads_waiting_max, clock.monotonic)
 
-    async def offload(self, work: Callable[[], T], deadline: float) -> T:
-        """Run `work` on a reader thread.
+    async def offload(
+        self, work: Callable[[], T], deadline: float, priority: Priority = Priority.MEDIUM
+    ) -> T:
+        """Run `work` on a reader thread, when its turn comes.
 
-        Raises: DeadlineExceeded; the work then ends by itself: pages are bounded, and queries
-        look whether they are still waited for.
+        Raises: Unavailable (OVERLOADED: too many wait), DeadlineExceeded; the work then ends by
+        itself: pages are bounded, and queries look whether they are still waited for.
         """
-        return await self.until(deadline, self.start(work))
+        return await self.until(deadline, self.queued(work, priority))
 
-    async def until(self, deadline: float, work: asyncio.Future[T]) -> T:
+    async def queued(self, work: Callable[[], T], priority: Priority) -> T:
+        """The same without a deadline. Raises: Unavailable (OVERLOADED)."""
+        await self.queue.enter(priority)
+        return await self._run(work)
+
+    async def until(self, deadline: float, work: Awaitable[T]) -> T:
         """What `work` returns. Raises DeadlineExceeded; `work` is then cancelled."""
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
@@ -45,13 +58,33 @@ class ReaderThreads:
         except TimeoutError:
             raise DeadlineExceeded("the read did not finish within its deadline") from None
 
-    async def on_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` on a reader thread, however long it takes: what follows a write."""
-        return await self.start(work)
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Holds its place among those that run for as long as the thread is at it."""
+        loop, left = asyncio.get_running_loop(), self.queue.leave
+        try:
+            running = self._executor.submit(work)
+        except BaseException:
+            left()
+            raise
+        try:
+            return await asyncio.wrap_future(running)
+        finally:
+            if running.done():
+                left()
+            else:
 
-    def start(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Begin `work` on a reader thread as soon as one is free."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+                def ended(_: object) -> None:
+                    with suppress(RuntimeError):  # the loop has ended, and the queue with it
+                        loop.call_soon_threadsafe(left)
+
+                running.add_done_callback(ended)
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` on a reader thread, however long it takes: what follows a write, or a read.
+
+        It does not queue behind reads: what it ends holds memory until it is done.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 class LocalReads:
@@ -71,19 +104,22 @@ class LocalReads:
         self._readers = readers
         self._threads = threads
 
-    async def run(self, request: ReadRequest[T], deadline: float) -> Shown[T]:
-        """What the state holds now. Raises: EngineError, DeadlineExceeded."""
+    async def run(
+        self, request: ReadRequest[T], deadline: float, priority: Priority = Priority.MEDIUM
+    ) -> Shown[T]:
+        """What the state holds now. Raises: EngineError, DeadlineExceeded, Unavailable
+        (OVERLOADED)."""
         if not request.offload:
             return self._run(request)
         asked: object = request
         if self._gathered is not None and isinstance(asked, QueryCollection):
-            found = await self._gathered.ask(asked, deadline)
+            found = await self._gathered.ask(asked, deadline, priority)
             if found is not None:
                 return cast(Shown[T], found)
         wanted = True
         try:
             work = partial(self._run, request, lambda: not wanted)
-            return await self._threads.offload(work, deadline)
+            return await self._threads.offload(work, deadline, priority)
         finally:
             wanted = False  # A query that goes on for long looks at this.
 

@@ -24,6 +24,8 @@ from prometheus_client.registry import Collector
 
 from cluster.contact import GAP_SECONDS
 from node.admission import Admission, ByteBudget
+from node.read_queue import ReadQueue
+from node.reads import PRIORITIES
 from node.views import GroupFigures
 from node.watch_sources import Watches
 
@@ -68,6 +70,7 @@ class Sources:
     request_bytes: ByteBudget
     response_bytes: ByteBudget
     connections: Callable[[], int]
+    reads: ReadQueue
 
 
 class Metrics:
@@ -167,7 +170,10 @@ class _NodeCollector(Collector):
             refused.add_metric([limit], count)
         if sources.watches.figures.refused:
             refused.add_metric(["watches_max"], sources.watches.figures.refused)
+        if shed := sources.reads.shed.total():
+            refused.add_metric(["reads_waiting_max"], shed)
         yield refused
+        yield from _reads(sources.reads)
 
     def _watches(self) -> Iterator[Metric]:
         watches = self._sources.watches
@@ -181,6 +187,21 @@ class _NodeCollector(Collector):
             ("watch_overflows", "Live watches that fell behind", figures.overflows),
         ):
             yield CounterMetricFamily(f"hivemem_{name}", text, value)
+
+
+def _reads(queue: ReadQueue) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily(
+        "hivemem_reads_waiting", "Reads that wait for a thread", labels=["priority"]
+    )
+    shed = CounterMetricFamily(
+        "hivemem_reads_shed", "Reads refused since too many wait", labels=["priority"]
+    )
+    for priority in PRIORITIES:
+        waiting.add_metric([priority.value], queue.waiting[priority])
+        shed.add_metric([priority.value], queue.shed[priority])
+    yield GaugeMetricFamily("hivemem_reads_running", "Reads on a thread", queue.running)
+    yield waiting
+    yield shed
 
 
 def _cumulative(

@@ -38,7 +38,7 @@ from node.openapi_shapes import (
     query_parameter,
     uses,
 )
-from node.reads import CONSISTENCIES, STALENESS_MS_MAX
+from node.reads import CONSISTENCIES, PRIORITIES, STALENESS_MS_MAX, Priority
 from node.replica_choice import Breaker, LoadBalancing
 
 _COLLECTIONS = "/v1/collections"
@@ -254,6 +254,7 @@ def _requirements() -> Schema:
             "consistency": one_of(CONSISTENCIES, default=CONSISTENCIES[0]),
             "max_staleness_ms": integer(0, STALENESS_MS_MAX),
             "capabilities": listed(text(), NAMES_MAX),
+            "priority": one_of(PRIORITIES, default=Priority.MEDIUM),
         },
     )
 

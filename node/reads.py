@@ -1,4 +1,4 @@
-"""How fresh a read must be: the three levels and their bounds."""
+"""How fresh a read must be, the three levels and their bounds; and how soon it is taken."""
 
 from __future__ import annotations
 
@@ -39,6 +39,23 @@ _BY_NAME = {
 CONSISTENCIES = tuple(_BY_NAME)  # every name that callers may use
 
 
+class Priority(enum.StrEnum):
+    """In which order reads are taken that wait for a thread."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def level(self) -> int:
+        """0 is the lowest."""
+        return PRIORITIES.index(self)
+
+
+PRIORITIES = tuple(Priority)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """What a read demands of the state that answers it.
@@ -49,6 +66,7 @@ class ReadOptions:
     consistency: Consistency = Consistency.LINEARIZABLE
     max_staleness_ms: int | None = None  # refuse if no leader was heard for longer
     min_revision: int | None = None  # wait until this revision is applied
+    priority: Priority = Priority.MEDIUM
 
     def __post_init__(self) -> None:
         if self.max_staleness_ms is not None:

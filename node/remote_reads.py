@@ -24,12 +24,13 @@ from node.errors import DeadlineExceeded, HivememError, Unavailable
 from node.http_errors import FATAL, as_hivemem
 from node.http_limits import INLINE_BYTES_MAX, TIMEOUT_MS_MAX
 from node.local_reads import ReaderThreads
-from node.reads import Consistency, ReadOptions, ReplicaLeft
+from node.reads import PRIORITIES, Consistency, Priority, ReadOptions, ReplicaLeft
 
 T = TypeVar("T")
 
 READ: Final = 6  # method; 1 to 5 are those of `forward.py`
 VERSION: Final = 1
+VERSION_PRIORITY: Final = 2  # the head ends with the priority; without: it is the default
 _HEAD = struct.Struct("<BIIBqq")  # version, group, ms, consistency, staleness or -1, revision or -1
 _CONSISTENCIES: Final = (Consistency.LINEARIZABLE, Consistency.LEADER, Consistency.STALE)
 _NONE: Final = -1
@@ -155,21 +156,26 @@ class RemoteReads:
 
 def _head(group: int, options: ReadOptions, timeout_seconds: float) -> bytes:
     staleness, revision = options.max_staleness_ms, options.min_revision
-    return _HEAD.pack(
-        VERSION,
+    plain = options.priority is Priority.MEDIUM  # which nodes of every build can read
+    head = _HEAD.pack(
+        VERSION if plain else VERSION_PRIORITY,
         group,
         min(max(1, int(timeout_seconds * 1000)), TIMEOUT_MS_MAX),
         _CONSISTENCIES.index(options.consistency),
         _NONE if staleness is None else staleness,
         _NONE if revision is None else min(revision, _REVISION_MAX),
     )
+    return head if plain else head + bytes([options.priority.level])
 
 
 def _request(payload: bytes) -> tuple[int, ReadOptions, float, ReadRequest[Any]]:
     """(group, options, seconds that it may take, request). Raises UnknownRead."""
-    if payload[:1] != bytes([VERSION]) or len(payload) < _HEAD.size:
+    version = payload[0] if payload else None
+    size = _HEAD.size + (version == VERSION_PRIORITY)
+    if version not in (VERSION, VERSION_PRIORITY) or len(payload) < size:
         raise UnknownRead("not a read call of a version that this build knows")
     _, group, timeout_ms, consistency, staleness, revision = _HEAD.unpack_from(payload)
+    level = payload[_HEAD.size] if version == VERSION_PRIORITY else Priority.MEDIUM.level
     if consistency >= len(_CONSISTENCIES) or not 1 <= timeout_ms <= TIMEOUT_MS_MAX:
         raise UnknownRead("malformed read: its consistency or its timeout")
     try:
@@ -177,10 +183,11 @@ def _request(payload: bytes) -> tuple[int, ReadOptions, float, ReadRequest[Any]]
             _CONSISTENCIES[consistency],
             None if staleness == _NONE else staleness,
             None if revision == _NONE else revision,
+            PRIORITIES[level],
         )
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise UnknownRead(f"malformed read: {error}") from error
-    return group, options, timeout_ms / 1000, decode_read(memoryview(payload)[_HEAD.size :])
+    return group, options, timeout_ms / 1000, decode_read(memoryview(payload)[size:])
 
 
 def _encode_error(error: HivememError | RemoteCallFailed) -> bytes:

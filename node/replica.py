@@ -168,6 +168,7 @@ class Replica:
         self.hub.on_subscribed = self.group.catch_up
         self.machine.on_changes = self.hub.publish
         self.machine.on_replaced = self.hub.reset
+        self.machine.on_unforeseen = self._refused_unforeseen
         WatchServer(shared.calls.of(self.id), self.hub, shared.threads, self._follows, shared.fail)
         self.quarantine = Quarantine(
             shared.data_dir.group_path(self.id),
@@ -191,6 +192,12 @@ class Replica:
         )  # fmt: skip
         self.integrity.comparison = self.comparison.view
         self.scrub.on_suspect = self.comparison.suspect
+
+    def _refused_unforeseen(self, operation: str, error: Exception) -> None:
+        logger.error(
+            "group %d: %s was refused, since its engine failed at it: a defect of the engine, or "
+            "of the node that proposed it", self.id, operation, exc_info=error,
+        )  # fmt: skip
 
     def _follows(self) -> bool:
         """Is its state that of the group, as far as this node can tell?"""

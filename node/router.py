@@ -134,7 +134,7 @@ class Router(WritePath):
         self._reads.check()
         await self.barrier(options, deadline)
         try:
-            return await self._reads.run(request, deadline)
+            return await self._reads.run(request, deadline, options.priority)
         except StoreFailed:
             self._check_here()  # it was closed because the replica left, which is no failure
             raise

@@ -98,6 +98,7 @@ class Service:
         self._router = router
         self._clock = clock
         self.limits = limits
+        self.reads = threads.queue
         self.offload = threads.offload
         self.on_thread = threads.on_thread
 

@@ -282,7 +282,7 @@ async def open_door(
         ThreadPoolExecutor(2) as executor,
     ):
         group = InMemoryGroup("n1", machine)
-        threads = ReaderThreads(executor, clock)
+        threads = ReaderThreads(executor, clock, limits)
         reads = LocalReads(readers, threads)
         router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER}, reads)
         router.reads = []

@@ -20,7 +20,7 @@ from engines.read_requests import Shown
 from node.balanced_reads import BalancedReads, Routing
 from node.clock import SystemClock
 from node.errors import Unavailable
-from node.reads import STALE
+from node.reads import PRIORITIES, STALE, Consistency, Priority, ReadOptions
 from node.replica_choice import Breaker, LoadBalancing
 from node.session_replicas import SessionReplicas
 
@@ -254,6 +254,29 @@ async def test_a_node_without_readers_left_is_a_failure_of_that_node() -> None:
     answered = await cluster.read(20, LoadBalancing.CAPABILITY_BASED)
     assert answered["a"] == 0
     assert cluster.reads.choice.of("a").breaker is not Breaker.CLOSED
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+async def test_a_read_that_was_turned_away_for_its_priority_breaks_no_replica(
+    priority: Priority,
+) -> None:
+    cluster = Cluster()
+    answer = cluster.read_at
+
+    async def read_at(node: str, *rest: Any) -> Any:
+        if node == "a":
+            raise Unavailable("reads_waiting_max", code="OVERLOADED")
+        return await answer(node, *rest)
+
+    cluster.read_at = read_at  # type: ignore[method-assign]
+    options = ReadOptions(Consistency.STALE, priority=priority)
+    for _ in range(20):
+        routing = Routing(LoadBalancing.CAPABILITY_BASED)
+        request: Any = None
+        _, node = await cluster.reads.read("s", request, options, routing, DEADLINE)
+        assert node != "a"
+    closed = cluster.reads.choice.of("a").breaker is Breaker.CLOSED
+    assert closed is (priority is Priority.LOW)
 
 
 async def test_who_gives_up_leaves_no_request_under_way() -> None:

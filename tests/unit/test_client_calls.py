@@ -263,3 +263,13 @@ def test_encoded_values_decode_to_the_same_bytes(data: bytes):
 def test_an_error_says_the_same_when_shown():
     error = HivememError("what happened", definite=False)
     assert str(error) == error.message
+
+
+async def test_a_query_has_a_priority(client: HivememClient) -> None:
+    await client.create_collection("n", "c", "text")
+    for priority in ("low", "medium", "high", "critical", None):
+        answer = await client.query("n", "c", "text_count", priority=priority)
+        assert answer["result"] == {"count": 0}
+    with pytest.raises(BadRequest) as refused:
+        await client.query("n", "c", "text_count", priority="urgent")  # type: ignore[arg-type]
+    assert refused.value.field == "requirements.priority"

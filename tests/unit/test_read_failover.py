@@ -100,7 +100,7 @@ class Reads:
         if self.known:
             raise REFUSAL
 
-    async def run(self, request: Any, until: float) -> Any:
+    async def run(self, request: Any, until: float, priority: Any) -> Any:
         raise REFUSAL
 
 

@@ -104,7 +104,7 @@ class ScriptedReads:
         if self.check_error is not None:
             raise self.check_error
 
-    async def run(self, request, deadline):
+    async def run(self, request, deadline, priority):
         if self.run_error is not None:
             raise self.run_error
         return Shown(request, 3)

@@ -95,7 +95,7 @@ async def test_a_read_that_meets_the_closed_state_is_answered_there():
     there = There()
 
     class Closed(ScriptedReads):
-        async def run(self, request, deadline):
+        async def run(self, request, deadline, priority):
             router.leave(there)
             raise StoreFailed("closed")
 
@@ -109,7 +109,7 @@ async def test_what_asks_for_this_nodes_state_alone_hears_that_it_left():
     router, _, _ = make()
 
     class Closed(ScriptedReads):
-        async def run(self, request, deadline):
+        async def run(self, request, deadline, priority):
             router.leave(There())
             raise StoreFailed("closed")
 
@@ -125,7 +125,7 @@ async def test_a_failing_disk_is_not_mistaken_for_it():
     router, _, _ = make()
 
     class Broken(ScriptedReads):
-        async def run(self, request, deadline):
+        async def run(self, request, deadline, priority):
             raise StoreFailed("I/O error")
 
     router._reads = Broken()

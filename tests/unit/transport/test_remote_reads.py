@@ -41,7 +41,14 @@ from engines.read_requests import (
 from node.clock import SystemClock
 from node.errors import DeadlineExceeded, InternalError, Unavailable
 from node.local_reads import LocalReads, ReaderThreads
-from node.reads import LINEARIZABLE, Consistency, ReadOptions, ReplicaLeft
+from node.reads import (
+    LINEARIZABLE,
+    PRIORITIES,
+    Consistency,
+    Priority,
+    ReadOptions,
+    ReplicaLeft,
+)
 from node.remote_reads import READ, DamagedReplica, RemoteReads
 from node.router import Router
 from tests.unit.engine_state import State
@@ -293,6 +300,19 @@ async def test_a_malformed_call_is_refused_and_nothing_is_read(both: Both, paylo
     assert answer[:1] == b"\x01"
     assert json.loads(answer[1:])["error"] == "RemoteCallFailed"
     assert not both.reads.seen
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+async def test_a_priority_travels(both: Both, priority: Priority) -> None:
+    options = ReadOptions(Consistency.STALE, priority=priority)
+    await both.a.read("b", GROUP, KEY, options, SECONDS)
+    assert both.reads.seen[-1][0] == options
+
+
+async def test_a_priority_that_is_none_is_refused(both: Both) -> None:
+    payload = b"\x02" + HEAD[1:] + NONE_TWICE + b"\x04" + REST
+    answer = await both.pair.a.call("b", READ, payload, SECONDS)
+    assert json.loads(answer[1:])["error"] == "RemoteCallFailed"
 
 
 async def test_the_same_call_well_formed_is_answered(both: Both) -> None:

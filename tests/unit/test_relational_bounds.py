@@ -1,0 +1,119 @@
+"""What one step of SQLite may take, and what it may not decide for one replica alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.errors import InvalidArgument
+from engines.interfaces import CollectionResult, Rejected
+from engines.relational_functions import PRODUCT_MAX, bounded_functions
+from engines.relational_pages import Database
+from tests.unit.engine_state import State, checked_state
+from tests.unit.test_poison_commands import create, sql
+
+OWN = apsw.Connection(":memory:")
+NAMES = {each.name: each.arguments for each in bounded_functions(lambda *_: None)}
+VALUES = st.one_of(
+    st.text(st.sampled_from("ab \x00é😀"), max_size=6),
+    st.binary(max_size=4),
+    st.none(),
+    st.integers(-100, 100),
+    st.sampled_from([0.5, 1e20, -0.0, 1e300]),
+)
+
+
+@pytest.fixture
+def crm(tmp_path: Path) -> Iterator[State]:
+    with checked_state(tmp_path / "state") as state:
+        create(state, "relational")
+        sql(state, "CREATE TABLE t (n INTEGER PRIMARY KEY, v)")
+        yield state
+
+
+class NoPages:
+    def get(self, key: bytes) -> bytes | None:
+        return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(values=st.tuples(VALUES, VALUES, VALUES))
+def test_functions_answer_as_sqlites_own_do(name: str, values: tuple[object, ...]) -> None:
+    given = values[: NAMES[name]]
+    database = connections.setdefault("one", Database(NoPages(), writable=True))
+    statement = f"SELECT {name}({', '.join('?' * len(given))})"
+
+    def answer(connection: apsw.Connection) -> object:
+        try:
+            ((found,),) = connection.execute(statement, given)
+        except UnicodeDecodeError:  # a blob that was taken for text
+            return "no text"
+        return found, type(found)
+
+    assert answer(database.connection) == answer(OWN)
+
+
+connections: dict[str, Database] = {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trim(printf('%.*c', 8000000, 'a'), printf('%.*c', 8000000, 'b'))",
+        "instr(printf('%.*c', 8000000, 'a'), printf('%.*c', 4000000, 'a') || 'b')",
+        "replace(printf('%.*c', 8000000, 'a'), printf('%.*c', 4000000, 'a') || 'b', '')",
+        "replace(printf('%.*c', 8000000, 'a'), 'a', printf('%.*c', 8000000, 'b'))",
+        "unhex(printf('%.*c', 8000000, 'a'), printf('%.*c', 8000000, 'b'))",
+        "unhex(zeroblob(8000000), zeroblob(8000000))",
+        "'a' LIKE printf('%.*c', 300, 'a')",
+        "'a' GLOB printf('%.*c', 300, 'a')",
+    ],
+)
+def test_a_step_that_would_take_for_ever_is_refused(crm: State, text: str) -> None:
+    """Nothing would interrupt it, and every replica would be at it again after its restart."""
+    refused = sql(crm, f"INSERT INTO t VALUES (1, {text})")
+    assert isinstance(refused, Rejected)
+    with pytest.raises(InvalidArgument) as error:
+        crm.query("c", "sql_query", sql=f"SELECT {text}")
+    assert error.value.field == "parameters.sql"
+
+
+def test_sizes_below_the_bound_are_no_matter(crm: State) -> None:
+    half = int(PRODUCT_MAX**0.5)
+    text = f"SELECT instr(printf('%.*c', {half}, 'a'), printf('%.*c', {half}, 'a'))"
+    assert crm.query("c", "sql_query", sql=text)["rows"] == [[1]]
+
+
+def test_functions_may_stand_in_a_schema(crm: State) -> None:
+    for statement in (
+        "CREATE TABLE s (v, w AS (trim(v, ' ')) STORED, r DEFAULT (random()), "
+        "CHECK (instr(v, 'x') = 0))",
+        "CREATE INDEX i ON s (replace(v, 'a', 'b'))",
+        "CREATE TRIGGER g AFTER INSERT ON s BEGIN UPDATE t SET v = hex(randomblob(4)); END",
+        "INSERT INTO t VALUES (1, NULL)",
+        "INSERT INTO s (v) VALUES (' abc ')",
+    ):
+        assert isinstance(sql(crm, statement), CollectionResult), statement
+    found = crm.query("c", "sql_query", sql="SELECT w FROM s WHERE replace(v, 'a', 'b') = ' bbc '")
+    assert found["rows"] == [["abc"]]
+    ((drawn,),) = crm.query("c", "sql_query", sql="SELECT length(v) FROM t")["rows"]
+    assert drawn == 8
+
+
+def test_a_lack_of_memory_is_no_refusal(crm: State) -> None:
+    """It is of this replica alone: the others would do the write."""
+    statement = "INSERT INTO t VALUES (1, zeroblob(4000000))"
+    apsw.hard_heap_limit(apsw.memory_used() + (2 << 20))
+    try:
+        with pytest.raises(apsw.NoMemError):
+            sql(crm, statement)
+        with pytest.raises(apsw.NoMemError):
+            crm.query("c", "sql_query", sql="SELECT hex(zeroblob(3000000))")
+    finally:
+        apsw.hard_heap_limit(0)
+    assert isinstance(sql(crm, statement), CollectionResult)
