@@ -11,11 +11,12 @@ from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.counters import load_counters
 from engines.derived import DerivedIndex, DerivedIndexes
 from engines.engine import Engine, Kind
-from engines.errors import InvalidArgument, UnknownRead
+from engines.errors import InvalidArgument, QueryCancelled, UnknownRead
 from engines.registry import Registry
-from engines.result_cache import Request
+from engines.result_cache import Kept, Request
 from engines.space import View
 from engines.store import Snapshot
+from engines.tuning import Tuning
 
 NO_COLLECTION = "COLLECTION_NOT_FOUND"
 
@@ -37,7 +38,9 @@ class CollectionReader:
         registry: Registry,
         indexes: DerivedIndexes | None,
         stop: Callable[[], bool],
+        tuning: Tuning | None = None,
     ) -> None:
+        self._tuning = Tuning() if tuning is None else tuning
         self._snapshot = snapshot
         self.applied_index = applied_index
         self._registry = registry
@@ -84,7 +87,7 @@ class CollectionReader:
     def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
         """The same, packed, and out of the cache where it is there. `packed`: parameters.
 
-        Raises also UnknownRead.
+        Raises also UnknownRead; QueryCancelled, if it is not to be computed on this thread.
         """
         collection = self.find(namespace, name)
         engine, kind = self._reading(collection, operation)
@@ -92,13 +95,20 @@ class CollectionReader:
         results = None
         if kind is Kind.READ and self._indexes is not None:
             results = self._indexes.results
+        tuning = self._tuning
         kept = None if results is None else results.get(request)
         if kept is not None:
-            return Answer(kept, collection)
-        value, volatile = self._answered(collection, engine, operation, _unpacked(packed))
+            tuning.found(kept.note)
+            return Answer(kept.answer, collection)
+        if tuning.brief and operation not in getattr(engine, "brief", ()):
+            raise QueryCancelled("it may take long")
+        parameters = _unpacked(packed)
+        tuning.begin(collection, operation, parameters)
+        value, volatile = self._answered(collection, engine, operation, parameters)
         found = pack_value(value)
+        note = tuning.end()
         if results is not None and not volatile:
-            results.put(request, found)
+            results.put(request, Kept(found, note))
         return Answer(found, collection)
 
     def _reading(self, collection: Collection, operation: str) -> tuple[Engine, Kind]:
@@ -120,13 +130,18 @@ class CollectionReader:
         """The answer, and whether the same question may have another one next time."""
         index = self._index(collection, engine)
         items = self._snapshot.databases.items
-        view = View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
+        view = View(
+            self._snapshot.txn, items, collection, self.applied_index, self._stop, index,
+            self._tuning,
+        )  # fmt: skip
         return engine.query(view, collection.settings, operation, parameters), view.volatile
 
     def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
         if self._indexes is None:
             return None
         make = partial(engine.index, collection.settings)
+        if self._tuning.brief and not self._indexes.is_ready(collection.id, make):
+            raise QueryCancelled("an index is to be built first")
         return self._indexes.ready(collection.id, make, partial(self._fresh_view, collection))
 
     def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:

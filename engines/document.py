@@ -51,6 +51,8 @@ class DocumentEngine:
         **dict.fromkeys(_WRITES, Kind.WRITE),
     }
 
+    brief: frozenset[str] = frozenset(_READS)
+
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         return parse_settings(given, current)
 

@@ -59,8 +59,11 @@ def choose(
     for condition in conditions:
         by_path.setdefault(condition.path, []).append(condition)
     best = _documents_plan(by_path.get(_ID, ()), sort)
+    if best.rank[0]:
+        return best
     for place, (index, state) in enumerate(indexes):
-        if state.built is None:
+        # Most indexes have nothing to do with a request, which is seen at their first field.
+        if state.built is None and (sort or index.fields[0] in by_path):
             plan = _index_plan(place, index, state, by_path, sort)
             if plan.rank > best.rank:
                 best = plan

@@ -82,6 +82,8 @@ class WritableStore(PageStore, Protocol):
 class _NoPages:
     """Of a connection that waits to be used."""
 
+    stopped = True
+
     def get(self, key: bytes) -> bytes | None:
         raise EngineError("a database is read outside of a query")
 

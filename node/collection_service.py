@@ -7,9 +7,8 @@ write is checked here as far as it can be without the collection, and then decid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from engines.catalog import Collection
 from engines.codec import Value, check_value, pack_value, unpack_value
@@ -38,8 +37,7 @@ from node.service import Router
 SEED_BITS = 63
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One operation on one collection."""
 
     namespace: str
@@ -53,8 +51,7 @@ class Query:
     routing: Routing | None = None  # of a stale read; None: this node answers
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a query was answered. `log_index`: of the write, or of the state that was read;
     `served_by`: id of the replica that a balanced read was answered by."""
 

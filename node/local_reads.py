@@ -9,8 +9,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
+from engines.collection_requests import QueryCollection
+from engines.errors import QueryCancelled
 from engines.kv import KvReader
 from engines.read_requests import ReadRequest, Shown
+from engines.tuning import Tuning
 from node.clock import Clock
 from node.errors import DeadlineExceeded
 
@@ -62,14 +65,35 @@ class LocalReads:
         """What the state holds now. Raises: EngineError, DeadlineExceeded."""
         if not request.offload:
             return self._run(request)
+        tuning = None
+        asked: object = request  # of one type among many, for the type checker
+        if isinstance(asked, QueryCollection):
+            # Handing a read to a thread and back takes longer than most queries do. So each is
+            # tried here, and ends at the first look at whether it is still wanted.
+            tuning = Tuning(brief=True)
+            try:
+                return self._run(request, _at_once, tuning)
+            except QueryCancelled:
+                tuning = Tuning()
         wanted = True
         try:
-            work = partial(self._run, request, lambda: not wanted)
+            work = partial(self._run, request, lambda: not wanted, tuning)
             return await self._threads.offload(work, deadline)
         finally:
             wanted = False  # A query that goes on for long looks at this.
 
-    def _run(self, request: ReadRequest[T], stop: Callable[[], bool] = lambda: False) -> Shown[T]:
+    def _run(
+        self,
+        request: ReadRequest[T],
+        stop: Callable[[], bool] = lambda: False,
+        tuning: Tuning | None = None,
+    ) -> Shown[T]:
         with self._readers() as reader:
             reader.stop = stop
+            reader.tuning = tuning
             return request.run(reader)
+
+
+def _at_once() -> bool:
+    """Nobody waits for what takes long."""
+    return True

@@ -14,7 +14,7 @@ from engines.codec import pack_value, unpack_value
 from engines.collection_requests import QueryCollection
 from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
 from engines.interfaces import CollectionResult, RejectCode, Rejected
-from engines.relational import RELATIONAL
+from engines.relational import RANDOM_MAX, RELATIONAL
 from tests.unit.engine_state import State
 
 PEOPLE = "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, age INT)"
@@ -271,3 +271,19 @@ def test_randomness_is_not_kept(state: State) -> None:
     request = QueryCollection("n", "c", "sql_query", pack_value({"sql": "SELECT 1"}))
     assert len({state.read(request.run).found.answer for _ in range(5)}) == 1
     assert state.machine.indexes.results.figures().hits == 4
+
+
+def test_a_view_that_becomes_random_is_not_kept(state: State) -> None:
+    """Statements stay prepared, so that SQLite asks the rules anew only when the schema changes."""
+    write(state, "CREATE VIEW v AS SELECT 1 AS n")
+    request = QueryCollection("n", "c", "sql_query", pack_value({"sql": "SELECT n FROM v"}))
+    assert len({state.read(request.run).found.answer for _ in range(3)}) == 1
+    write(state, "DROP VIEW v", "CREATE VIEW v AS SELECT random() AS n")
+    assert len({state.read(request.run).found.answer for _ in range(5)}) == 5
+
+
+def test_a_connection_that_knows_many_random_statements_is_not_kept(state: State) -> None:
+    for number in range(RANDOM_MAX + 1):
+        sql = f"SELECT random(), {number}"
+        request = QueryCollection("n", "c", "sql_query", pack_value({"sql": sql}))
+        assert len({state.read(request.run).found.answer for _ in range(2)}) == 2
