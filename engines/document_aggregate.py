@@ -69,25 +69,30 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
         refuse_cursor("is not a cursor")
     budget = _Budget(view.step)
     stages = [_stage(each, f"{field}[{place}]", budget) for place, each in enumerate(given)]
-    rows = _source(view, settings, given, field)
+    search = _search(view, settings, given, field)
+    walk = search.walk()
+    rows: Rows = (record.document() for _, record in walk)
     for stage in stages:
         rows = stage(rows)
     found: list[Value] = []
     size = 0
+    following = None
     for row in islice(rows, start, None):
         size += len(pack_value(row))
         if len(found) == limit or (found and size > ANSWER_BYTES_MAX):
-            return {"items": found, "next_cursor": encode_cursor(scope, start + len(found))}
+            following = encode_cursor(scope, start + len(found))
+            break
         found.append(row)
-    return {"items": found, "next_cursor": None}
+    search.report(walk, len(found))
+    return {"items": found, "next_cursor": following}
 
 
-def _source(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Rows:
-    """The documents, by the best plan for a $match in front."""
+def _search(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Search:
+    """For the documents that a $match in front wants."""
     wanted = Filter(lambda _: True, (), False, 0)
     if given and "$match" in given[0]:
         wanted = parse_filter(given[0]["$match"], f"{field}[0].$match")
-    return (record.document() for _, record in Search(view, settings, wanted, ()).walk())
+    return Search(view, settings, wanted, ())
 
 
 def _stage(given: object, field: str, budget: _Budget) -> Stage:

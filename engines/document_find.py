@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
+from engines.document_detour import Detour
 from engines.document_filter import Filter, parse_filter
-from engines.document_indexes import indexes_of
-from engines.document_items import Record, find_record, load_state
+from engines.document_indexes import FIELDS_MAX, Index, indexes_of
+from engines.document_items import IndexState, Record, find_record, load_state
 from engines.document_order import order_key
 from engines.document_parameters import (
     ANSWER_BYTES_MAX,
@@ -21,7 +22,7 @@ from engines.document_parameters import (
     check_id,
 )
 from engines.document_paths import parse_path, reached
-from engines.document_plan import Plan, Sort, choose
+from engines.document_plan import Plan, Sort, plans
 from engines.document_shapes import Projection, parse_projection, parse_sort, sort_key
 from engines.document_walk import Walk
 from engines.parameters import PREFIX as ROOT
@@ -64,17 +65,44 @@ class Search:
         self.state = load_state(view, len(indexes))
         self._known = list(zip(indexes, self.state.indexes, strict=True))
         self.filter = wanted
-        self.plan: Plan = choose(wanted.conditions, sort, self._known)
+        self.plan, *others = plans(wanted.conditions, sort, self._known)
+        self.chosen: Plan = self._choose(others) if others else self.plan
 
-    def walk(self, after: bytes | None = None) -> Walk:
-        place = self.plan.place
-        return Walk(self._view, self.plan, None if place is None else self._known[place], after)
+    def _choose(self, others: list[Plan]) -> Plan:
+        named = {_label(plan): plan for plan in (self.plan, *others)}
+        control, *names = named
+        return named[self._view.tuning.choose("index", control, names)]
 
-    def explanation(self, walk: Walk, returned: int) -> Value:
-        plan = self.plan
-        kind = "index" if plan.place is not None else "ids" if plan.name else "all_documents"
+    def walk(self, after: bytes | None = None, *, ordered: bool = True) -> Walk | Detour:
+        """What the plan of the rules leads to, or what matches of it; `ordered`: in its order."""
+        if self.chosen is self.plan:
+            return Walk(self._view, self.plan, self._index(self.plan), after)
+        other = Walk(self._view, self.chosen, self._index(self.chosen))
+        if not ordered:
+            return other
+        return Detour(self._view, self.filter, (self.plan, self._index(self.plan)), other, after)
+
+    def _index(self, plan: Plan) -> tuple[Index, IndexState] | None:
+        return None if plan.place is None else self._known[plan.place]
+
+    def report(self, walk: Walk | Detour, returned: int) -> None:
+        """For whoever tunes."""
+        work, plan = self._view.tuning.work, self.chosen
+        work.examined, work.returned = walk.documents, returned
+        if plan.place is not None:
+            work.index = plan.name
+        elif not plan.name:
+            equal = [each for each in self.filter.conditions if each.operator in ("$eq", "$in")]
+            bound = [each for each in self.filter.conditions if each not in equal]
+            paths = (".".join(each.path) for each in (*equal, *bound))
+            work.fields = tuple(dict.fromkeys(paths))[:FIELDS_MAX]
+        if self._view.tuning.explain:
+            work.plan = self.explanation(walk, returned)
+
+    def explanation(self, walk: Walk | Detour, returned: int) -> dict[str, Value]:
+        plan = self.chosen
         return {
-            "plan": kind,
+            "plan": plan.kind,
             "index": plan.name or None,
             "ranges": len(plan.ranges),
             "equality_fields": plan.equal,
@@ -106,12 +134,13 @@ def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any])
         "items": page.items,
         "next_cursor": following and encode_cursor(["find", *scope], following),
     }
+    search.report(walk, len(page.items))
     if explain:
         answer["explain"] = search.explanation(walk, len(page.items))
     return answer
 
 
-def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk, Value]:
+def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk | Detour, Value]:
     after = None
     if position is not None:
         if len(position) != 2 or position[0] != search.plan.name or type(position[1]) is not bytes:
@@ -130,7 +159,7 @@ def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk, Val
 
 def _sorted(
     view: View, search: Search, sort: Sort, page: Page, limit: int, position: Any
-) -> tuple[Walk, Value]:
+) -> tuple[Walk | Detour, Value]:
     """The first `limit` behind `position`: only their keys are held while all are looked at."""
     after = None
     if position is not None:
@@ -140,7 +169,7 @@ def _sorted(
     kept: list[tuple[bytes, str]] = []
     held = 0
     more = False
-    walk = search.walk()
+    walk = search.walk(ordered=False)
     for _, record in walk:
         document = record.document()
         if not search.filter.matches(document):
@@ -148,6 +177,9 @@ def _sorted(
         place = sort_key(document, sort), record.id
         if after is not None and place <= after:
             continue
+        if search.chosen.ordered and len(kept) == limit and place[0] > kept[-1][0]:
+            more = True  # the walk is in the order of the sort: what follows is behind the page
+            break
         insort(kept, place)
         held += len(place[0])
         while len(kept) > limit or (held > HELD_BYTES_MAX and len(kept) > 1):
@@ -196,7 +228,10 @@ def count(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]
     search = Search(view, settings, wanted, ())
     if not fields.members("filter"):
         return {"count": search.state.documents}
-    return {"count": sum(wanted.matches(record.document()) for _, record in search.walk())}
+    walk = search.walk(ordered=False)
+    found = sum(wanted.matches(record.document()) for _, record in walk)
+    search.report(walk, found)
+    return {"count": found}
 
 
 def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
@@ -211,15 +246,22 @@ def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, A
     scope = ["distinct", parameters["field"], parameters.get("filter")]
     after = fields.position(scope, bytes)
     found = _Distinct(after or b"", limit)
-    for _, record in Search(view, settings, wanted, ()).walk():
+    search = Search(view, settings, wanted, ())
+    walk = search.walk()
+    for _, record in walk:
         document = record.document()
         if wanted.matches(document):
             for value in reached(document, path):
                 for each in value if value.__class__ is list else (value,):
                     view.step()
                     found.add(each)
+    search.report(walk, len(found.values))
     following = encode_cursor(scope, found.keys[-1]) if found.more else None
     return {"values": found.values, "next_cursor": following}
+
+
+def _label(plan: Plan) -> str:
+    return f"{plan.kind} {plan.name}" if plan.place is not None else plan.kind
 
 
 class _Distinct:

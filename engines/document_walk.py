@@ -81,14 +81,17 @@ class Walk:
         index, state = self._index
         if not state.many:
             return True
-        keys = entries(index, record.document()).keys
-        if len(keys) == 1:
-            return True
-        places = [entry_key(state.number, values, record.id) for values in keys]
-        inside = [place for place in places if _inside(self._plan.ranges, place)]
+        inside = places(self._plan, index, state, record)
         if not inside:
             raise CorruptRecord("items", key, f"document {record.id} has no such entry")
         return key == (max(inside) if self._plan.reverse else min(inside))
+
+
+def places(plan: Plan, index: Index, state: IndexState, record: Record) -> list[bytes]:
+    """The document's entries in the ranges of a plan."""
+    keys = entries(index, record.document()).keys
+    made = (entry_key(state.number, values, record.id) for values in keys)
+    return [place for place in made if _inside(plan.ranges, place)]
 
 
 def _storable(low: bytes, high: bytes) -> tuple[bytes, bytes]:

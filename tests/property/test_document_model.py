@@ -11,7 +11,7 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from engines.registry import Registry
 from engines.space import View
 from engines.state_machine import StateMachine
 from engines.store import Store
+from engines.tuning import Tuning
 from tests.property.document_oracle import in_order, matches, merged, updated, violates
 from tests.unit.engine_state import Entry
 
@@ -114,6 +115,21 @@ updates = st.one_of(
 )
 
 
+class Chosen(Tuning):
+    """Takes the way of this name, and remembers which there were besides the control."""
+
+    __slots__ = ("_name", "others")
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__()
+        self._name = name
+        self.others: tuple[str, ...] = ()
+
+    def choose(self, point: str, control: str, others: Sequence[str]) -> str:
+        self.others = tuple(others)
+        return self._name or control
+
+
 class Replica:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -142,6 +158,7 @@ class DocumentMachine(RuleBasedStateMachine):
         self.a, self.b, self.c = (Replica(self.folder / name) for name in "abc")
         self.entries: list[Entry] = []
         self.delivered = 0  # entries that B has
+        self.compared = 0  # answers, with that of another plan
         self.now = 1_000
         self.documents: dict[str, dict[str, Any]] = {}
         self.versions: dict[str, int] = {}
@@ -165,8 +182,19 @@ class DocumentMachine(RuleBasedStateMachine):
         return self.commit(operation, ENGINE.prepare(operation, parameters))
 
     def read(self, operation: str, **parameters: Any) -> Any:
+        """Whatever way is chosen, the answer is the same."""
+        control = Chosen()
+        answer = self.read_by(control, operation, parameters)
+        for name in control.others:
+            other = self.read_by(Chosen(name), operation, parameters)
+            assert same({**other, "explain": None}, {**answer, "explain": None})
+            self.compared += 1
+        return answer
+
+    def read_by(self, tuning: Chosen, operation: str, parameters: dict[str, Any]) -> Any:
         with self.a.store.read() as snapshot:
             reader = KvReader(snapshot, self.a.state.registry, self.a.state.indexes)
+            reader.tuning = tuning
             value, _ = reader.collections.query("n", "c", operation, parameters)
         return value
 
@@ -392,6 +420,10 @@ def test_whatever_the_plan_the_answer_is_the_same(
     try:
         for query in queries:
             found_as_the_oracle(machine.read, machine.documents, *query)
+            wanted, sort, limit = query
+            machine.read("document_distinct", field="x", filter=wanted, limit=limit)
+            stages = [{"$match": wanted}, {"$limit": limit}, {"$project": {"x": 1}}]
+            machine.read("document_aggregate", pipeline=stages)
     finally:
         machine.teardown()
 
