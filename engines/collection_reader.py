@@ -13,7 +13,7 @@ from engines.derived import DerivedIndex, DerivedIndexes
 from engines.engine import Engine, Kind
 from engines.errors import InvalidArgument, QueryCancelled, UnknownRead
 from engines.registry import Registry
-from engines.result_cache import Kept, Request
+from engines.result_cache import Kept, Request, ResultCache
 from engines.space import View
 from engines.store import Snapshot
 from engines.tuning import Tuning
@@ -96,6 +96,8 @@ class CollectionReader:
         if kind is Kind.READ and self._indexes is not None:
             results = self._indexes.results
         tuning = self._tuning
+        if tuning.explain:
+            return Answer(self._explained(collection, engine, request, results), collection)
         kept = None if results is None else results.get(request)
         if kept is not None:
             tuning.found(kept.note)
@@ -104,12 +106,41 @@ class CollectionReader:
             raise QueryCancelled("it may take long")
         parameters = _unpacked(packed)
         tuning.begin(collection, operation, parameters)
-        value, volatile = self._answered(collection, engine, operation, parameters)
+        try:
+            value, volatile = self._answered(collection, engine, operation, parameters)
+        except InvalidArgument:
+            tuning.failed()
+            raise
         found = pack_value(value)
         note = tuning.end()
         if results is not None and not volatile:
             results.put(request, Kept(found, note))
         return Answer(found, collection)
+
+    def _explained(
+        self, collection: Collection, engine: Engine, request: Request, results: ResultCache | None
+    ) -> bytes:
+        """The answer, computed whether it is kept or not, and how it came about."""
+        tuning = self._tuning
+        if tuning.brief:
+            raise QueryCancelled("explaining is not brief")
+        operation, parameters = request.operation, _unpacked(request.parameters)
+        tuning.begin(collection, operation, parameters)
+        value, volatile = self._answered(collection, engine, operation, parameters)
+        tuning.end()
+        work = tuning.work
+        explanation: dict[str, Value] = {
+            "engine": engine.name,
+            "plan": work.plan,
+            "examined": work.examined,
+            "returned": work.returned,
+            "cache": {
+                "cacheable": results is not None and not volatile,
+                "kept": results is not None and results.holds(request),
+            },
+            **tuning.explanation(),
+        }
+        return pack_value({"result": value, "explain": explanation})
 
     def _reading(self, collection: Collection, operation: str) -> tuple[Engine, Kind]:
         engine = self._registry.engines.get(collection.engine)

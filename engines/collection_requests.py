@@ -68,6 +68,7 @@ class QueryCollection:
     operation: str
     parameters: bytes  # `codec.pack_value` of an object
     offload: ClassVar[bool] = True
+    explain: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if len(self.parameters) > PARAMETER_BYTES_MAX:
@@ -88,3 +89,10 @@ class QueryCollection:
             answer, collection.engine, collections.applied_index, collection.written_index
         )
         return Shown(found, reader.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainQuery(QueryCollection):
+    """The same read, whose answer is {"result", "explain": how it came about}."""
+
+    explain: ClassVar[bool] = True

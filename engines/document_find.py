@@ -95,6 +95,7 @@ class Search:
             equal = [each for each in self.filter.conditions if each.operator in ("$eq", "$in")]
             bound = [each for each in self.filter.conditions if each not in equal]
             paths = (".".join(each.path) for each in (*equal, *bound))
+            work.scans = bool(self.filter.size)
             work.fields = tuple(dict.fromkeys(paths))[:FIELDS_MAX]
         if self._view.tuning.explain:
             work.plan = self.explanation(walk, returned)

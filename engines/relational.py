@@ -265,7 +265,25 @@ def _select(reader: Reader, view: View, sql: str, params: Any, limit: int) -> Va
     if rules.random:
         reader.random.add(sql)
     view.volatile = sql in reader.random
+    work = view.tuning.work
+    work.returned = len(rows)
+    if view.tuning.explain:
+        work.plan = {"steps": _query_plan(database, sql, params)}
     return {"columns": columns, "rows": rows, "truncated": more}
+
+
+def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
+    """What SQLite says that it does, in its words; empty for what is no query."""
+    if not sql.lstrip().lower().startswith(("select", "with", "values")):
+        return []
+    cursor = database.connection.cursor()
+    found: list[Value] = []
+    for row in cursor.execute(f"EXPLAIN QUERY PLAN {sql}", _bound(params)):
+        if [name for name, *_ in cursor.get_description()][-1:] != ["detail"]:
+            break  # of a second statement
+        found.append(str(row[-1]))
+    cursor.close(True)
+    return found
 
 
 def _answer(

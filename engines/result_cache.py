@@ -67,6 +67,11 @@ class ResultCache:
                 self._answers.move_to_end(request)
             return answer
 
+    def holds(self, request: Request) -> bool:
+        """Would it be answered? It counts neither as hit nor as miss."""
+        with self._lock:
+            return request in self._answers
+
     def resize(self, bytes_max: int) -> None:
         """Another bound; 0: nothing is kept."""
         with self._lock:

@@ -19,12 +19,14 @@ class Work:
     """What the engine did for one answer, as far as it says. `examined`: documents, rows, points
     or vectors that were looked at; `plan`: JSON values."""
 
-    __slots__ = ("examined", "fields", "index", "plan", "returned")
+    __slots__ = ("approximate", "examined", "fields", "index", "plan", "returned", "scans")
 
     def __init__(self) -> None:
         self.examined: int | None = None
         self.returned: int | None = None
+        self.approximate = False  # may the answer lack some of what is nearest?
         self.index: str | None = None  # the name of the secondary index that served
+        self.scans = False  # was everything looked at, for want of an index?
         # Of a filter that nothing served: paths that an index could bind, equality first.
         self.fields: tuple[str, ...] = ()
         self.plan: Mapping[str, Value] | None = None  # only where it is asked for
@@ -68,6 +70,16 @@ class Tuning:
 
     def recall(self, width: int, found: int, wanted: int) -> None:
         """Of `wanted` nearest ones a search with this width found so many."""
+
+    def overran(self) -> None:
+        """It was cancelled, for taking longer than `brief` allows."""
+
+    def failed(self) -> None:
+        """The request was refused."""
+
+    def explanation(self) -> dict[str, Value]:
+        """What was chosen and why, for `explain`."""
+        return {"optimizer": False, "choices": [], "pattern": None}
 
     def end(self) -> object:
         """The answer is there. Returns a note to keep beside it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ QUERIES_MAX: Final = 1_000
 HITS_MAX: Final = 100_000  # of one answer
 RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
+COMPARED_MAX: Final = 4  # vectors of one request, that are searched exactly as well
 _PREFIX: Final = "parameters."
 _PARTS: Final = ("metadata", "vector", "text")
 MATCH_BYTES: Final = 64  # of its names, distance and id, as reckoned
@@ -67,7 +68,39 @@ def nearest_of(view: View, settings: Settings, given: Parameters) -> Nearest:
             "parameters.limit", f"for {len(queries)} vectors is over {HITS_MAX} hits together"
         )
     sight = seen(view, settings)
-    return Nearest(nearest(sight, queries, wanted, view.step), queries, sight)
+    return Nearest(_nearest(view, settings, sight, queries, wanted), queries, sight)
+
+
+def _nearest(
+    view: View, settings: Settings, sight: Sight, queries: Array, wanted: Wanted
+) -> list[Hits]:
+    """With a width that the node knows, unless the caller gave one; now and then compared with
+    what is found exactly."""
+    tuning = view.tuning
+    tuned = not wanted.expansion and not wanted.exact
+    least: int = settings["expansion_search"]
+    width = tuning.width(least, EXPANSION_MAX) if tuned else wanted.expansion
+    if width > least:
+        wanted = wanted._replace(expansion=width)
+    found = nearest(sight, queries, wanted, view.step, tuning)
+    tuning.work.returned = sum(len(hits.rows) for hits in found)
+    if tuning.explain and tuning.work.plan is not None:
+        tuning.work.plan = {**tuning.work.plan, "width": max(width, least)}
+    if tuned and tuning.work.approximate and tuning.samples_recall:
+        some = queries[:COMPARED_MAX]
+        exactly = nearest(sight, some, wanted._replace(exact=True), view.step)
+        tuning.recall(width, _agreed(found, exactly), sum(len(best.rows) for best in exactly))
+    return found
+
+
+def _agreed(found: Sequence[Hits], exactly: Sequence[Hits]) -> int:
+    """How many of the nearest were found. By distance: of equals it does not matter which."""
+    pairs = zip(found, exactly, strict=False)  # only the first ones were searched exactly
+    return sum(
+        sum(away <= best.distances[-1] for away in each.distances)
+        for each, best in pairs
+        if best.rows
+    )
 
 
 def get(view: View, settings: Settings, given: Parameters) -> Value:
@@ -155,11 +188,7 @@ def _recall(
     wanted = Wanted(settings["metric"], RECALL_LIMIT, _precise(settings), expansion, False, None)
     approximate = nearest(sight, queries, wanted, view.step)
     exactly = nearest(sight, queries, wanted._replace(exact=True), view.step)
-    # By distance, not by row: of equals it does not matter which is found.
-    hits = sum(
-        sum(away <= best.distances[-1] for away in found.distances)
-        for found, best in zip(approximate, exactly, strict=True)
-    )
+    hits = _agreed(approximate, exactly)
     return hits / sum(len(best.rows) for best in exactly), len(rows)
 
 

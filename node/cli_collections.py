@@ -41,6 +41,9 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     query.add_argument("--consistency", choices=("linearizable", "leader", "stale"))
     query.add_argument(
+        "--explain", action="store_true", help="how the answer comes about, instead of the answer"
+    )
+    query.add_argument(
         "--request-id", metavar="ID", help="repeats with the same id are applied only once"
     )
 
@@ -145,9 +148,12 @@ async def _query(client: HivememClient, options: argparse.Namespace) -> int:
         _object(text, "JSON"),
         consistency=options.consistency,
         request_id=options.request_id,
+        explain=options.explain,
     )
     if options.output == "json":
         console.write_json(answer)
+    elif options.explain:
+        _show_result(answer.get("explain"))
     else:
         _show_result(answer["result"])
     return EXIT_DONE

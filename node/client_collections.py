@@ -38,7 +38,7 @@ class CollectionPage(TypedDict):
     next_cursor: str | None
 
 
-class QueryResult(TypedDict):
+class _Result(TypedDict):
     """What a query was answered. `log_index`: of the write, or of the state that was read."""
 
     operation: str
@@ -47,6 +47,26 @@ class QueryResult(TypedDict):
     engine: str
     result: Any
     log_index: int
+
+
+class QueryResult(_Result, total=False):
+    """`explain`: how the answer came about, where that was asked for."""
+
+    explain: dict[str, Any]
+
+
+class OptimizerStatus(TypedDict):
+    """docs/optimizer.md says what the members hold."""
+
+    enabled: bool
+    since_ms: int
+    patterns: dict[str, int]
+    executions: int
+    cache_hits: int
+    trials: dict[str, int]
+    cache: list[dict[str, Any]]
+    recommendations: list[dict[str, Any]]
+    items: list[dict[str, Any]]
 
 
 class EngineInfo(TypedDict):
@@ -165,8 +185,10 @@ class CollectionCalls(ABC):
         max_staleness_ms: int | None = None,
         request_id: str | None = None,
         timeout_ms: int | None = None,
+        explain: bool = False,
     ) -> QueryResult:
-        """One operation on a collection; docs/engines/ lists them.
+        """One operation on a collection; docs/engines/ lists them. `explain`: of a read, say also
+        how the answer came about.
 
         `writes` None: asked of a node the first time, by operation. A write is repeated with
         the same request id, so that it is applied once. Raises: HivememError's subclasses.
@@ -183,6 +205,8 @@ class CollectionCalls(ABC):
             "parameters": dict(parameters or {}),
             "requirements": requirements,
         }
+        if explain:
+            fields["explain"] = True
         if writes:
             fields["request_id"] = request_id or self._clock.new_id()
         stale = not writes and consistency in ("stale", "eventual")
@@ -197,6 +221,14 @@ class CollectionCalls(ABC):
         )
         reply = await self._reply(call, timeout_ms)
         return wire.parsed(reply.body, _fields_of(QueryResult), mutates=writes)
+
+    async def optimizer(
+        self, *, limit: int = 100, timeout_ms: int | None = None
+    ) -> OptimizerStatus:
+        """What the node that answers, the leader if it can be reached, learned of its queries."""
+        call = Call("GET", f"/v1/optimizer{wire.query({'limit': limit})}", timed=False)
+        reply = await self._reply(call, timeout_ms)
+        return wire.parsed(reply.body, _fields_of(OptimizerStatus))
 
     _writing: dict[str, bool] | None = None  # operation → does it write?
 
@@ -233,7 +265,7 @@ def _fields_of(kind: type[T]) -> Callable[[wire.Fields], T]:
     """The document, which must have every member of a TypedDict."""
 
     def decode(fields: wire.Fields) -> T:
-        for name in kind.__annotations__:
+        for name in getattr(kind, "__required_keys__", ()):
             fields[name]
         return cast(T, fields)
 

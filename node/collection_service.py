@@ -15,6 +15,7 @@ from engines.codec import Value, check_value, pack_value, unpack_value
 from engines.collection_requests import (
     CollectionPage,
     DescribeCollection,
+    ExplainQuery,
     ListCollections,
     QueryCollection,
 )
@@ -31,6 +32,8 @@ from node.errors import BadRequest, InternalError
 from node.http_errors import rejection
 from node.http_limits import INLINE_BYTES_MAX
 from node.local_reads import ReaderThreads
+from node.optimizer import Optimizer
+from node.optimizer_service import OptimizerService
 from node.reads import ReadOptions
 from node.service import Router
 
@@ -49,6 +52,7 @@ class Query(NamedTuple):
     size: int = 0  # bytes of the request, about
     capabilities: tuple[str, ...] = ()  # that the engine must have
     routing: Routing | None = None  # of a stale read; None: this node answers
+    explain: bool = False  # the result is {"result", "explain"}
 
 
 class Outcome(NamedTuple):
@@ -73,7 +77,9 @@ class CollectionService:
         clock: Clock,
         balanced: BalancedReads,
         threads: ReaderThreads,
+        optimizer: OptimizerService | None = None,
     ) -> None:
+        self.optimizer = optimizer or OptimizerService(Optimizer(clock, 0))
         self._router = router
         self._threads = threads
         self.balanced = balanced
@@ -157,6 +163,8 @@ class CollectionService:
         writes = operation.kind is Kind.WRITE
         if query.request_id is not None and not writes:
             raise BadRequest("a read takes no request_id", field="request_id")
+        if query.explain and writes:
+            raise BadRequest("only reads are explained", field="explain")
         work = partial(_packed, query, operation.engine if writes else None)
         # A million numbers are looked at, prepared and packed for a third of a second.
         small = query.size <= INLINE_BYTES_MAX
@@ -167,7 +175,8 @@ class CollectionService:
                 deadline,
             )  # fmt: skip
             return Outcome(result, operation.engine.name, Kind.WRITE, log_index)
-        request = QueryCollection(query.namespace, query.collection, query.operation, packed)
+        kind = ExplainQuery if query.explain else QueryCollection
+        request = kind(query.namespace, query.collection, query.operation, packed)
         served_by = None
         if query.routing is None:
             shown = await self._router.read(request, query.read, deadline)

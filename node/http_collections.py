@@ -47,9 +47,11 @@ _QUERY = frozenset(
         "request_id",
         "routing",
         "timeout_ms",
+        "explain",
     }
 )
 _REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities"})
+_OPTIMIZER = frozenset({"limit"})
 _ROUTING = frozenset({"load_balancing", "preferred", "excluded"})
 _NAMES_MAX = 64  # capabilities, or nodes, in one request
 _NONE: frozenset[str] = frozenset()
@@ -144,6 +146,7 @@ class CollectionHandlers:
             size,
             _names_in(wanted, "capabilities"),
             _routing(fields, options),
+            "explain" in fields and fields.boolean("explain"),
         )
         outcome = await self._collections.query(query, call.start + fields.timeout_ms() / 1000)
         encoded = await self._inline(len(outcome.packed), lambda: dump(_outcome(query, outcome)))
@@ -166,6 +169,11 @@ class CollectionHandlers:
             for node, figures in self._collections.balanced.choice.figures.items()
         ]
         return Answer(dump({"items": items}))
+
+    async def optimizer(self, call: Call) -> Answer:
+        query = Parameters(call.query, _OPTIMIZER)
+        limit = page_limit(query)
+        return Answer(dump(self._collections.optimizer.view(limit)))
 
     async def _body(self, call: Call) -> dict[str, object]:
         return (await self._sized_body(call))[0]
@@ -236,7 +244,7 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
         "namespace": query.namespace,
         "collection": query.collection,
         "engine": outcome.engine,
-        "result": unpack_value(outcome.packed),
+        **_result(query, outcome),
         "log_index": outcome.log_index,
     }
     if outcome.served_by is not None:
@@ -244,6 +252,11 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
     return fields
 
 
+def _result(query: Query, outcome: Outcome) -> Json:
+    found = unpack_value(outcome.packed)
+    return _object(found) if query.explain else {"result": found}
+
+
 def _object(answer: Value) -> dict[str, Any]:
-    assert isinstance(answer, dict)  # as `engines/collection_writes.py` made it
+    assert isinstance(answer, dict)  # as `engines/collection_*.py` made it
     return answer

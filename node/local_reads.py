@@ -16,6 +16,7 @@ from engines.read_requests import ReadRequest, Shown
 from engines.tuning import Tuning
 from node.clock import Clock
 from node.errors import DeadlineExceeded
+from node.optimizer import Optimizer
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ class ReaderThreads:
 
     def __init__(self, executor: Executor, clock: Clock) -> None:
         self._executor = executor
-        self._clock = clock
+        self.clock = clock
 
     async def offload(self, work: Callable[[], T], deadline: float) -> T:
         """Run `work` on a reader thread.
@@ -37,7 +38,7 @@ class ReaderThreads:
         look whether they are still waited for.
         """
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline - self.clock.monotonic())):
                 return await self.on_thread(work)
         except TimeoutError:
             raise DeadlineExceeded("the read did not finish within its deadline") from None
@@ -55,8 +56,10 @@ class LocalReads:
         readers: Readers,
         threads: ReaderThreads,
         check: Callable[[], None] = lambda: None,
+        optimizer: Optimizer | None = None,
     ) -> None:
         """`check()` raises what a reader would, if nothing can be read now."""
+        self._optimizer = optimizer or Optimizer(threads.clock, 0)
         self.check = check
         self._readers = readers
         self._threads = threads
@@ -70,11 +73,13 @@ class LocalReads:
         if isinstance(asked, QueryCollection):
             # Handing a read to a thread and back takes longer than most queries do. So each is
             # tried here, and ends at the first look at whether it is still wanted.
-            tuning = Tuning(brief=True)
+            tuning = self._optimizer.execution(explain=asked.explain)
+            tuning.brief = True
             try:
                 return self._run(request, _at_once, tuning)
             except QueryCancelled:
-                tuning = Tuning()
+                tuning.overran()
+            tuning.brief = False
         wanted = True
         try:
             work = partial(self._run, request, lambda: not wanted, tuning)
