@@ -106,8 +106,12 @@ class RelationalEngine:
         reader = pool.take(view)
         try:
             answer: Value = run(reader.database, lambda: _select(reader, view, *wanted))
-        except BaseException:
-            reader.database.close()
+        except BaseException as error:
+            refused = isinstance(error, InvalidArgument | QueryCancelled)
+            if refused and reader.database.trouble is None:
+                pool.give(reader)
+            else:
+                reader.database.close()
             raise
         pool.give(reader)
         return answer
@@ -136,10 +140,16 @@ class Reader:
         self.rules = Rules()
         # SQLite asks the rules when it prepares a statement, not when it uses it again.
         self.random: set[str] = set()
+        self.looks = 0  # of SQLite's, at whether it is to stop, during the statement that runs
         database.connection.authorizer = self.rules
         database.connection.set_progress_handler(self._stopped, _READ_STEPS)
 
     def _stopped(self) -> bool:
+        # It counts the steps of all runs of a statement together, so that the first look may
+        # come at once.
+        self.looks += 1
+        if self.looks == 1:
+            return False
         store: Any = self.database.store
         return bool(store.stopped)
 
@@ -253,7 +263,7 @@ def _refused(error: Exception, rules: Rules, place: int, count: int) -> Refused:
 def _select(reader: Reader, view: View, sql: str, params: Any, limit: int) -> Value:
     """The rows of one statement. Raises InvalidArgument, QueryCancelled."""
     database, rules = reader.database, reader.rules
-    rules.reason, rules.random = None, False
+    rules.reason, rules.random, reader.looks = None, False, 0
     try:
         columns, rows, more = _answer(database, sql, params, limit, ANSWER_BYTES_MAX)
     except Interrupted as error:

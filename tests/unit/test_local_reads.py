@@ -98,6 +98,10 @@ async def test_statements_that_take_long_go_on_elsewhere(state: State) -> None:
         assert (await ask(reads, "sql", "sql_query", sql=slow))["rows"] == [[100000]]
         assert opened[1] == "MainThread"
         assert opened[2].startswith("reader")
+        opened.clear()
+        for number in range(500):  # whose steps SQLite adds up
+            await ask(reads, "sql", "sql_query", sql="SELECT ?", params=[number])
+        assert set(opened) == {"MainThread"}
 
 
 async def test_an_index_is_not_built_by_the_loop(state: State) -> None:
