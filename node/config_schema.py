@@ -330,8 +330,8 @@ class OptimizerSection:
         default=1_000,
         metadata=_note(
             "patterns",
-            "Kinds of queries that this node watches and tries other ways for; 2 KiB each, 7 with a trial. "
-            "0: the optimizer is off, and the engines' rules decide.",
+            "Kinds of queries that this node watches and tries other ways for; 2 KiB each, 7 with "
+            "a trial. 0: the optimizer is off, and the engines' rules decide.",
         ),
     )
     cache_bytes_max: int = field(
