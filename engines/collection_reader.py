@@ -111,6 +111,9 @@ class CollectionReader:
         except InvalidArgument:
             tuning.failed()
             raise
+        except QueryCancelled:
+            tuning.cancelled()
+            raise
         found = pack_value(value)
         note = tuning.end()
         if results is not None and not volatile:

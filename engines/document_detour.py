@@ -16,9 +16,9 @@ from engines.document_filter import Filter
 from engines.document_indexes import Index
 from engines.document_items import IndexState, Items, Record, document_key
 from engines.document_plan import Plan
-from engines.document_walk import Walk, places
+from engines.document_walk import GivenUp, Walk, places
 
-LOOKS_MAX: Final = 5_000  # entries or documents, until it is given up
+LOOKS_MAX: Final = 5_000  # entries or documents of another plan, until it is given up
 KEPT_MAX: Final = 1_000  # documents
 KEPT_BYTES_MAX: Final = 8 << 20
 
@@ -49,8 +49,9 @@ class Detour:
         return sum(walk.documents for walk in self._walks)
 
     def __iter__(self) -> Iterator[tuple[bytes, Record]]:
-        kept = self._kept()
-        if kept is None:
+        try:
+            kept = self._kept()
+        except GivenUp:
             self.given_up = True
             walk = Walk(self._items, self._plan, self._index, self._after)
             self._walks.append(walk)
@@ -59,12 +60,11 @@ class Detour:
         kept.sort(key=lambda pair: pair[0], reverse=self._plan.reverse)
         yield from kept
 
-    def _kept(self) -> list[tuple[bytes, Record]] | None:
+    def _kept(self) -> list[tuple[bytes, Record]]:
+        """Raises GivenUp."""
         found: list[tuple[bytes, Record]] = []
         size = 0
         for _, record in self._other:
-            if max(self._other.entries, self._other.documents) > LOOKS_MAX:
-                return None
             if not self._wanted.matches(record.document()):
                 continue
             place = self._place(record)
@@ -72,7 +72,7 @@ class Detour:
                 continue
             size += len(record.packed)
             if len(found) == KEPT_MAX or size > KEPT_BYTES_MAX:
-                return None
+                raise GivenUp
             found.append((place, record))
         return found
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
-from engines.document_detour import Detour
+from engines.document_detour import LOOKS_MAX, Detour
 from engines.document_filter import Filter, parse_filter
 from engines.document_indexes import FIELDS_MAX, Index, indexes_of
 from engines.document_items import IndexState, Record, find_record, load_state
@@ -24,9 +25,11 @@ from engines.document_parameters import (
 from engines.document_paths import parse_path, reached
 from engines.document_plan import Plan, Sort, plans
 from engines.document_shapes import Projection, parse_projection, parse_sort, sort_key
-from engines.document_walk import Walk
+from engines.document_walk import GivenUp, Walk
 from engines.parameters import PREFIX as ROOT
 from engines.space import View
+
+T = TypeVar("T")
 
 HELD_BYTES_MAX: Final = 16 << 20  # of sort keys, or of distinct values
 
@@ -65,6 +68,7 @@ class Search:
         self.state = load_state(view, len(indexes))
         self._known = list(zip(indexes, self.state.indexes, strict=True))
         self.filter = wanted
+        self._given_up = False  # did the chosen plan lead too far, so that the rules' was walked?
         self.plan, *others = plans(wanted.conditions, sort, self._known)
         self.chosen: Plan = self._choose(others) if others else self.plan
 
@@ -73,14 +77,33 @@ class Search:
         control, *names = named
         return named[self._view.tuning.choose("index", control, names)]
 
-    def walk(self, after: bytes | None = None, *, ordered: bool = True) -> Walk | Detour:
-        """What the plan of the rules leads to, or what matches of it; `ordered`: in its order."""
+    def walk(self, after: bytes | None = None) -> Walk | Detour:
+        """What the plan of the rules leads to, or what matches of it, in its order."""
         if self.chosen is self.plan:
-            return Walk(self._view, self.plan, self._index(self.plan), after)
-        other = Walk(self._view, self.chosen, self._index(self.chosen))
-        if not ordered:
-            return other
-        return Detour(self._view, self.filter, (self.plan, self._index(self.plan)), other, after)
+            return self._control(after)
+        control = self.plan, self._index(self.plan)
+        return Detour(self._view, self.filter, control, self._other(), after)
+
+    def over(self, work: Callable[[Walk], T]) -> tuple[Walk, T]:
+        """`work` over a walk in any order, which is done again if the first walk leads too far."""
+        looked = 0
+        if self.chosen is not self.plan:
+            walk = self._other()
+            with suppress(GivenUp):
+                return walk, work(walk)
+            looked = walk.documents
+            self._given_up = True
+        walk = self._control(None)
+        done = work(walk)
+        walk.documents += looked
+        return walk, done
+
+    def _control(self, after: bytes | None) -> Walk:
+        return Walk(self._view, self.plan, self._index(self.plan), after)
+
+    def _other(self) -> Walk:
+        """As far as a wrong choice may lead."""
+        return Walk(self._view, self.chosen, self._index(self.chosen), looks_max=LOOKS_MAX)
 
     def _index(self, plan: Plan) -> tuple[Index, IndexState] | None:
         return None if plan.place is None else self._known[plan.place]
@@ -98,7 +121,8 @@ class Search:
             work.scans = bool(self.filter.size)
             work.fields = tuple(dict.fromkeys(paths))[:FIELDS_MAX]
         if self._view.tuning.explain:
-            work.plan = self.explanation(walk, returned)
+            given_up = walk.given_up if isinstance(walk, Detour) else self._given_up
+            work.plan = {**self.explanation(walk, returned), "given_up": given_up}
 
     def explanation(self, walk: Walk | Detour, returned: int) -> dict[str, Value]:
         plan = self.chosen
@@ -167,25 +191,31 @@ def _sorted(
         if len(position) != 3 or (type(position[1]), type(position[2])) != (bytes, str):
             refuse_cursor("is of other indexes than there are now: begin again")
         after = position[1], position[2]
-    kept: list[tuple[bytes, str]] = []
-    held = 0
-    more = False
-    walk = search.walk(ordered=False)
-    for _, record in walk:
-        document = record.document()
-        if not search.filter.matches(document):
-            continue
-        place = sort_key(document, sort), record.id
-        if after is not None and place <= after:
-            continue
-        if search.chosen.ordered and len(kept) == limit and place[0] > kept[-1][0]:
-            more = True  # the walk is in the order of the sort: what follows is behind the page
-            break
-        insort(kept, place)
-        held += len(place[0])
-        while len(kept) > limit or (held > HELD_BYTES_MAX and len(kept) > 1):
-            held -= len(kept.pop()[0])
-            more = True
+
+    def least(walk: Walk) -> tuple[list[tuple[bytes, str]], bool]:
+        """Keys and ids of the page, and whether there are more."""
+        ordered = walk.plan.ordered
+        kept: list[tuple[bytes, str]] = []
+        held = 0
+        behind: tuple[bytes, str] | None = None  # the first one that is not on the page
+        for _, record in walk:
+            document = record.document()
+            if not search.filter.matches(document):
+                continue
+            place = sort_key(document, sort), record.id
+            if (after is not None and place <= after) or (behind is not None and place > behind):
+                continue
+            if ordered and len(kept) == limit and place[0] > kept[-1][0]:
+                return kept, True  # what follows in the order of the sort is behind the page
+            insort(kept, place)
+            held += len(place[0])
+            while len(kept) > limit or (held > HELD_BYTES_MAX and len(kept) > 1):
+                # Nothing from there on has a place on this page, even if there is room again.
+                behind = kept.pop()
+                held -= len(behind[0])
+        return kept, behind is not None
+
+    walk, (kept, more) = search.over(least)
     last: tuple[bytes, str] | None = None
     for place in kept:
         found = find_record(view, place[1])
@@ -229,8 +259,9 @@ def count(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]
     search = Search(view, settings, wanted, ())
     if not fields.members("filter"):
         return {"count": search.state.documents}
-    walk = search.walk(ordered=False)
-    found = sum(wanted.matches(record.document()) for _, record in walk)
+    walk, found = search.over(
+        lambda walk: sum(wanted.matches(record.document()) for _, record in walk)
+    )
     search.report(walk, found)
     return {"count": found}
 

@@ -39,21 +39,18 @@ class Tuning:
     to be computed on this thread; all else raises QueryCancelled, and is tried again elsewhere.
     """
 
-    __slots__ = ("brief", "explain", "kept", "work")
+    __slots__ = ("brief", "explain", "work")
 
     def __init__(self, *, brief: bool = False, explain: bool = False) -> None:
         self.brief = brief
         self.explain = explain
-        self.kept: bool | None = None  # was the answer in the cache? None: not looked yet
         self.work = Work()
 
     def found(self, note: object) -> None:
         """The answer was kept; `note`: what `end` returned when it was computed."""
-        self.kept = True
 
     def begin(self, collection: Collection, operation: str, parameters: Mapping[str, Any]) -> None:
         """The answer is about to be computed. Raises QueryCancelled: not on this thread."""
-        self.kept = False
 
     def choose(self, point: str, control: str, others: Sequence[str]) -> str:
         """One of these. At most one choice for each `point`, a word for what is chosen."""
@@ -71,8 +68,8 @@ class Tuning:
     def recall(self, width: int, found: int, wanted: int) -> None:
         """Of `wanted` nearest ones a search with this width found so many."""
 
-    def overran(self) -> None:
-        """It was cancelled, for taking longer than `brief` allows."""
+    def cancelled(self) -> None:
+        """It took longer than `brief` allows, or than its caller waited."""
 
     def failed(self) -> None:
         """The request was refused."""

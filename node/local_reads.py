@@ -78,8 +78,7 @@ class LocalReads:
             try:
                 return self._run(request, _at_once, tuning)
             except QueryCancelled:
-                tuning.overran()
-            tuning.brief = False
+                tuning.brief = False
         wanted = True
         try:
             work = partial(self._run, request, lambda: not wanted, tuning)

@@ -170,9 +170,7 @@ class Execution(Tuning):
             if work.index is not None:
                 pattern.indexes[work.index] = pattern.indexes.get(work.index, 0) + 1
             pattern.scans, pattern.fields = work.scans, work.fields
-            if self._choices is not None:
-                for trial, epoch, name in self._choices.values():
-                    trial.record(epoch, name, seconds)
+            self._record(seconds)
             if self._widths is not None and pattern.width is not None:
                 pattern.width.searched(seconds)
         return pattern
@@ -193,14 +191,23 @@ class Execution(Tuning):
         with optimizer.lock:
             return {"optimizer": True, "choices": chosen, "pattern": pattern_view(pattern)}
 
-    def overran(self) -> None:
-        """It was too long for the event loop: the next ones are not tried there, at first."""
-        pattern = self.pattern
-        if pattern is None or not self._begun:
-            return
-        with self._optimizer.lock:
-            pattern.loop_pause = 16 << min(pattern.overruns, LOOP_PAUSE_DOUBLINGS_MAX)
-            pattern.overruns += 1
+    def cancelled(self) -> None:
+        """Too long for the event loop: the next ones are not tried there, at first. Too long for
+        the caller: the way that was chosen took at least so long."""
+        pattern, optimizer = self.pattern, self._optimizer
+        assert pattern is not None
+        seconds = optimizer.clock.monotonic() - self._begun
+        with optimizer.lock:
+            if self.brief:
+                pattern.loop_pause = 16 << min(pattern.overruns, LOOP_PAUSE_DOUBLINGS_MAX)
+                pattern.overruns += 1
+            else:
+                pattern.failures += 1
+                self._record(seconds)
+
+    def _record(self, seconds: float) -> None:
+        for trial, epoch, name in (self._choices or {}).values():
+            trial.record(epoch, name, seconds)
 
     def failed(self) -> None:
         pattern = self.pattern

@@ -80,13 +80,37 @@ def test_what_is_too_much_for_a_detour_is_walked_as_the_rules_say(
     wanted = {"name": {"$gte": "n"}, "town": 1}
     control, tuning = ask(people, "document_find", filter=wanted, limit=50)
     assert tuning.offered == [("index", "index town", ("index name",))]
-    for bound, value in (("LOOKS_MAX", 399), ("KEPT_MAX", 199), ("KEPT_BYTES_MAX", 1_000)):
+    for bound, value in (
+        ("document_find.LOOKS_MAX", 300), ("document_detour.KEPT_MAX", 199),
+        ("document_detour.KEPT_BYTES_MAX", 1_000),
+    ):  # fmt: skip
         with monkeypatch.context() as patch:
-            patch.setattr(f"engines.document_detour.{bound}", value)
+            patch.setattr(f"engines.{bound}", value)
             other, chosen = ask(people, "document_find", "index name", filter=wanted, limit=50)
             assert other == control
             assert chosen.work.examined is not None
             assert chosen.work.examined > 51  # of both
+            assert chosen.work.plan is not None
+            assert chosen.work.plan["given_up"] is True
+
+
+@pytest.mark.parametrize(
+    ("operation", "given"),
+    [
+        ("document_count", {"filter": {"town": 1, "name": {"$gte": "n"}}}),
+        ("document_find", {"filter": {"town": 1}, "sort": {"time": 1}, "limit": 90}),
+    ],
+)
+def test_a_wrong_choice_costs_a_bounded_time(
+    people: Collection, monkeypatch: pytest.MonkeyPatch, operation: str, given: dict[str, Any]
+) -> None:
+    control, tuning = ask(people, operation, **given)
+    monkeypatch.setattr("engines.document_find.LOOKS_MAX", 50)
+    other, chosen = ask(people, operation, tuning.offered[0][2][0], **given)
+    assert other == control
+    assert chosen.work.plan is not None
+    assert chosen.work.plan["given_up"] is True
+    assert chosen.work.examined == 200 + 50
 
 
 def test_a_page_of_a_detour_goes_on_where_the_control_would(people: Collection) -> None:
@@ -116,3 +140,26 @@ def test_an_index_in_the_order_of_a_sort_stops_after_the_page(people: Collection
 def test_what_nothing_serves_names_the_fields_that_an_index_would_need(people: Collection) -> None:
     _, tuning = ask(people, "document_find", filter={"age": {"$gt": 3}, "job.name": "smith"})
     assert (tuning.work.index, tuning.work.fields) == (None, ("job.name", "age"))
+
+
+def test_a_page_that_its_sort_keys_fill_leaves_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long key is dropped for want of room; shorter ones behind it must not take its place."""
+    monkeypatch.setattr("engines.document_find.HELD_BYTES_MAX", 300)
+    with documents(tmp_path) as found:
+        found.insert(
+            *(
+                {"_id": f"d{n}", "text": text}
+                for n, text in enumerate(["a", "b" * 250, "c" * 200, "d", "e" * 120, "f", "g"])
+            )
+        )
+        ids: list[str] = []
+        cursor = None
+        while True:
+            page = found.read("document_find", sort={"text": 1}, limit=5, cursor=cursor)
+            ids += [item["id"] for item in page["items"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        assert ids == [f"d{n}" for n in range(7)]
