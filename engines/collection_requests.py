@@ -9,6 +9,7 @@ from engines.catalog import Collection
 from engines.errors import InvalidArgument
 from engines.kv_reader import KvReader
 from engines.read_requests import PAGE_BYTES_MAX, Shown, check_page
+from engines.tuning import Tuning
 
 PARAMETER_BYTES_MAX = 16 << 20  # of one query, packed
 
@@ -96,3 +97,8 @@ class ExplainQuery(QueryCollection):
     """The same read, whose answer is {"result", "explain": how it came about}."""
 
     explain: ClassVar[bool] = True
+
+    def run(self, reader: KvReader) -> Shown[QueryAnswer]:
+        tuning = reader.tuning = reader.tuning or Tuning()
+        tuning.explain = True
+        return QueryCollection.run(self, reader)
