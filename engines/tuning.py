@@ -76,7 +76,7 @@ class Tuning:
 
     def explanation(self) -> dict[str, Value]:
         """What was chosen and why, for `explain`."""
-        return {"optimizer": False, "choices": [], "pattern": None}
+        return {"node": None, "optimizer": False, "choices": [], "pattern": None}
 
     def end(self) -> object:
         """The answer is there. Returns a note to keep beside it."""

@@ -58,6 +58,7 @@ class QueryResult(_Result, total=False):
 class OptimizerStatus(TypedDict):
     """docs/optimizer.md says what the members hold."""
 
+    node: str | None
     enabled: bool
     since_ms: int
     patterns: dict[str, int]

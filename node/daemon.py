@@ -223,7 +223,12 @@ def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
         Drivers(config.raft.heartbeat_ms / 4000),
         executor,
         threads,
-        Optimizer(clock, config.optimizer.patterns_max, config.optimizer.recall_percent_min / 100),
+        Optimizer(
+            clock,
+            config.optimizer.patterns_max,
+            config.optimizer.recall_percent_min / 100,
+            config.node.name,
+        ),
         RemoteReads(transport, threads, clock, node.fail),
         node.fail,
         lambda: node.failure,

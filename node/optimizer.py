@@ -34,8 +34,10 @@ class Optimizer:
         clock: Clock,
         patterns_max: int = PATTERNS_MAX,
         recall_target: float = RECALL_TARGET,
+        node: str | None = None,
     ) -> None:
-        """`patterns_max` 0: nothing is watched, the engines' rules decide."""
+        """`patterns_max` 0: nothing is watched, the engines' rules decide. `node`: its name."""
+        self.node = node
         self.clock = clock
         self.lock = threading.Lock()  # of all patterns; held for microseconds
         self.patterns = PatternTable(patterns_max)
@@ -189,7 +191,12 @@ class Execution(Tuning):
             for point, (trial, _, name) in (self._choices or {}).items()
         ]
         with optimizer.lock:
-            return {"optimizer": True, "choices": chosen, "pattern": pattern_view(pattern)}
+            return {
+                "node": optimizer.node,
+                "optimizer": True,
+                "choices": chosen,
+                "pattern": pattern_view(pattern),
+            }
 
     def cancelled(self) -> None:
         """Too long for the event loop: the next ones are not tried there, at first. Too long for

@@ -31,6 +31,7 @@ class OptimizerService:
             outcomes = [verdict.outcome for trial in trials for verdict in trial.history]
             most = sorted(patterns, key=lambda pattern: -pattern.seconds)[:limit]
             return {
+                "node": optimizer.node,
                 "enabled": optimizer.enabled,
                 "since_ms": optimizer.started_ms,
                 "patterns": {

@@ -285,7 +285,7 @@ async def open_door(
     ):
         group = InMemoryGroup("n1", machine)
         threads = ReaderThreads(executor, clock)
-        optimizer = Optimizer(clock)
+        optimizer = Optimizer(clock, node="one")
         reads = LocalReads(readers, threads, optimizer=optimizer)
         router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER}, reads)
         router.reads = []

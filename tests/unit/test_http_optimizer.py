@@ -67,7 +67,7 @@ async def test_explain_answers_the_same_and_says_how(tmp_path: Path, sample: Sam
         explained = reply.json()["explain"]
         assert reply.json()["result"] == plain.json()["result"]
         assert plan <= set(explained["plan"])
-        assert explained["engine"] == sample.engine
+        assert (explained["engine"], explained["node"]) == (sample.engine, "one")
         assert explained["cache"] == {"cacheable": True, "kept": True}
         assert explained["pattern"]["operation"] == operation
         assert explained["pattern"]["computed"] == 2
