@@ -38,7 +38,8 @@ async def _optimizer(client: HivememClient, options: argparse.Namespace) -> int:
         console.write("the optimizer is off: optimizer.patterns_max is 0")
     patterns, trials = found["patterns"], found["trials"]
     console.write(
-        f"{found['node'] or 'this node'}: {patterns['count']} patterns, {found['executions']} executions, "
+        f"{found['node'] or 'this node'}: {patterns['count']} patterns, "
+        f"{found['executions']} executions, "
         f"{found['cache_hits']} from the cache; trials: {trials['trying']} under way, "
         f"{trials['adopted']} adopted, {trials['rejected']} rejected, "
         f"{trials['rolled_back']} rolled back"
