@@ -19,6 +19,7 @@ from engines.store import Snapshot
 from engines.tuning import Tuning
 
 NO_COLLECTION = "COLLECTION_NOT_FOUND"
+BRIEF_BYTES_MAX = 4 << 10  # parameters: much is done for each item where there are many
 
 
 class Answer(NamedTuple):
@@ -102,7 +103,9 @@ class CollectionReader:
         if kept is not None:
             tuning.found(kept.note)
             return Answer(kept.answer, collection)
-        if tuning.brief and operation not in getattr(engine, "brief", ()):
+        if tuning.brief and not (
+            len(packed) <= BRIEF_BYTES_MAX and operation in getattr(engine, "brief", ())
+        ):
             raise QueryCancelled("it may take long")
         parameters = _unpacked(packed)
         tuning.begin(collection, operation, parameters)

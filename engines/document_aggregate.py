@@ -40,10 +40,12 @@ Stage = Callable[[Rows], Rows]
 
 
 class _Budget:
-    """What a pipeline's stages hold. `step`: called for each row, so that a query can end."""
+    """What a pipeline's stages hold. `step`: called for each row, so that a query can end;
+    `long`: before what may take long for one row."""
 
-    def __init__(self, step: Callable[[], None]) -> None:
-        self.step = step
+    def __init__(self, view: View) -> None:
+        self.step = view.step
+        self.long = view.long
         self._left = HELD_BYTES_MAX
 
     def take(self, size: int, field: str) -> None:
@@ -67,7 +69,7 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
     start = fields.position(scope, int) or 0
     if not 0 <= start <= COUNT_MAX:
         refuse_cursor("is not a cursor")
-    budget = _Budget(view.step)
+    budget = _Budget(view)
     stages = [_stage(each, f"{field}[{place}]", budget) for place, each in enumerate(given)]
     search = _search(view, settings, given, field)
     walk = search.walk()
@@ -106,7 +108,10 @@ def _stage(given: object, field: str, budget: _Budget) -> Stage:
 
 
 def _match(body: Any, field: str, budget: _Budget) -> Stage:
-    matches = parse_filter(body, field).matches
+    wanted = parse_filter(body, field)
+    if wanted.regex:
+        budget.long()
+    matches = wanted.matches
     return lambda rows: (row for row in rows if matches(row))
 
 

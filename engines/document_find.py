@@ -64,6 +64,8 @@ class Search:
 
     def __init__(self, view: View, settings: Mapping[str, Any], wanted: Filter, sort: Sort) -> None:
         self._view = view
+        if wanted.regex:
+            view.long()  # one text may take milliseconds
         indexes = indexes_of(settings)
         self.state = load_state(view, len(indexes))
         self._known = list(zip(indexes, self.state.indexes, strict=True))

@@ -42,7 +42,7 @@ ANSWER_BYTES_MAX: Final = 12 << 20
 DATABASE_BYTES_MAX: Final = 64 << 30
 DATABASE_BYTES_DEFAULT: Final = 1 << 30
 CONNECTIONS_MAX: Final = 4  # kept for reads of one collection
-RANDOM_MAX: Final = 50  # different statements with random() that one of them remembers
+REMEMBERED_MAX: Final = 500  # statements that one of them remembers something of
 
 _TABLES = "SELECT name, type, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
@@ -57,7 +57,7 @@ class RelationalEngine:
         {"sql_execute": Kind.WRITE, "sql_query": Kind.READ, "sql_tables": Kind.READ}
     )
 
-    brief = frozenset({"sql_query", "sql_tables"})
+    brief = frozenset({"sql_query"})
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         fields = Given(given, "settings", ("bytes_max",))
@@ -140,6 +140,7 @@ class Reader:
         self.rules = Rules()
         # SQLite asks the rules when it prepares a statement, not when it uses it again.
         self.random: set[str] = set()
+        self.costly: set[str] = set()
         self.looks = 0  # of SQLite's, at whether it is to stop, during the statement that runs
         database.connection.authorizer = self.rules
         database.connection.set_progress_handler(self._stopped, _READ_STEPS)
@@ -178,7 +179,7 @@ class Connections:
             keep = (
                 not self._closed
                 and len(self._free) < CONNECTIONS_MAX
-                and len(reader.random) < RANDOM_MAX
+                and len(reader.random) + len(reader.costly) < REMEMBERED_MAX
             )
             if keep:
                 self._free.append(reader)
@@ -263,7 +264,12 @@ def _refused(error: Exception, rules: Rules, place: int, count: int) -> Refused:
 def _select(reader: Reader, view: View, sql: str, params: Any, limit: int) -> Value:
     """The rows of one statement. Raises InvalidArgument, QueryCancelled."""
     database, rules = reader.database, reader.rules
-    rules.reason, rules.random, reader.looks = None, False, 0
+    brief = view.tuning.brief
+    if sql in reader.costly:
+        view.long()
+    rules.brief, rules.reason, rules.random, rules.costly = brief, None, False, False
+    reader.looks = 0
+    database.limit_values(brief=brief)
     try:
         columns, rows, more = _answer(database, sql, params, limit, ANSWER_BYTES_MAX)
     except Interrupted as error:
@@ -271,9 +277,12 @@ def _select(reader: Reader, view: View, sql: str, params: Any, limit: int) -> Va
     except (SQLError, ValueError) as error:
         if database.trouble is not None:
             raise
+        view.long()  # it may be that only
         raise InvalidArgument("parameters.sql", _message(error, rules)) from error
     if rules.random:
         reader.random.add(sql)
+    if rules.costly:
+        reader.costly.add(sql)
     view.volatile = sql in reader.random
     work = view.tuning.work
     work.returned = len(rows)

@@ -27,6 +27,7 @@ from engines.errors import CorruptRecord, EngineError
 
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
+BRIEF_VALUE_BYTES: Final = 64 << 10
 _PAGE = b"p"
 _COUNT = b"n"  # an item: how many pages there are
 _PAGES_MAX = (1 << 32) - 2
@@ -139,6 +140,11 @@ class Database:
             )
             connection.create_scalar_function("random", self._next_random, 0)
             connection.create_scalar_function("randomblob", self._random_blob, 1)
+
+    def limit_values(self, *, brief: bool) -> None:
+        """How long a value may be: as ever, or so short that copying it is nothing."""
+        most = BRIEF_VALUE_BYTES if brief else _LIMITS[apsw.SQLITE_LIMIT_LENGTH]
+        self.connection.limit(apsw.SQLITE_LIMIT_LENGTH, most)
 
     def run_all(self, statements: str) -> None:
         """Every statement to its end: apsw stops at the first row otherwise."""

@@ -111,6 +111,12 @@ class View:
         """Does nobody wait for the answer any more?"""
         return self._stop()
 
+    def long(self) -> None:
+        """What follows may take long between two steps. Raises QueryCancelled where only what is
+        brief is wanted."""
+        if self.tuning.brief:
+            raise QueryCancelled("it may take long")
+
     def step(self, more: int = 0) -> None:
         """To be called in every loop that may be long; `more`: steps that this one is worth.
 

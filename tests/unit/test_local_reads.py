@@ -110,3 +110,21 @@ async def test_an_index_is_not_built_by_the_loop(state: State) -> None:
         answer = await ask(reads, "words", "text_search", query="fox")
         assert [hit["id"] for hit in answer["hits"]] == ["a"]
         assert [name == "MainThread" for name in opened] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("operation", "given"),
+    [
+        ("document_count", {"filter": {"text": {"$regex": "^f"}}}),
+        ("document_aggregate", {"pipeline": [{"$match": {"text": {"$regex": "^f"}}}]}),
+        ("document_aggregate", {"pipeline": [{"$skip": 1}, {"$match": {"t": {"$regex": "x"}}}]}),
+        ("document_get", {"ids": [f"d{n:09}" for n in range(900)]}),  # a large request
+    ],
+)
+async def test_what_may_take_long_for_one_item_is_not_begun_on_the_loop(
+    state: State, operation: str, given: dict[str, Any]
+) -> None:
+    insert(state, 3, "fox")
+    with watched(state) as (reads, opened):
+        await ask(reads, "docs", operation, **given)
+        assert [name == "MainThread" for name in opened] == [True, False]
