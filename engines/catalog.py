@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from engines.codec import Malformed, Value, integer, pack_value, text, unpack_value
@@ -20,6 +21,7 @@ SETTINGS_BYTES_MAX = 64 << 10
 DROPPED = b"\x00"  # no namespace begins with it
 
 _VERSION = 1
+_REMEMBERED = 256  # records that were unpacked last: every query begins with one
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ def pack_collection(collection: Collection) -> bytes:
 
 def unpack_collection(key: bytes, record: Buffer) -> Collection:
     """Raises CorruptRecord."""
+    return _unpacked(key, bytes(record))
+
+
+@lru_cache(_REMEMBERED)
+def _unpacked(key: bytes, record: bytes) -> Collection:
     try:
         version, namespace, name, identity, engine, settings, *numbers = _array(
             unseal("collections", key, record)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from engines.catalog import Collection, collection_key, find_collection, unpack_collection
 from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.counters import load_counters
 from engines.derived import DerivedIndex, DerivedIndexes
 from engines.engine import AnswersTogether, Engine, KeepsUp, Kind
-from engines.errors import EngineError, InvalidArgument, UnknownRead
+from engines.errors import EngineError, InvalidArgument, QueryCancelled, UnknownRead
 from engines.registry import Registry
-from engines.result_cache import Request
+from engines.result_cache import Kept, Request, ResultCache
 from engines.space import View
 from engines.store import Snapshot
+from engines.tuning import Tuning
 
 NO_COLLECTION = "COLLECTION_NOT_FOUND"
+BRIEF_BYTES_MAX = 4 << 10  # parameters: much is done for each item where there are many
 
 
 class Answer(NamedTuple):
@@ -44,6 +46,15 @@ class Place(NamedTuple):
 
 BEGINNING = Place(b"\x01", b"")  # behind what is left of dropped ones
 
+
+class _Asked(NamedTuple):
+    """One of several requests that are answered together."""
+
+    place: int
+    request: Request
+    parameters: Mapping[str, Any]
+
+
 Answers: TypeAlias = list[Answer | EngineError | None]
 
 
@@ -57,7 +68,9 @@ class CollectionReader:
         registry: Registry,
         indexes: DerivedIndexes | None,
         stop: Callable[[], bool],
+        tuning: Tuning | None = None,
     ) -> None:
+        self._tuning = Tuning() if tuning is None else tuning
         self._snapshot = snapshot
         self.applied_index = applied_index
         self._registry = registry
@@ -133,7 +146,7 @@ class CollectionReader:
     def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
         """The same, packed, and out of the cache where it is there. `packed`: parameters.
 
-        Raises also UnknownRead.
+        Raises also UnknownRead; QueryCancelled, if it is not to be computed on this thread.
         """
         collection = self.find(namespace, name)
         engine, kind = self._reading(collection, operation)
@@ -141,14 +154,57 @@ class CollectionReader:
         results = None
         if kind is Kind.READ and self._indexes is not None:
             results = self._indexes.results
+        tuning = self._tuning
+        if tuning.explain:
+            return Answer(self._explained(collection, engine, request, results), collection)
         kept = None if results is None else results.get(request)
         if kept is not None:
-            return Answer(kept, collection)
-        value, volatile = self._answered(collection, engine, operation, _unpacked(packed))
+            tuning.found(kept.note)
+            return Answer(kept.answer, collection)
+        if tuning.brief and not (
+            len(packed) <= BRIEF_BYTES_MAX and operation in getattr(engine, "brief", ())
+        ):
+            raise QueryCancelled("it may take long")
+        parameters = _unpacked(packed)
+        tuning.begin(collection, operation, parameters)
+        try:
+            value, volatile = self._answered(collection, engine, operation, parameters)
+        except InvalidArgument:
+            tuning.failed()
+            raise
+        except QueryCancelled:
+            tuning.cancelled()
+            raise
         found = pack_value(value)
+        note = tuning.end()
         if results is not None and not volatile:
-            results.put(request, found)
+            results.put(request, Kept(found, note))
         return Answer(found, collection)
+
+    def _explained(
+        self, collection: Collection, engine: Engine, request: Request, results: ResultCache | None
+    ) -> bytes:
+        """The answer, computed whether it is kept or not, and how it came about."""
+        tuning = self._tuning
+        if tuning.brief:
+            raise QueryCancelled("explaining is not brief")
+        operation, parameters = request.operation, _unpacked(request.parameters)
+        tuning.begin(collection, operation, parameters)
+        value, volatile = self._answered(collection, engine, operation, parameters)
+        tuning.end()
+        work = tuning.work
+        explanation: dict[str, Value] = {
+            "engine": engine.name,
+            "plan": work.plan,
+            "examined": work.examined,
+            "returned": work.returned,
+            "cache": {
+                "cacheable": results is not None and not volatile,
+                "kept": results is not None and results.holds(request),
+            },
+            **tuning.explanation(),
+        }
+        return pack_value({"result": value, "explain": explanation})
 
     def answer_together(
         self, namespace: str, name: str, operation: str, many: Sequence[bytes]
@@ -165,31 +221,57 @@ class CollectionReader:
         if kind is Kind.READ and self._indexes is not None:
             results = self._indexes.results
         answers: Answers = [None] * len(many)
-        asked: list[tuple[int, Request, Mapping[str, Any]]] = []
+        asked: list[_Asked] = []
+        notes: list[object] = []
         for place, packed in enumerate(many):
             request = Request(collection.id, collection.written_index, operation, packed)
             kept = None if results is None else results.get(request)
             if kept is not None:
-                answers[place] = Answer(kept, collection)
+                answers[place] = Answer(kept.answer, collection)
+                notes.append(kept.note)
                 continue
             try:
-                asked.append((place, request, _unpacked(packed)))
+                asked.append(_Asked(place, request, _unpacked(packed)))
             except UnknownRead as error:
                 answers[place] = error
-        if not asked:
-            return answers
-        view = self._view(collection, engine)
-        parameters = [each for _, _, each in asked]
-        found = engine.query_together(view, collection.settings, operation, parameters)
-        for (place, request, _), value in zip(asked, found, strict=True):
-            if value is None or isinstance(value, InvalidArgument):
-                answers[place] = value
-                continue
-            answer = pack_value(value)
-            answers[place] = Answer(answer, collection)
-            if results is not None and not view.volatile:
-                results.put(request, answer)
+        if asked:
+            self._compute(collection, engine, operation, asked, answers, results)
+        for note in notes:
+            self._tuning.found(note)
         return answers
+
+    def _compute(
+        self,
+        collection: Collection,
+        engine: AnswersTogether,
+        operation: str,
+        asked: Sequence[_Asked],
+        answers: Answers,
+        results: ResultCache | None,
+    ) -> None:
+        """What is not kept, into `answers`."""
+        tuning = self._tuning
+        parameters = [each.parameters for each in asked]
+        tuning.begin(collection, operation, parameters[0])
+        try:
+            view = self._view(collection, cast(Engine, engine))
+            found = engine.query_together(view, collection.settings, operation, parameters)
+        except QueryCancelled:
+            tuning.cancelled()
+            raise
+        computed = [
+            (each, pack_value(value))
+            for each, value in zip(asked, found, strict=True)
+            if value is not None and not isinstance(value, InvalidArgument)
+        ]
+        for each, value in zip(asked, found, strict=True):
+            if isinstance(value, InvalidArgument):
+                answers[each.place] = value
+        note = tuning.end(len(computed)) if computed else None
+        for each, answer in computed:
+            answers[each.place] = Answer(answer, collection)
+            if results is not None and not view.volatile:
+                results.put(each.request, Kept(answer, note))
 
     def _reading(self, collection: Collection, operation: str) -> tuple[Engine, Kind]:
         engine = self._registry.engines.get(collection.engine)
@@ -214,12 +296,17 @@ class CollectionReader:
     def _view(self, collection: Collection, engine: Engine) -> View:
         index = self._index(collection, engine)
         items = self._snapshot.databases.items
-        return View(self._snapshot.txn, items, collection, self.applied_index, self._stop, index)
+        return View(
+            self._snapshot.txn, items, collection, self.applied_index, self._stop, index,
+            self._tuning,
+        )  # fmt: skip
 
     def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
         if self._indexes is None:
             return None
         make = partial(engine.index, collection.settings)
+        if self._tuning.brief and not self._indexes.is_ready(collection.id, make):
+            raise QueryCancelled("an index is to be built first")
         return self._indexes.ready(collection.id, make, partial(self._fresh_view, collection))
 
     def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:

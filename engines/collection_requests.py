@@ -11,6 +11,7 @@ from engines.collection_reader import Answer
 from engines.errors import EngineError, InvalidArgument
 from engines.kv_reader import KvReader
 from engines.read_requests import PAGE_BYTES_MAX, Shown, check_page
+from engines.tuning import Tuning
 
 PARAMETER_BYTES_MAX = 16 << 20  # of one query, packed
 
@@ -70,6 +71,7 @@ class QueryCollection:
     operation: str
     parameters: bytes  # `codec.pack_value` of an object
     offload: ClassVar[bool] = True
+    explain: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if len(self.parameters) > PARAMETER_BYTES_MAX:
@@ -116,3 +118,15 @@ def _shown(answer: Answer, reader: KvReader) -> Shown[QueryAnswer]:
     applied = reader.collections.applied_index
     found = QueryAnswer(packed, collection.engine, applied, collection.written_index)
     return Shown(found, reader.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainQuery(QueryCollection):
+    """The same read, whose answer is {"result", "explain": how it came about}."""
+
+    explain: ClassVar[bool] = True
+
+    def run(self, reader: KvReader) -> Shown[QueryAnswer]:
+        tuning = reader.tuning = reader.tuning or Tuning()
+        tuning.explain = True
+        return QueryCollection.run(self, reader)

@@ -91,6 +91,11 @@ class DerivedIndexes:
                     entry.built = True
         return entry.index
 
+    def is_ready(self, identity: bytes, make: Callable[[], DerivedIndex | None]) -> bool:
+        """Does `ready` answer at once?"""
+        entry = self._found.get(identity)
+        return make() is None if entry is None else entry.built
+
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
         """What one apply did, after its commit. The thread that applies."""
         by_collection: dict[bytes, list[ItemChange]] = {}

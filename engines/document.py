@@ -55,6 +55,8 @@ class DocumentEngine:
         **dict.fromkeys(_WRITES, Kind.WRITE),
     }
 
+    brief: frozenset[str] = frozenset(_READS)
+
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         closed(given, ("indexes", "text"), "settings.")
         before = (current or {}).get("text")

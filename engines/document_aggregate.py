@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
+from engines.document_detour import Detour
 from engines.document_expressions import (
     ACCUMULATORS,
     STATE_BYTES,
@@ -27,6 +28,7 @@ from engines.document_order import order_key
 from engines.document_parameters import ANSWER_BYTES_MAX, LIMIT_DEFAULT, LIMIT_MAX, Fields
 from engines.document_paths import MISSING, Path, parse_path
 from engines.document_shapes import excluding, including, item_sort_key, parse_sort
+from engines.document_walk import Walk
 from engines.errors import InvalidArgument
 from engines.parameters import PREFIX as ROOT
 from engines.space import View
@@ -41,10 +43,12 @@ Stage = Callable[[Rows], Rows]
 
 
 class _Budget:
-    """What a pipeline's stages hold. `step`: called for each row, so that a query can end."""
+    """What a pipeline's stages hold. `step`: called for each row, so that a query can end;
+    `long`: before what may take long for one row."""
 
-    def __init__(self, step: Callable[[], None]) -> None:
-        self.step = step
+    def __init__(self, view: View) -> None:
+        self.step = view.step
+        self.long = view.long
         self._left = HELD_BYTES_MAX
 
     def take(self, size: int, field: str) -> None:
@@ -68,29 +72,37 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
     start = fields.position(scope, int) or 0
     if not 0 <= start <= COUNT_MAX:
         refuse_cursor("is not a cursor")
-    budget = _Budget(view.step)
+    budget = _Budget(view)
     stages = [_stage(each, f"{field}[{place}]", budget) for place, each in enumerate(given)]
-    rows = _source(view, settings, given, field)
+    search = _search(view, settings, given, field)
+    walk = search.walk()
+    rows: Rows = _documents(search.filter, walk, f"{field}[0].$match")
     for stage in stages:
         rows = stage(rows)
     found: list[Value] = []
     size = 0
+    following = None
     for row in islice(rows, start, None):
         size += len(pack_value(row))
         if len(found) == limit or (found and size > ANSWER_BYTES_MAX):
-            return {"items": found, "next_cursor": encode_cursor(scope, start + len(found))}
+            following = encode_cursor(scope, start + len(found))
+            break
         found.append(row)
-    return {"items": found, "next_cursor": None}
+    search.report(walk, len(found))
+    return {"items": found, "next_cursor": following}
 
 
-def _source(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Rows:
-    """The documents, by the best plan for a $match in front."""
+def _search(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Search:
+    """For the documents that a $match in front wants."""
     wanted = Filter(lambda _: True, (), False, 0)
-    where = f"{field}[0].$match"
     if given and "$match" in given[0]:
-        wanted = parse_filter(given[0]["$match"], where)
-    for _, record in Search(view, settings, wanted, ()).walk():
-        must_be_light(wanted, len(record.packed), where)
+        wanted = parse_filter(given[0]["$match"], f"{field}[0].$match")
+    return Search(view, settings, wanted, ())
+
+
+def _documents(wanted: Filter, walk: Walk | Detour, field: str) -> Rows:
+    for _, record in walk:
+        must_be_light(wanted, len(record.packed), field)
         yield record.document()
 
 
@@ -105,7 +117,10 @@ def _stage(given: object, field: str, budget: _Budget) -> Stage:
 
 
 def _match(body: Any, field: str, budget: _Budget) -> Stage:
-    matches = parse_filter(body, field).matches
+    wanted = parse_filter(body, field)
+    if wanted.regex:
+        budget.long()
+    matches = wanted.matches
     return lambda rows: (row for row in rows if matches(row))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
+from engines.document_detour import LOOKS_MAX, Detour
 from engines.document_filter import Filter, must_be_light, parse_filter
-from engines.document_indexes import indexes_of
-from engines.document_items import Record, find_record, load_state
+from engines.document_indexes import FIELDS_MAX, Index, indexes_of
+from engines.document_items import IndexState, Record, find_record, load_state
 from engines.document_order import order_key
 from engines.document_parameters import (
     ANSWER_BYTES_MAX,
@@ -21,11 +23,13 @@ from engines.document_parameters import (
     check_id,
 )
 from engines.document_paths import parse_path, reached
-from engines.document_plan import Plan, Sort, choose
+from engines.document_plan import Plan, Sort, plans
 from engines.document_shapes import Projection, parse_projection, parse_sort, sort_key
-from engines.document_walk import Walk
+from engines.document_walk import GivenUp, Walk
 from engines.parameters import PREFIX as ROOT
 from engines.space import View
+
+T = TypeVar("T")
 
 HELD_BYTES_MAX: Final = 16 << 20  # of sort keys, or of distinct values
 
@@ -60,21 +64,72 @@ class Search:
 
     def __init__(self, view: View, settings: Mapping[str, Any], wanted: Filter, sort: Sort) -> None:
         self._view = view
+        if wanted.regex:
+            view.long()  # one text may take milliseconds
         indexes = indexes_of(settings)
         self.state = load_state(view, len(indexes))
         self._known = list(zip(indexes, self.state.indexes, strict=True))
         self.filter = wanted
-        self.plan: Plan = choose(wanted.conditions, sort, self._known)
+        self._given_up = False  # did the chosen plan lead too far, so that the rules' was walked?
+        self.plan, *others = plans(wanted.conditions, sort, self._known)
+        self.chosen: Plan = self._choose(others) if others else self.plan
 
-    def walk(self, after: bytes | None = None) -> Walk:
-        place = self.plan.place
-        return Walk(self._view, self.plan, None if place is None else self._known[place], after)
+    def _choose(self, others: list[Plan]) -> Plan:
+        named = {_label(plan): plan for plan in (self.plan, *others)}
+        control, *names = named
+        return named[self._view.tuning.choose("index", control, names)]
 
-    def explanation(self, walk: Walk, returned: int) -> Value:
-        plan = self.plan
-        kind = "index" if plan.place is not None else "ids" if plan.name else "all_documents"
+    def walk(self, after: bytes | None = None) -> Walk | Detour:
+        """What the plan of the rules leads to, or what matches of it, in its order."""
+        if self.chosen is self.plan:
+            return self._control(after)
+        control = self.plan, self._index(self.plan)
+        return Detour(self._view, self.filter, control, self._other(), after)
+
+    def over(self, work: Callable[[Walk], T]) -> tuple[Walk, T]:
+        """`work` over a walk in any order, which is done again if the first walk leads too far."""
+        looked = 0
+        if self.chosen is not self.plan:
+            walk = self._other()
+            with suppress(GivenUp):
+                return walk, work(walk)
+            looked = walk.documents
+            self._given_up = True
+        walk = self._control(None)
+        done = work(walk)
+        walk.documents += looked
+        return walk, done
+
+    def _control(self, after: bytes | None) -> Walk:
+        return Walk(self._view, self.plan, self._index(self.plan), after)
+
+    def _other(self) -> Walk:
+        """As far as a wrong choice may lead."""
+        return Walk(self._view, self.chosen, self._index(self.chosen), looks_max=LOOKS_MAX)
+
+    def _index(self, plan: Plan) -> tuple[Index, IndexState] | None:
+        return None if plan.place is None else self._known[plan.place]
+
+    def report(self, walk: Walk | Detour, returned: int) -> None:
+        """For whoever tunes."""
+        work, plan = self._view.tuning.work, self.chosen
+        work.examined, work.returned = walk.documents, returned
+        if plan.place is not None:
+            work.index = plan.name
+        elif not plan.name:
+            equal = [each for each in self.filter.conditions if each.operator in ("$eq", "$in")]
+            bound = [each for each in self.filter.conditions if each not in equal]
+            paths = (".".join(each.path) for each in (*equal, *bound))
+            work.scans = bool(self.filter.size)
+            work.fields = tuple(dict.fromkeys(paths))[:FIELDS_MAX]
+        if self._view.tuning.explain:
+            given_up = walk.given_up if isinstance(walk, Detour) else self._given_up
+            work.plan = {**self.explanation(walk, returned), "given_up": given_up}
+
+    def explanation(self, walk: Walk | Detour, returned: int) -> dict[str, Value]:
+        plan = self.chosen
         return {
-            "plan": kind,
+            "plan": plan.kind,
             "index": plan.name or None,
             "ranges": len(plan.ranges),
             "equality_fields": plan.equal,
@@ -112,12 +167,13 @@ def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any])
         "items": page.items,
         "next_cursor": following and encode_cursor(["find", *scope], following),
     }
+    search.report(walk, len(page.items))
     if explain:
         answer["explain"] = search.explanation(walk, len(page.items))
     return answer
 
 
-def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk, Value]:
+def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk | Detour, Value]:
     after = None
     if position is not None:
         if len(position) != 2 or position[0] != search.plan.name or type(position[1]) is not bytes:
@@ -136,29 +192,38 @@ def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk, Val
 
 def _sorted(
     view: View, search: Search, sort: Sort, page: Page, limit: int, position: Any
-) -> tuple[Walk, Value]:
+) -> tuple[Walk | Detour, Value]:
     """The first `limit` behind `position`: only their keys are held while all are looked at."""
     after = None
     if position is not None:
         if len(position) != 3 or (type(position[1]), type(position[2])) != (bytes, str):
             refuse_cursor("is of other indexes than there are now: begin again")
         after = position[1], position[2]
-    kept: list[tuple[bytes, str]] = []
-    held = 0
-    more = False
-    walk = search.walk()
-    for _, record in walk:
-        document = record.document()
-        if not matches(search.filter, record, document):
-            continue
-        place = sort_key(document, sort), record.id
-        if after is not None and place <= after:
-            continue
-        insort(kept, place)
-        held += len(place[0])
-        while len(kept) > limit or (held > HELD_BYTES_MAX and len(kept) > 1):
-            held -= len(kept.pop()[0])
-            more = True
+
+    def least(walk: Walk) -> tuple[list[tuple[bytes, str]], bool]:
+        """Keys and ids of the page, and whether there are more."""
+        ordered = walk.plan.ordered
+        kept: list[tuple[bytes, str]] = []
+        held = 0
+        behind: tuple[bytes, str] | None = None  # the first one that is not on the page
+        for _, record in walk:
+            document = record.document()
+            if not matches(search.filter, record, document):
+                continue
+            place = sort_key(document, sort), record.id
+            if (after is not None and place <= after) or (behind is not None and place > behind):
+                continue
+            if ordered and len(kept) == limit and place[0] > kept[-1][0]:
+                return kept, True  # what follows in the order of the sort is behind the page
+            insort(kept, place)
+            held += len(place[0])
+            while len(kept) > limit or (held > HELD_BYTES_MAX and len(kept) > 1):
+                # Nothing from there on has a place on this page, even if there is room again.
+                behind = kept.pop()
+                held -= len(behind[0])
+        return kept, behind is not None
+
+    walk, (kept, more) = search.over(least)
     last: tuple[bytes, str] | None = None
     for place in kept:
         found = find_record(view, place[1])
@@ -202,8 +267,11 @@ def count(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]
     search = Search(view, settings, wanted, ())
     if not fields.members("filter"):
         return {"count": search.state.documents}
-    found = (matches(wanted, record, record.document()) for _, record in search.walk())
-    return {"count": sum(found)}
+    walk, found = search.over(
+        lambda walk: sum(matches(wanted, record, record.document()) for _, record in walk)
+    )
+    search.report(walk, found)
+    return {"count": found}
 
 
 def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
@@ -218,15 +286,22 @@ def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, A
     scope = ["distinct", parameters["field"], parameters.get("filter")]
     after = fields.position(scope, bytes)
     found = _Distinct(after or b"", limit)
-    for _, record in Search(view, settings, wanted, ()).walk():
+    search = Search(view, settings, wanted, ())
+    walk = search.walk()
+    for _, record in walk:
         document = record.document()
         if matches(wanted, record, document):
             for value in reached(document, path):
                 for each in value if value.__class__ is list else (value,):
                     view.step()
                     found.add(each)
+    search.report(walk, len(found.values))
     following = encode_cursor(scope, found.keys[-1]) if found.more else None
     return {"values": found.values, "next_cursor": following}
+
+
+def _label(plan: Plan) -> str:
+    return f"{plan.kind} {plan.name}" if plan.place is not None else plan.kind
 
 
 class _Distinct:

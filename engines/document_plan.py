@@ -21,6 +21,7 @@ from engines.document_paths import Path
 from engines.space import after_prefix
 
 RANGES_MAX: Final = 1_000  # of one plan
+OTHERS_MAX: Final = 3  # plans besides the one that the rules prefer
 _ID: Final[Path] = ("_id",)
 
 Sort = Sequence[tuple[Path, int]]  # 1 ascending, -1 descending
@@ -45,6 +46,10 @@ class Plan(NamedTuple):
     reverse: bool  # walk backwards
 
     @property
+    def kind(self) -> str:
+        return "index" if self.place is not None else "ids" if self.name else "all_documents"
+
+    @property
     def rank(self) -> tuple[bool, int, bool, bool]:
         return self.name == "_id" and self.equal > 0, self.equal, self.bounded, self.ordered
 
@@ -54,17 +59,34 @@ def choose(
     sort: Sort,
     indexes: Iterable[tuple[Index, IndexState]],
 ) -> Plan:
-    """The best plan; the first of those that are equally good."""
+    """The best plan by the rules; the first of those that are equally good."""
+    return plans(conditions, sort, indexes)[0]
+
+
+def plans(
+    conditions: Sequence[Condition],
+    sort: Sort,
+    indexes: Iterable[tuple[Index, IndexState]],
+) -> list[Plan]:
+    """The best plan by the rules, and others that are of use: at most OTHERS_MAX."""
     by_path: dict[Path, list[Condition]] = {}
     for condition in conditions:
         by_path.setdefault(condition.path, []).append(condition)
     best = _documents_plan(by_path.get(_ID, ()), sort)
+    if best.rank[0]:
+        return [best]
+    others: list[Plan] = []
     for place, (index, state) in enumerate(indexes):
-        if state.built is None:
+        # Most indexes have nothing to do with a request, which is seen at their first field.
+        if state.built is None and (sort or index.fields[0] in by_path):
             plan = _index_plan(place, index, state, by_path, sort)
             if plan.rank > best.rank:
+                if best.place is not None:
+                    others.append(best)
                 best = plan
-    return best
+            elif plan.equal or plan.bounded or (sort and plan.ordered):
+                others.append(plan)
+    return [best, *others[:OTHERS_MAX]]
 
 
 def _documents_plan(conditions: Sequence[Condition], sort: Sort) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from engines.codec import Value, pack_value
 from engines.document_filter import parse_filter
+from engines.document_find import matches
 from engines.document_items import DOCUMENT, unpack_record
 from engines.document_parameters import ANSWER_BYTES_MAX, Fields
 from engines.document_paths import Path, parse_path, reached
@@ -100,7 +101,7 @@ def search(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any
             continue
         record = unpack_record(key, value)
         document = record.document()
-        if not wanted.matches(document):
+        if not matches(wanted, record, document):
             continue
         shown = document if project is None else project(document)
         room -= len(record.packed) if project is None else len(pack_value(shown))

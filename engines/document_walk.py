@@ -20,10 +20,15 @@ from engines.errors import CorruptRecord
 from engines.space import ITEM_KEY_BYTES_MAX, after_prefix
 
 
+class GivenUp(Exception):
+    """The walk led to more than it may."""
+
+
 class Walk:
     """One walk; iterate over it once.
 
-    `after`: the place of the last document of an earlier walk of the same plan.
+    `after`: the place of the last document of an earlier walk of the same plan. `looks_max`: of
+    entries or documents; beyond it, it raises GivenUp.
     """
 
     def __init__(
@@ -32,17 +37,22 @@ class Walk:
         plan: Plan,
         index: tuple[Index, IndexState] | None,
         after: bytes | None = None,
+        looks_max: int | None = None,
     ) -> None:
+        self._looks_max = looks_max
         self._items = items
-        self._plan = plan
+        self.plan = plan
         self._index = index
         self._after = after
         self.entries = 0  # of the index, looked at
         self.documents = 0  # read
 
     def __iter__(self) -> Iterator[tuple[bytes, Record]]:
-        """(place, document). Raises CorruptRecord, QueryCancelled."""
+        """(place, document). Raises CorruptRecord, QueryCancelled, GivenUp."""
+        looks_max = self._looks_max
         for key, value in self._keys():
+            if looks_max is not None and max(self.entries, self.documents) >= looks_max:
+                raise GivenUp
             if self._index is None:
                 self.documents += 1
                 yield key, unpack_record(key, value)
@@ -65,8 +75,8 @@ class Walk:
                 yield entry_id(key, value)
 
     def _keys(self) -> Iterator[tuple[bytes, bytes]]:
-        ranges = self._plan.ranges
-        after, reverse = self._after, self._plan.reverse
+        ranges = self.plan.ranges
+        after, reverse = self._after, self.plan.reverse
         for low, high in reversed(ranges) if reverse else ranges:
             if after is not None:
                 low, high = (low, min(high, after)) if reverse else (max(low, after), high)
@@ -81,14 +91,17 @@ class Walk:
         index, state = self._index
         if not state.many:
             return True
-        keys = entries(index, record.document()).keys
-        if len(keys) == 1:
-            return True
-        places = [entry_key(state.number, values, record.id) for values in keys]
-        inside = [place for place in places if _inside(self._plan.ranges, place)]
+        inside = places(self.plan, index, state, record)
         if not inside:
             raise CorruptRecord("items", key, f"document {record.id} has no such entry")
-        return key == (max(inside) if self._plan.reverse else min(inside))
+        return key == (max(inside) if self.plan.reverse else min(inside))
+
+
+def places(plan: Plan, index: Index, state: IndexState, record: Record) -> list[bytes]:
+    """The document's entries in the ranges of a plan."""
+    keys = entries(index, record.document()).keys
+    made = (entry_key(state.number, values, record.id) for values in keys)
+    return [place for place in made if _inside(plan.ranges, place)]
 
 
 def _storable(low: bytes, high: bytes) -> tuple[bytes, bytes]:

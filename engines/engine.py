@@ -60,7 +60,12 @@ class Kind(enum.Enum):
 
 
 class Engine(Protocol):
-    """One data model. Stateless: one object serves every collection, from any thread."""
+    """One data model. Stateless: one object serves every collection, from any thread.
+
+    It may have an attribute `brief`, too: names of reads that are tried on the event loop first,
+    since they end soon or come to `view.step`, or look at `view.stopped`, within a millisecond;
+    what does not says so before (`view.long`). Such a read may be begun twice.
+    """
 
     @property
     def name(self) -> str:

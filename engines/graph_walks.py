@@ -194,15 +194,27 @@ class _Budget:
         self._field = field
         self._nodes = VISITED_NODES_MAX
         self._edges = VISITED_EDGES_MAX
+        self._work = view.tuning.work
+        self._explain = view.tuning.explain
 
     def node(self) -> None:
         self._view.step()
         self._nodes -= 1
         self._check(self._nodes, f"more than {VISITED_NODES_MAX} nodes to visit")
+        self._work.examined = VISITED_NODES_MAX - self._nodes
+        self._report()
 
     def edge(self) -> None:
         self._edges -= 1
         self._check(self._edges, f"more than {VISITED_EDGES_MAX} edges to follow")
+        self._report()
+
+    def _report(self) -> None:
+        if self._explain:
+            self._work.plan = {
+                "visited_nodes": VISITED_NODES_MAX - self._nodes,
+                "followed_edges": VISITED_EDGES_MAX - self._edges,
+            }
 
     def _check(self, left: int, what: str) -> None:
         if left < 0:

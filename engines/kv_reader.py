@@ -48,12 +48,13 @@ from engines.layout import (
 )
 from engines.registry import Registry
 from engines.store import Snapshot, Transaction
+from engines.tuning import Tuning
 
 
 class KvReader:
     """Reads the state as of one snapshot."""
 
-    __slots__ = ("_databases", "_indexes", "_loaded", "_registry", "_snapshot", "stop")
+    __slots__ = ("_databases", "_indexes", "_loaded", "_registry", "_snapshot", "stop", "tuning")
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class KvReader:
         self._registry = registry
         self._indexes = indexes
         self.stop: Callable[[], bool] = lambda: False  # does nobody wait any more?
+        self.tuning: Tuning | None = None  # of the one query that is read
         self._snapshot = snapshot
         self._databases = snapshot.databases
         self._loaded: Counters | None = None
@@ -85,8 +87,9 @@ class KvReader:
         """Reads of collections."""
         assert self._registry is not None
         return CollectionReader(
-            self._snapshot, self._counters.applied_index, self._registry, self._indexes, self.stop
-        )
+            self._snapshot, self._counters.applied_index, self._registry, self._indexes, self.stop,
+            self.tuning,
+        )  # fmt: skip
 
     @property
     def revision(self) -> int:

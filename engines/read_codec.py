@@ -29,6 +29,7 @@ from engines.codec import (
 from engines.collection_requests import (
     CollectionPage,
     DescribeCollection,
+    ExplainQuery,
     ListCollections,
     QueryAnswer,
     QueryCollection,
@@ -385,6 +386,10 @@ _KINDS: dict[int, _Kind] = {
     ),
     12: _kind(
         QueryCollection, text, text, text, data,
+        found=lambda request, parts: _query_answer(parts),
+    ),
+    13: _kind(
+        ExplainQuery, text, text, text, data,
         found=lambda request, parts: _query_answer(parts),
     ),
 }  # fmt: skip

@@ -36,6 +36,7 @@ from engines.text_parameters import Given
 STATEMENTS_MAX: Final = 1_000  # of one write
 STEPS_MAX: Final = 50_000_000  # of SQLite's virtual machine, of one write
 _STEPS: Final = 10_000  # between two looks
+_READ_STEPS: Final = 1_000  # of a read, which may be tried on the event loop
 ROWS_DEFAULT: Final = 1_000
 ROWS_MAX: Final = 10_000
 ANSWER_BYTES_MAX: Final = 12 << 20
@@ -43,6 +44,7 @@ DATABASE_BYTES_MIN: Final = 1 << 20
 DATABASE_BYTES_MAX: Final = 64 << 30
 DATABASE_BYTES_DEFAULT: Final = 1 << 30
 CONNECTIONS_MAX: Final = 4  # kept for reads of one collection
+REMEMBERED_MAX: Final = 500  # statements that one of them remembers something of
 
 _TABLES = "SELECT name, type, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
 
@@ -56,6 +58,8 @@ class RelationalEngine:
     operations = MappingProxyType(
         {"sql_execute": Kind.WRITE, "sql_query": Kind.READ, "sql_tables": Kind.READ}
     )
+
+    brief = frozenset({"sql_query"})
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         fields = Given(given, "settings", ("bytes_max",))
@@ -105,13 +109,17 @@ class RelationalEngine:
             given = Given(parameters, "parameters", ("sql", "params", "limit"))
             sql, params = _statement(parameters, "parameters", ("limit",))
             wanted = (sql, params, given.integer("limit", 1, ROWS_MAX, ROWS_DEFAULT))
-        database = pool.take(view)
+        reader = pool.take(view)
         try:
-            answer: Value = run(database, lambda: _select(database, view, *wanted))
-        except BaseException:
-            database.close()
+            answer: Value = run(reader.database, lambda: _select(reader, view, *wanted))
+        except BaseException as error:
+            refused = isinstance(error, InvalidArgument | QueryCancelled)
+            if refused and reader.database.trouble is None:
+                pool.give(reader)
+            else:
+                reader.database.close()
             raise
-        pool.give(database)
+        pool.give(reader)
         return answer
 
     def index(self, settings: Settings) -> Connections:
@@ -129,32 +137,60 @@ class RelationalEngine:
             database.close()
 
 
+class Reader:
+    """A connection for reads. Its rules stay: SQLite forgets what it has prepared whenever it is
+    given others, and preparing a statement takes longer than looking up a row."""
+
+    def __init__(self, view: View) -> None:
+        self.database = database = Database(view, writable=False)
+        self.rules = Rules()
+        # SQLite asks the rules when it prepares a statement, not when it uses it again.
+        self.random: set[str] = set()
+        self.costly: set[str] = set()
+        self.looks = 0  # of SQLite's, at whether it is to stop, during the statement that runs
+        database.connection.authorizer = self.rules
+        database.connection.set_progress_handler(self._stopped, _READ_STEPS)
+
+    def _stopped(self) -> bool:
+        # It counts the steps of all runs of a statement together, so that the first look may
+        # come at once.
+        self.looks += 1
+        if self.looks == 1:
+            return False
+        store: Any = self.database.store
+        return bool(store.stopped)
+
+
 class Connections:
     """Connections for reads of one collection, which keep what they have parsed and cached."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free: list[Database] = []
+        self._free: list[Reader] = []
         self._closed = False
 
-    def take(self, view: View) -> Database:
+    def take(self, view: View) -> Reader:
         """One that reads from `view`."""
         with self._lock:
-            database = self._free.pop() if self._free else None
-        if database is None:
-            return Database(view, writable=False)
-        database.store = view
-        return database
+            reader = self._free.pop() if self._free else None
+        if reader is None:
+            return Reader(view)
+        reader.database.store = view
+        return reader
 
-    def give(self, database: Database) -> None:
+    def give(self, reader: Reader) -> None:
         # A snapshot's place among the readers is free once nothing refers to it.
-        database.store = NO_PAGES
+        reader.database.store = NO_PAGES
         with self._lock:
-            keep = not self._closed and len(self._free) < CONNECTIONS_MAX
+            keep = (
+                not self._closed
+                and len(self._free) < CONNECTIONS_MAX
+                and len(reader.random) + len(reader.costly) < REMEMBERED_MAX
+            )
             if keep:
-                self._free.append(database)
+                self._free.append(reader)
         if not keep:
-            database.close()
+            reader.database.close()
 
     # `DerivedIndex`: nothing is derived but what SQLite itself looks after.
 
@@ -166,8 +202,8 @@ class Connections:
         with self._lock:
             self._closed = True
             free, self._free = self._free, []
-        for database in free:
-            database.close()
+        for reader in free:
+            reader.database.close()
 
 
 # --- Running statements --------------------------------------------------------------
@@ -241,12 +277,15 @@ def _refused(error: Exception, rules: Rules, place: int, count: int) -> Refused:
     return Refused(code, message, field)
 
 
-def _select(database: Database, view: View, sql: str, params: Any, limit: int) -> Value:
+def _select(reader: Reader, view: View, sql: str, params: Any, limit: int) -> Value:
     """The rows of one statement. Raises InvalidArgument, QueryCancelled."""
-    rules = Rules()
-    connection = database.connection
-    connection.authorizer = rules
-    connection.set_progress_handler(lambda: view.stopped, _STEPS)
+    database, rules = reader.database, reader.rules
+    brief = view.tuning.brief
+    if sql in reader.costly:
+        view.long()
+    rules.brief, rules.reason, rules.random, rules.costly = brief, None, False, False
+    reader.looks = 0
+    database.limit_values(brief=brief)
     try:
         columns, rows, more = _answer(database, sql, params, limit, ANSWER_BYTES_MAX)
     except Interrupted as error:
@@ -254,12 +293,32 @@ def _select(database: Database, view: View, sql: str, params: Any, limit: int) -
     except (SQLError, ValueError) as error:
         if database.trouble is not None or isinstance(error, OutOfMemory):
             raise
+        view.long()  # it may be that only
         raise InvalidArgument("parameters.sql", _message(error, rules)) from error
-    finally:
-        connection.authorizer = None
-        connection.set_progress_handler(None)
-    view.volatile = rules.random
+    if rules.random:
+        reader.random.add(sql)
+    if rules.costly:
+        reader.costly.add(sql)
+    view.volatile = sql in reader.random
+    work = view.tuning.work
+    work.returned = len(rows)
+    if view.tuning.explain:
+        work.plan = {"steps": _query_plan(database, sql, params)}
     return {"columns": columns, "rows": rows, "truncated": more}
+
+
+def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
+    """What SQLite says that it does, in its words; empty for what is no query."""
+    if not sql.lstrip().lower().startswith(("select", "with", "values")):
+        return []
+    cursor = database.connection.cursor()
+    found: list[Value] = []
+    for row in cursor.execute(f"EXPLAIN QUERY PLAN {sql}", _bound(params)):
+        if [name for name, *_ in cursor.get_description()][-1:] != ["detail"]:
+            break  # of a second statement
+        found.append(str(row[-1]))
+    cursor.close(True)
+    return found
 
 
 def _answer(

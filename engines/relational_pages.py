@@ -30,6 +30,7 @@ from engines.relational_functions import VALUE_BYTES_MAX, bounded_functions
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
 RANDOM_BYTES_MAX: Final = 1 << 20  # of one call of randomblob
+BRIEF_VALUE_BYTES: Final = 64 << 10
 _PAGE = b"p"
 _COUNT = b"n"  # an item: how many pages there are
 _PAGES_MAX = (1 << 32) - 2
@@ -88,6 +89,8 @@ class WritableStore(PageStore, Protocol):
 
 class _NoPages:
     """Of a connection that waits to be used."""
+
+    stopped = True
 
     def get(self, key: bytes) -> bytes | None:
         raise EngineError("a database is read outside of a query")
@@ -157,6 +160,11 @@ class Database:
                 connection.create_scalar_function(
                     name, draw, arguments, flags=apsw.SQLITE_INNOCUOUS
                 )
+
+    def limit_values(self, *, brief: bool) -> None:
+        """How long a value may be: as ever, or so short that copying it is nothing."""
+        most = BRIEF_VALUE_BYTES if brief else _LIMITS[apsw.SQLITE_LIMIT_LENGTH]
+        self.connection.limit(apsw.SQLITE_LIMIT_LENGTH, most)
 
     def run_all(self, statements: str) -> None:
         """Every statement to its end: apsw stops at the first row otherwise."""

@@ -23,6 +23,13 @@ _MODULES: Final = frozenset({"fts5", "rtree"})  # of virtual tables
 _FUNCTIONS: Final = frozenset(
     {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_source_id"}
 )
+# Whose time is in proportion to their arguments, and short: not LIKE, nor what makes large values.
+_BRIEF: Final = frozenset(
+    {
+        "abs", "avg", "coalesce", "count", "ifnull", "iif", "length", "max", "min", "nullif",
+        "round", "sum", "total", "typeof",
+    }
+)  # fmt: skip
 _RANDOM: Final = frozenset({"random", "randomblob"})
 _DENIED: Final = {
     apsw.SQLITE_ATTACH: "ATTACH is not allowed: a collection is one database",
@@ -38,11 +45,13 @@ _DENIED: Final = {
 
 class Rules:
     """An authorizer. `reason` says why the last statement was refused; `random`: does one use
-    randomness?"""
+    randomness? `costly`: a function that may take long? With `brief` it is refused for that."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.brief = False
         self.random = False
+        self.costly = False
 
     def __call__(
         self,
@@ -59,8 +68,13 @@ class Rules:
         return int(apsw.SQLITE_DENY)
 
     def _refusal(self, action: int, first: str | None, second: str | None) -> str | None:
-        if action == apsw.SQLITE_FUNCTION and (second or "").lower() in _RANDOM:
-            self.random = True
+        if action == apsw.SQLITE_FUNCTION:
+            name = (second or "").lower()
+            self.random = self.random or name in _RANDOM
+            if name not in _BRIEF:
+                self.costly = True
+                if self.brief:
+                    return f"the function {second} may take long"
         if action in _DENIED:
             return _DENIED[action]
         if action == apsw.SQLITE_PRAGMA and (first or "").lower() not in _PRAGMAS:

@@ -29,11 +29,20 @@ class Request(NamedTuple):
     parameters: bytes  # packed
 
 
+class Kept(NamedTuple):
+    """An answer, packed, and what whoever computed it wants to know of it again."""
+
+    answer: bytes
+    note: object = None
+
+
 class CacheFigures(NamedTuple):
     hits: int
     misses: int
+    evictions: int  # answers that gave way to newer ones
     entries: int
     size: int  # bytes
+    size_max: int
 
 
 class ResultCache:
@@ -42,12 +51,13 @@ class ResultCache:
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._answers: OrderedDict[Request, bytes] = OrderedDict()
+        self._answers: OrderedDict[Request, Kept] = OrderedDict()
         self._size = 0
         self._hits = 0
         self._misses = 0
+        self._evictions = 0
 
-    def get(self, request: Request) -> bytes | None:
+    def get(self, request: Request) -> Kept | None:
         with self._lock:
             answer = self._answers.get(request)
             if answer is None:
@@ -57,18 +67,34 @@ class ResultCache:
                 self._answers.move_to_end(request)
             return answer
 
-    def put(self, request: Request, answer: bytes) -> None:
+    def holds(self, request: Request) -> bool:
+        """Would it be answered? It counts neither as hit nor as miss."""
+        with self._lock:
+            return request in self._answers
+
+    def resize(self, bytes_max: int) -> None:
+        """Another bound; 0: nothing is kept."""
+        with self._lock:
+            self._bytes_max = bytes_max
+            self._shrink()
+
+    def put(self, request: Request, kept: Kept) -> None:
         """Keep it, if it is not too large."""
-        if len(answer) > ANSWER_BYTES_MAX:
+        size = _bytes(request, kept)
+        if len(kept.answer) > ANSWER_BYTES_MAX or size > self._bytes_max:
             return
         with self._lock:
             if request in self._answers:
                 return
-            self._answers[request] = answer
-            self._size += _bytes(request, answer)
-            while self._size > self._bytes_max:
-                oldest, dropped = self._answers.popitem(last=False)
-                self._size -= _bytes(oldest, dropped)
+            self._answers[request] = kept
+            self._size += size
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self._size > self._bytes_max:
+            oldest, dropped = self._answers.popitem(last=False)
+            self._size -= _bytes(oldest, dropped)
+            self._evictions += 1
 
     def clear(self) -> None:
         with self._lock:
@@ -77,8 +103,11 @@ class ResultCache:
 
     def figures(self) -> CacheFigures:
         with self._lock:
-            return CacheFigures(self._hits, self._misses, len(self._answers), self._size)
+            return CacheFigures(
+                self._hits, self._misses, self._evictions, len(self._answers), self._size,
+                self._bytes_max,
+            )  # fmt: skip
 
 
-def _bytes(request: Request, answer: bytes) -> int:
-    return len(answer) + len(request.parameters) + _OVERHEAD_BYTES
+def _bytes(request: Request, kept: Kept) -> int:
+    return len(kept.answer) + len(request.parameters) + _OVERHEAD_BYTES

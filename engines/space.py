@@ -19,11 +19,13 @@ from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
 from engines.layout import seal, unseal
 from engines.overlay import Table
 from engines.store import Cursor, Database, Transaction
+from engines.tuning import Tuning
 
 ID_BYTES: Final = 8
 ITEM_KEY_BYTES_MAX: Final = PHYSICAL_KEY_BYTES_MAX - ID_BYTES
 ITEM_OVERHEAD_BYTES: Final = ID_BYTES + 4  # an item's id and checksum
 STOP_ITEMS: Final = 64  # items between two looks at whether the caller still waits
+STEP_BYTES_BITS: Final = 12  # of an item's bytes, 4 KiB count as much as the item itself
 _CHUNK_ITEMS: Final = 256  # read at once by a range within an apply
 _FIRST_ITEMS: Final = 4  # and at first, for who wants only the first item
 
@@ -49,6 +51,7 @@ class View:
         "applied_index",
         "collection",
         "index",
+        "tuning",
         "volatile",
     )
 
@@ -60,9 +63,11 @@ class View:
         applied_index: int,
         stop: Callable[[], bool] = lambda: False,
         index: object = None,
+        tuning: Tuning | None = None,
     ) -> None:
         """`stop`: does nobody wait for the answer any more? `index`: the collection's derived
-        index, which may have seen more than this snapshot holds."""
+        index, which may have seen more than this snapshot holds. `tuning`: which way to the
+        answer, of several."""
         self._txn = txn
         self._database = items
         self._stop = stop
@@ -70,16 +75,21 @@ class View:
         self.collection = collection
         self.applied_index = applied_index
         self.index = index
+        self.tuning = Tuning() if tuning is None else tuning
         self.volatile = False  # set by an engine: the answer is of more than the items
 
     def get(self, key: bytes) -> bytes | None:
         """The item's value. Raises CorruptRecord."""
-        self.step()
         if len(key) > ITEM_KEY_BYTES_MAX:
+            self.step()
             return None
         physical = self.collection.id + key
         record = self._txn.get(physical, db=self._database)
-        return None if record is None else unseal("items", physical, record)
+        if record is None:
+            self.step()
+            return None
+        self.step(len(record) >> STEP_BYTES_BITS)
+        return unseal("items", physical, record)
 
     def range(
         self, first: bytes = b"", last: bytes | None = None, *, reverse: bool = False
@@ -93,7 +103,7 @@ class View:
         low, high = _bounds(identity, first, last)
         with self._txn.cursor(db=self._database) as cursor:
             for physical, record in _walk(cursor, low, high, reverse):
-                self.step()
+                self.step(len(record) >> STEP_BYTES_BITS)
                 yield physical[ID_BYTES:], unseal("items", physical, record)
 
     def prefix(self, prefix: bytes, *, reverse: bool = False) -> Iterator[Item]:
@@ -105,9 +115,18 @@ class View:
         """Does nobody wait for the answer any more?"""
         return self._stop()
 
-    def step(self) -> None:
-        """To be called in every loop that may be long. Raises QueryCancelled."""
-        self._left -= 1
+    def long(self) -> None:
+        """What follows may take long between two steps. Raises QueryCancelled where only what is
+        brief is wanted."""
+        if self.tuning.brief:
+            raise QueryCancelled("it may take long")
+
+    def step(self, more: int = 0) -> None:
+        """To be called in every loop that may be long; `more`: steps that this one is worth.
+
+        Raises QueryCancelled.
+        """
+        self._left -= 1 + more
         if self._left <= 0:
             self._left = STOP_ITEMS
             if self._stop():

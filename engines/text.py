@@ -203,6 +203,10 @@ class TextEngine:
         assert isinstance(index, TextIndex)
         looked_at = CANDIDATES_MAX if wanted.narrows else limit
         found = index.search(view, expression, weights, looked_at)
+        work = view.tuning.work
+        work.examined = len(found)
+        if view.tuning.explain:
+            work.plan = {"match": expression, "candidates": len(found), "filtered": wanted.narrows}
         hits: list[dict[str, Value]] = []
         room = ANSWER_BYTES_MAX
         complete = len(found) < looked_at  # or until as many as wanted are found
@@ -223,6 +227,7 @@ class TextEngine:
             snippets = index.snippets(view, expression, keys, SNIPPET_WORDS)
             for key, hit in zip(keys, hits, strict=True):
                 hit["snippet"] = snippets.get(key)
+        work.returned = len(hits)
         return {"hits": hits, "exhaustive": complete or len(hits) == limit}
 
     # --- The index, and whether it holds together ------------------------------------

@@ -56,7 +56,7 @@ def series_downsample(view: View, settings: Mapping[str, Any], given: Mapping[st
     groups = _groups(view, request)
     rollup = _fitting(rollups_of(settings), request)
     scan = _Scan(view, request, rollup)
-    answer: list[Value] = []
+    answer: list[dict[str, Any]] = []
     left = request.limit
     for group in sorted(groups, key=_group_order):
         series = groups[group]
@@ -79,11 +79,24 @@ def series_downsample(view: View, settings: Mapping[str, Any], given: Mapping[st
 
 
 def _page(
-    answer: list[Value], given: Mapping[str, Any], position: list[Value] | None, scan: _Scan
+    answer: list[dict[str, Any]],
+    given: Mapping[str, Any],
+    position: list[Value] | None,
+    scan: _Scan,
 ) -> Value:
     cursor = (
         None if position is None else encode_cursor(scope_of("series_downsample", given), position)
     )
+    work = scan.view.tuning.work
+    work.examined = scan.scanned + scan.rows
+    work.returned = sum(len(group["windows"]) for group in answer)
+    if scan.view.tuning.explain:
+        work.plan = {
+            "chunks": scan.chunks,
+            "points_scanned": scan.scanned,
+            "rollup_window_ms": None if scan.rollup is None else scan.rollup.window_ms,
+            "rollup_rows": scan.rows,
+        }
     return {
         "groups": answer,
         "points_scanned": scan.scanned,
@@ -107,6 +120,7 @@ class _Scan:
     request: Request
     rollup: Rollup | None
     scanned: int = 0  # points
+    chunks: int = 0  # that they were in
     rows: int = 0  # of rollups
     left_out: bool = False  # were there points whose rollups cannot answer this?
 
@@ -158,6 +172,7 @@ class _Scan:
             for chunk in chunks(self.view, series.id, start, end):
                 parts.append(points_of(series.id, chunk).between(start, end))
                 self.scanned += parts[-1].count
+                self.chunks += 1
                 if self.scanned > POINTS_SCANNED_MAX:
                     raise InvalidArgument(
                         f"{PREFIX}.limit",

@@ -32,6 +32,7 @@ HITS_MAX: Final = 100_000  # of one answer
 TOGETHER_LIMIT_MAX: Final = 100  # hits of a search that is answered with others
 RECALL_SAMPLES_MAX: Final = 1_000
 RECALL_LIMIT: Final = 10
+COMPARED_MAX: Final = 4  # vectors of one request, that are searched exactly as well
 _PREFIX: Final = "parameters."
 PARTS: Final = ("metadata", "vector", "text")
 MATCH_BYTES: Final = 64  # of its names, distance and id, as reckoned
@@ -75,7 +76,7 @@ def search_together(
     for wanted, members_of_group in groups.items():
         sight = seen(view, settings)
         queries = np.concatenate([query for _, query, _ in members_of_group])
-        found = nearest(sight, queries, wanted, view.step)
+        found = _nearest(view, settings, sight, queries, wanted)
         for (place, _, include), hits in zip(members_of_group, found, strict=True):
             matches = _Answer(view, settings, sight, include).matches(hits)
             answers[place] = {"matches": matches}
@@ -106,7 +107,39 @@ def nearest_of(view: View, settings: Settings, given: Parameters) -> Nearest:
             "parameters.limit", f"for {len(queries)} vectors is over {HITS_MAX} hits together"
         )
     sight = seen(view, settings)
-    return Nearest(nearest(sight, queries, wanted, view.step), queries, sight)
+    return Nearest(_nearest(view, settings, sight, queries, wanted), queries, sight)
+
+
+def _nearest(
+    view: View, settings: Settings, sight: Sight, queries: Array, wanted: Wanted
+) -> list[Hits]:
+    """With a width that the node knows, unless the caller gave one; now and then compared with
+    what is found exactly."""
+    tuning = view.tuning
+    tuned = not wanted.expansion and not wanted.exact
+    least: int = settings["expansion_search"]
+    width = tuning.width(least, EXPANSION_MAX) if tuned else wanted.expansion
+    if width > least:
+        wanted = wanted._replace(expansion=width)
+    found = nearest(sight, queries, wanted, view.step, tuning)
+    tuning.work.returned = sum(len(hits.rows) for hits in found)
+    if tuning.explain and tuning.work.plan is not None:
+        tuning.work.plan = {**tuning.work.plan, "width": max(width, least)}
+    if tuned and tuning.work.approximate and tuning.samples_recall:
+        some = queries[:COMPARED_MAX]
+        exactly = nearest(sight, some, wanted._replace(exact=True), view.step)
+        tuning.recall(width, _agreed(found, exactly), sum(len(best.rows) for best in exactly))
+    return found
+
+
+def _agreed(found: Sequence[Hits], exactly: Sequence[Hits]) -> int:
+    """How many of the nearest were found. By distance: of equals it does not matter which."""
+    pairs = zip(found, exactly, strict=False)  # only the first ones were searched exactly
+    return sum(
+        sum(away <= best.distances[-1] for away in each.distances)
+        for each, best in pairs
+        if best.rows
+    )
 
 
 def get(view: View, settings: Settings, given: Parameters) -> Value:
@@ -215,11 +248,7 @@ def _recall(
     wanted = Wanted(settings["metric"], RECALL_LIMIT, expansion, False, None)
     approximate = nearest(sight, queries, wanted, view.step)
     exactly = nearest(sight, queries, wanted._replace(exact=True), view.step)
-    # By distance, not by row: of equals it does not matter which is found.
-    hits = sum(
-        sum(away <= best.distances[-1] for away in found.distances)
-        for found, best in zip(approximate, exactly, strict=True)
-    )
+    hits = _agreed(approximate, exactly)
     return hits / sum(len(best.rows) for best in exactly), len(rows)
 
 

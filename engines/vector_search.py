@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from engines.tuning import Tuning
 from engines.vector_distance import exact, rough
 from engines.vector_filter import Filter
 from engines.vector_index import Sight
@@ -29,6 +30,7 @@ OVERSAMPLE: Final = 3  # candidates for each match that is expected among them
 FILTER_FACTOR_MAX: Final = 2
 ALIVE_SHARE_MIN: Final = 1 / 16  # reckoned with; few rows may all be dead
 CANDIDATES_MAX: Final = 8_192
+POSTED_SHARE: Final = 0.2  # of the rows, that comparing one by one may pay for
 
 
 class Hits(NamedTuple):
@@ -44,23 +46,58 @@ class Wanted(NamedTuple):
     condition: Filter | None
 
 
-def search(sight: Sight, queries: Array, wanted: Wanted, step: Callable[[], None]) -> list[Hits]:
+def search(
+    sight: Sight,
+    queries: Array,
+    wanted: Wanted,
+    step: Callable[[], None],
+    tuning: Tuning | None = None,
+) -> list[Hits]:
     """Per query up to `limit` rows, nearest first; equals by id.
 
     Shape: queries (m, d), as stored. `step`: called in loops, may raise.
     """
+    tuning = tuning or Tuning()
     share = 1.0
     if wanted.condition is not None:
-        few, share = _estimate(sight, wanted.condition, step)
+        few, share, posted = _estimate(sight, wanted.condition, step)
+        # Whose rows are known already may be compared one by one: then nothing is missed.
+        choice = posted is not None and not wanted.exact and sight.graph_rows > 0
+        if choice and tuning.choose("filter", "graph", ("rows_first",)) == "rows_first":
+            few = posted
         if few is not None:
+            _report(tuning, sight, "rows_first", len(few), None)
             return _among(sight, queries, few, wanted, step)
     if wanted.exact or sight.graph_rows == 0:
-        return _among(sight, queries, _matching(sight, wanted.condition, step), wanted, step)
-    return _by_graph(sight, queries, wanted, share, step)
+        every = _matching(sight, wanted.condition, step)
+        _report(tuning, sight, "exact", len(every), None)
+        return _among(sight, queries, every, wanted, step)
+    return _by_graph(sight, queries, wanted, share, step, tuning)
+
+
+def _report(
+    tuning: Tuning, sight: Sight, strategy: str, examined: int, share: float | None
+) -> None:
+    work = tuning.work
+    work.examined = examined
+    work.approximate = strategy == "graph"
+    if tuning.explain:
+        work.plan = {
+            "strategy": strategy,
+            "candidates": examined,
+            "matching_share": share,  # by a sample
+            "rows": sight.count,
+            "graph_rows": sight.graph_rows,
+        }
 
 
 def _by_graph(
-    sight: Sight, queries: Array, wanted: Wanted, share: float, step: Callable[[], None]
+    sight: Sight,
+    queries: Array,
+    wanted: Wanted,
+    share: float,
+    step: Callable[[], None],
+    tuning: Tuning,
 ) -> list[Hits]:
     graph = sight.graph
     assert graph is not None
@@ -74,6 +111,7 @@ def _by_graph(
         expected = max(wanted.limit * OVERSAMPLE / share, looked_at)
     count = int(max(enough, expected) / alive) + 1
     count = min(max(count, wanted.expansion), CANDIDATES_MAX, sight.graph_rows)
+    _report(tuning, sight, "graph", count, None if wanted.condition is None else share)
     pending = np.arange(sight.graph_rows, sight.count)
     pending = pending[sight.visible(pending)]
     if wanted.condition is not None:
@@ -189,8 +227,10 @@ def _by_id(sight: Sight, rows: list[int], distances: list[float], limit: int) ->
 
 def _estimate(
     sight: Sight, condition: Filter, step: Callable[[], None]
-) -> tuple[Places | None, float]:
-    """The rows that match, if they are few; else the share of rows that do, by a sample."""
+) -> tuple[Places | None, float, Places | None]:
+    """The rows that match, if they are few; else the share of rows that do, by a sample, and
+    those rows if they are known without a look at each."""
+    posted: Places | None = None
     if condition.equality is not None:
         path, values = condition.equality
         rows = np.array(sight.postings(path).rows(values), np.int64)
@@ -198,14 +238,16 @@ def _estimate(
         rows = rows[sight.visible(rows)]
         if len(rows) <= max(FEW_ROWS, int(sight.count * FEW_SHARE)):
             only = condition.only
-            return (rows if only else _filtered(sight, rows, condition, step)), 0.0
+            return (rows if only else _filtered(sight, rows, condition, step)), 0.0, None
+        if condition.only and len(rows) <= POSTED_SHARE * sight.count:
+            posted = rows
     stride = max(1, sight.count // SAMPLE_ROWS)
     sample = np.arange(0, sight.count, stride)
     sample = sample[sight.visible(sample)]
     share = len(_filtered(sight, sample, condition, step)) / max(1, len(sample))
     if share < FEW_SHARE or sight.count <= FEW_ROWS:
-        return _matching(sight, condition, step), share
-    return None, share
+        return _matching(sight, condition, step), share, None
+    return None, share, posted
 
 
 def _matching(sight: Sight, condition: Filter | None, step: Callable[[], None]) -> Places:

@@ -43,6 +43,7 @@ MODULES = {
     "node.cli_measure": ("status", "bench"),
     "node.cli_member": ("member", "transfer-leadership", "recover"),
     "node.cli_partitions": ("partitions",),
+    "node.cli_optimizer": ("optimizer",),
     "node.cli_mcp": ("mcp",),
     "node.cli_snapshot": ("snapshot",),
     "node.cli_doctor": ("doctor", "repair"),

@@ -46,6 +46,9 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="of a read, while the node has more to do than threads",
     )
     query.add_argument(
+        "--explain", action="store_true", help="how the answer comes about, instead of the answer"
+    )
+    query.add_argument(
         "--request-id", metavar="ID", help="repeats with the same id are applied only once"
     )
 
@@ -151,9 +154,12 @@ async def _query(client: HivememClient, options: argparse.Namespace) -> int:
         consistency=options.consistency,
         priority=options.priority,
         request_id=options.request_id,
+        explain=options.explain,
     )
     if options.output == "json":
         console.write_json(answer)
+    elif options.explain:
+        _show_result(answer.get("explain"))
     else:
         _show_result(answer["result"])
     return EXIT_DONE

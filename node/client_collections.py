@@ -38,7 +38,7 @@ class CollectionPage(TypedDict):
     next_cursor: str | None
 
 
-class QueryResult(TypedDict):
+class _Result(TypedDict):
     """What a query was answered. `log_index`: of the write, or of the state that was read."""
 
     operation: str
@@ -47,6 +47,27 @@ class QueryResult(TypedDict):
     engine: str
     result: Any
     log_index: int
+
+
+class QueryResult(_Result, total=False):
+    """`explain`: how the answer came about, where that was asked for."""
+
+    explain: dict[str, Any]
+
+
+class OptimizerStatus(TypedDict):
+    """docs/optimizer.md says what the members hold."""
+
+    node: str | None
+    enabled: bool
+    since_ms: int
+    patterns: dict[str, int]
+    executions: int
+    cache_hits: int
+    trials: dict[str, int]
+    cache: list[dict[str, Any]]
+    recommendations: list[dict[str, Any]]
+    items: list[dict[str, Any]]
 
 
 class EngineInfo(TypedDict):
@@ -166,8 +187,10 @@ class CollectionCalls(ABC):
         priority: Priority | None = None,
         request_id: str | None = None,
         timeout_ms: int | None = None,
+        explain: bool = False,
     ) -> QueryResult:
-        """One operation on a collection; docs/engines/ lists them.
+        """One operation on a collection; docs/engines/ lists them. `explain`: of a read, say also
+        how the answer came about.
 
         `priority`: of a read that has to wait for a thread; medium unless given.
         `writes` None: asked of a node the first time, by operation. A write is repeated with
@@ -189,6 +212,8 @@ class CollectionCalls(ABC):
             "parameters": dict(parameters or {}),
             "requirements": requirements,
         }
+        if explain:
+            fields["explain"] = True
         if writes:
             fields["request_id"] = request_id or self._clock.new_id()
         stale = not writes and consistency in ("stale", "eventual")
@@ -203,6 +228,14 @@ class CollectionCalls(ABC):
         )
         reply = await self._reply(call, timeout_ms)
         return wire.parsed(reply.body, _fields_of(QueryResult), mutates=writes)
+
+    async def optimizer(
+        self, *, limit: int = 100, timeout_ms: int | None = None
+    ) -> OptimizerStatus:
+        """What the node that answers, the leader if it can be reached, learned of its queries."""
+        call = Call("GET", f"/v1/optimizer{wire.query({'limit': limit})}", timed=False)
+        reply = await self._reply(call, timeout_ms)
+        return wire.parsed(reply.body, _fields_of(OptimizerStatus))
 
     _writing: dict[str, bool] | None = None  # operation → does it write?
 
@@ -239,7 +272,7 @@ def _fields_of(kind: type[T]) -> Callable[[wire.Fields], T]:
     """The document, which must have every member of a TypedDict."""
 
     def decode(fields: wire.Fields) -> T:
-        for name in kind.__annotations__:
+        for name in getattr(kind, "__required_keys__", ()):
             fields[name]
         return cast(T, fields)
 

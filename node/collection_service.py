@@ -7,15 +7,15 @@ write is checked here as far as it can be without the collection, and then decid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from engines.catalog import Collection
 from engines.codec import Value, check_value, pack_value, unpack_value
 from engines.collection_requests import (
     CollectionPage,
     DescribeCollection,
+    ExplainQuery,
     ListCollections,
     QueryCollection,
 )
@@ -32,14 +32,15 @@ from node.errors import BadRequest, InternalError
 from node.http_errors import rejection
 from node.http_limits import INLINE_BYTES_MAX
 from node.local_reads import ReaderThreads
+from node.optimizer import Optimizer
+from node.optimizer_service import OptimizerService
 from node.reads import ReadOptions
 from node.service import Router
 
 SEED_BITS = 63
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One operation on one collection."""
 
     namespace: str
@@ -51,10 +52,10 @@ class Query:
     size: int = 0  # bytes of the request, about
     capabilities: tuple[str, ...] = ()  # that the engine must have
     routing: Routing | None = None  # of a stale read; None: this node answers
+    explain: bool = False  # the result is {"result", "explain"}
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a query was answered. `log_index`: of the write, or of the state that was read;
     `served_by`: id of the replica that a balanced read was answered by."""
 
@@ -76,7 +77,9 @@ class CollectionService:
         clock: Clock,
         balanced: BalancedReads,
         threads: ReaderThreads,
+        optimizer: OptimizerService | None = None,
     ) -> None:
+        self.optimizer = optimizer or OptimizerService(Optimizer(clock, 0))
         self._router = router
         self._threads = threads
         self.balanced = balanced
@@ -160,6 +163,8 @@ class CollectionService:
         writes = operation.kind is Kind.WRITE
         if query.request_id is not None and not writes:
             raise BadRequest("a read takes no request_id", field="request_id")
+        if query.explain and writes:
+            raise BadRequest("only reads are explained", field="explain")
         work = partial(_packed, query, operation.engine if writes else None)
         # A million numbers are looked at, prepared and packed for a third of a second.
         small = query.size <= INLINE_BYTES_MAX
@@ -172,7 +177,8 @@ class CollectionService:
                 deadline,
             )  # fmt: skip
             return Outcome(result, operation.engine.name, Kind.WRITE, log_index)
-        request = QueryCollection(query.namespace, query.collection, query.operation, packed)
+        kind = ExplainQuery if query.explain else QueryCollection
+        request = kind(query.namespace, query.collection, query.operation, packed)
         served_by = None
         if query.routing is None:
             shown = await self._router.read(request, query.read, deadline)

@@ -30,7 +30,10 @@ from node.config_schema import (
 NODE_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME = re.compile(NODE_NAME_PATTERN)
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}=[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ZERO_IS_OFF = ("storage.scrub_bytes_per_second_max", "storage.digest_interval_seconds")
+_ZERO_IS_OFF = (
+    "storage.scrub_bytes_per_second_max", "storage.digest_interval_seconds",
+    "optimizer.patterns_max", "optimizer.cache_bytes_max",
+)  # fmt: skip
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -87,6 +90,12 @@ def _check_ranges(config: NodeConfig) -> Iterator[Finding]:
             yield Finding((key,), f"{key}: {value} is not a port from 1 to 65535")
         elif not (lowest := 0 if key in _ZERO_IS_OFF else 1) <= value < 1 << 63:
             yield Finding((key,), f"{key}: {value} must be at least {lowest} {setting.note.unit}")
+    if config.optimizer.recall_percent_min > 100:
+        found = config.optimizer.recall_percent_min
+        yield Finding(
+            ("optimizer.recall_percent_min",),
+            f"optimizer.recall_percent_min: {found} must be at most 100 %",
+        )
     for message in config.limits.problems():  # each starts with the limit's name
         yield Finding((f"limits.{message.split()[0]}",), f"limits.{message}")
     if config.node.log_level not in _LEVELS:

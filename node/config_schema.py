@@ -324,6 +324,34 @@ class StorageSection:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class OptimizerSection:
+    patterns_max: int = field(
+        default=1_000,
+        metadata=_note(
+            "patterns",
+            "Kinds of queries that this node watches and tries other ways for; 2 KiB each, 7 with "
+            "a trial. 0: the optimizer is off, and the engines' rules decide.",
+        ),
+    )
+    cache_bytes_max: int = field(
+        default=32 * MIB,
+        metadata=_note(
+            "bytes",
+            "Answers of queries kept until what they were computed from changes; of each group. "
+            "0: none.",
+        ),
+    )
+    recall_percent_min: int = field(
+        default=95,
+        metadata=_note(
+            "%",
+            "Approximate searches widen until a sample of them finds this much of what exact ones "
+            "find. 1: never.",
+        ),
+    )
+
+
 _NO_NOTE = Note("", "", shared=True)  # a test finds whatever lacks one
 
 LIMIT_NOTES: dict[str, Note] = {
@@ -362,6 +390,7 @@ class NodeConfig:
     limits: Limits = field(default_factory=Limits)
     auth: AuthSection = AuthSection()
     storage: StorageSection = StorageSection()
+    optimizer: OptimizerSection = OptimizerSection()
 
     def replicated_digest(self) -> bytes:
         """SHA-256 (32 bytes) over what every node of the cluster must hold alike.
@@ -413,6 +442,7 @@ SECTIONS: Mapping[str, type] = {
     "limits": Limits,
     "auth": AuthSection,
     "storage": StorageSection,
+    "optimizer": OptimizerSection,
 }
 
 

@@ -21,6 +21,7 @@ from cluster.membership import Configuration, Member
 from cluster.transport import Transport
 from cluster.transport_config import PeerAddress, PeerTls, TransportLimits
 from engines.errors import CorruptRecord
+from engines.result_cache import CacheFigures
 from node import private_file
 from node.auth import load_tokens
 from node.balanced_reads import BalancedReads
@@ -37,6 +38,8 @@ from node.http_limits import HttpLimits
 from node.integrity_service import IntegrityService
 from node.local_reads import ReaderThreads
 from node.node_info import LocalNodeInfo
+from node.optimizer import Optimizer
+from node.optimizer_service import OptimizerService
 from node.overview import Overview
 from node.partition_router import PartitionRouter
 from node.partition_service import PartitionService
@@ -184,7 +187,15 @@ def _collections(router: Router, partitions: Partitions, shared: Shared) -> Coll
     replicas = SessionReplicas(config.node.id, partitions, shared.remote_reads)
     balanced = BalancedReads(config.node.id, replicas, clock, clock.random().random)
     registry = partitions.system.machine.registry
-    return CollectionService(router, registry, config.limits, clock, balanced, shared.threads)
+
+    def caches() -> list[tuple[int, CacheFigures]]:
+        here = partitions.here()
+        return [(each.id, each.machine.indexes.results.figures()) for each in here]
+
+    return CollectionService(
+        router, registry, config.limits, clock, balanced, shared.threads,
+        OptimizerService(shared.optimizer, caches),
+    )  # fmt: skip
 
 
 def _watches(partitions: Partitions, shared: Shared) -> Watches:
@@ -213,6 +224,12 @@ def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
         Drivers(config.raft.heartbeat_ms / 4000),
         executor,
         threads,
+        Optimizer(
+            clock,
+            config.optimizer.patterns_max,
+            config.optimizer.recall_percent_min / 100,
+            config.node.name,
+        ),
         RemoteReads(transport, threads, clock, node.fail),
         node.fail,
         lambda: node.failure,

@@ -1,20 +1,25 @@
 """Queries that are cheaper together: who comes while one group is answered makes up the next.
 
-A query that finds nobody before it runs at once, so none waits for company. The state is looked
-at when a group starts, after everybody in it has come, so it is as fresh as each was promised.
+A query that finds nobody before it waits for nobody, but for those that the loop hears of in the
+same turn. The state is looked at when a group starts, after everybody in it has come, so it is
+as fresh as each was promised. A kind of queries that has shown to be brief is answered by the
+loop, so many in one turn that it does not take long: to hand them to a thread and back, and to
+share the interpreter with it, costs as much as they do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Hashable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from engines.collection_requests import QueryAnswer, QueryCollection, query_together
-from engines.errors import EngineError
+from engines.errors import EngineError, QueryCancelled
 from engines.read_requests import Shown
+from node.optimizer import Optimizer
 from node.reads import Priority
 
 if TYPE_CHECKING:
@@ -24,6 +29,11 @@ GROUP_MAX: Final = 32  # queries answered at once: the first of them waits for t
 PARAMETER_BYTES_MAX: Final = 256 << 10  # of one of them; a vector has up to 150 KiB
 # Of one collection and operation at a time. More would only divide the processors.
 GROUPS_MAX: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
+BRIEF_SECONDS: Final = 0.001  # of one query, that the loop may be held up for
+TURN_SECONDS: Final = 0.002  # of a group that the loop answers
+LINES_MAX: Final = 1_000  # kinds of queries whose times are remembered
+# Weight of the newest group in a mean: the first one may have built an index.
+_LONGER, _SHORTER = 0.2, 0.5
 
 Answered: TypeAlias = Shown[QueryAnswer] | EngineError | None
 
@@ -39,20 +49,45 @@ class _Line:
 
     def __init__(self) -> None:
         self.waiting: list[_Member] = []
-        self.groups = 0  # being answered now
+        self.groups = 0  # being answered on threads now
+        self.due = False  # is the loop about to answer a group?
+        self.seconds: float | None = None  # of one query, as it was of late
+
+    @property
+    def brief(self) -> bool:
+        return self.seconds is not None and self.seconds <= BRIEF_SECONDS
+
+    def took(self, seconds: float, queries: int) -> None:
+        each = seconds / queries
+        mean = self.seconds
+        if mean is None:
+            self.seconds = each
+        else:
+            self.seconds = mean + (_SHORTER if each < mean else _LONGER) * (each - mean)
+
+    def next(self, most: int) -> list[_Member]:
+        """Take up to so many who still wait."""
+        members = [each for each in self.waiting if not each.answered.done()]
+        self.waiting = members[most:]
+        return members[:most]
 
 
 class GatheredReads:
     """Loop thread only."""
 
     def __init__(
-        self, readers: Readers, threads: ReaderThreads, operations: frozenset[str]
+        self,
+        readers: Readers,
+        threads: ReaderThreads,
+        optimizer: Optimizer,
+        operations: frozenset[str],
     ) -> None:
         """`operations`: those that some engine answers together."""
         self._readers = readers
         self._threads = threads
+        self._optimizer = optimizer
         self._operations = operations
-        self._lines: dict[Hashable, _Line] = {}
+        self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
 
     @property
     def waiting(self) -> int:
@@ -72,52 +107,105 @@ class GatheredReads:
             return None
         if len(request.parameters) > PARAMETER_BYTES_MAX:
             return None
-        key = (request.namespace, request.session, request.operation)
+        line = self._line((request.namespace, request.session, request.operation))
         member = _Member(request, priority, asyncio.get_running_loop().create_future())
-        line = self._lines.setdefault(key, _Line())
         line.waiting.append(member)
-        self._start(key, line)
+        self._start(line)
         found = await self._threads.until(deadline, member.answered)
         if isinstance(found, EngineError):
             raise found
         return found
 
-    def _start(self, key: Hashable, line: _Line) -> None:
-        """Answer those who wait, if not enough groups are being answered."""
+    def _line(self, key: Hashable) -> _Line:
+        line = self._lines.get(key)
+        if line is not None:
+            self._lines.move_to_end(key)
+            return line
+        line = self._lines[key] = _Line()
+        if len(self._lines) > LINES_MAX:
+            # One that somebody still waits in goes on without being found here.
+            self._lines.popitem(last=False)
+        return line
+
+    def _start(self, line: _Line) -> None:
+        """See to it that those who wait are answered."""
+        if line.due or not line.waiting:
+            return
+        if line.brief:
+            line.due = True
+            asyncio.get_running_loop().call_soon(self._answer_here, line)
+            return
         while line.groups < GROUPS_MAX:
-            members = [each for each in line.waiting if not each.answered.done()]
-            group, line.waiting = members[:GROUP_MAX], members[GROUP_MAX:]
+            group = line.next(GROUP_MAX)
             if not group:
-                break
+                return
             line.groups += 1
             urgent = max((each.priority for each in group), key=lambda each: each.level)
-            work = asyncio.ensure_future(self._threads.queued(partial(self._answer, group), urgent))
-            work.add_done_callback(partial(self._tell, key, line, group))
-        if not line.groups:
-            self._lines.pop(key, None)
+            stop = partial(_all_gone, group)
+            work = asyncio.ensure_future(
+                self._threads.queued(partial(self._answer, line, group, stop), urgent)
+            )
+            work.add_done_callback(partial(self._ended, line, group))
 
-    def _answer(self, group: Sequence[_Member]) -> list[Answered]:
-        """On a reader thread."""
+    def _answer_here(self, line: _Line) -> None:
+        line.due = False
+        assert line.seconds is not None  # it is brief
+        room = int(TURN_SECONDS / max(line.seconds, TURN_SECONDS / GROUP_MAX))
+        group = line.next(room)
+        if group:
+            try:
+                answers = self._answer(line, group, at_once)
+            except QueryCancelled:
+                line.waiting[:0] = group
+                line.seconds = None  # not known any more: a thread sees how long it takes
+            except Exception as error:  # whatever reading raises is for those who asked
+                _tell(group, error)
+            else:
+                _tell(group, answers)
+        self._start(line)
+
+    def _answer(
+        self, line: _Line, group: Sequence[_Member], stop: Callable[[], bool]
+    ) -> list[Answered]:
+        """Any thread."""
+        tuning = self._optimizer.execution()
+        tuning.brief = stop is at_once
+        clock = self._threads.clock
         with self._readers() as reader:
-            reader.stop = lambda: all(each.answered.done() for each in group)
-            return query_together(reader, [each.request for each in group])
+            reader.stop = stop
+            reader.tuning = tuning
+            begun = clock.monotonic()
+            answers = query_together(reader, [each.request for each in group])
+        line.took(clock.monotonic() - begun, len(group))
+        return answers
 
-    def _tell(
-        self,
-        key: Hashable,
-        line: _Line,
-        group: Sequence[_Member],
-        work: asyncio.Future[list[Answered]],
+    def _ended(
+        self, line: _Line, group: Sequence[_Member], work: asyncio.Future[list[Answered]]
     ) -> None:
         line.groups -= 1
-        failure = asyncio.CancelledError() if work.cancelled() else work.exception()
-        for place, member in enumerate(group):
-            if member.answered.done():
-                continue
-            if failure is None:
-                member.answered.set_result(work.result()[place])
-            elif isinstance(failure, asyncio.CancelledError):
-                member.answered.cancel()
-            else:
-                member.answered.set_exception(failure)
-        self._start(key, line)
+        if work.cancelled():
+            _tell(group, asyncio.CancelledError())
+        else:
+            _tell(group, work.exception() or work.result())
+        self._start(line)
+
+
+def at_once() -> bool:
+    """Nobody waits for what takes long."""
+    return True
+
+
+def _all_gone(group: Sequence[_Member]) -> bool:
+    return all(each.answered.done() for each in group)
+
+
+def _tell(group: Sequence[_Member], outcome: Sequence[Answered] | BaseException) -> None:
+    for place, member in enumerate(group):
+        if member.answered.done():
+            continue
+        if isinstance(outcome, asyncio.CancelledError):
+            member.answered.cancel()
+        elif isinstance(outcome, BaseException):
+            member.answered.set_exception(outcome)
+        else:
+            member.answered.set_result(outcome[place])

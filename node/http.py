@@ -103,6 +103,7 @@ ROUTES = (
     Route("DELETE", COLLECTION, "drop_collection"),
     Route("POST", "/v1/query", "query"),
     Route("GET", "/v1/replicas", "replicas"),
+    Route("GET", "/v1/optimizer", "optimizer"),
     Route("GET", SNAPSHOTS, "list_snapshots"),
     Route("POST", SNAPSHOTS, "make_snapshot"),
     # Streams have their own bound, and last.

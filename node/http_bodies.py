@@ -34,9 +34,7 @@ def parse_object(body: bytes, values_max: int = JSON_VALUES_MAX) -> dict[str, ob
     if body.count(b",") > values_max and _STRING.sub(b"", body).count(b",") > values_max:
         _malformed(f"holds more than {values_max} values")
     try:
-        parsed = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        parsed = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         _malformed("is not valid UTF-8")
     except RecursionError:
@@ -66,6 +64,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> NoReturn:
     raise _Refused(f"holds {name}, which is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _malformed(message: str) -> NoReturn:

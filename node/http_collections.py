@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -26,7 +25,14 @@ from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit
 from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
 from node.http_wire import Answer, BodyReader, Call
-from node.reads import PRIORITIES, STALENESS_MS_MAX, Consistency, Priority, ReadOptions
+from node.reads import (
+    LINEARIZABLE,
+    PRIORITIES,
+    STALENESS_MS_MAX,
+    Consistency,
+    Priority,
+    ReadOptions,
+)
 from node.replica_choice import LoadBalancing
 from node.service import Service
 
@@ -48,12 +54,15 @@ _QUERY = frozenset(
         "request_id",
         "routing",
         "timeout_ms",
+        "explain",
     }
 )
 _REQUIREMENTS = frozenset({"consistency", "max_staleness_ms", "capabilities", "priority"})
+_OPTIMIZER = frozenset({"limit"})
 _ROUTING = frozenset({"load_balancing", "preferred", "excluded"})
 NAMES_MAX = 64  # capabilities, or nodes, in one request
 _NONE: frozenset[str] = frozenset()
+_ANYTHING = Fields({}, "requirements", _REQUIREMENTS)
 
 
 class CollectionHandlers:
@@ -134,20 +143,27 @@ class CollectionHandlers:
     async def query(self, call: Call) -> Answer:
         body, size = await self._sized_body(call)
         fields = Fields(body, "", _QUERY)
-        wanted = Fields(fields.members("requirements"), "requirements", _REQUIREMENTS)
+        wanted, options = _ANYTHING, LINEARIZABLE
+        if "requirements" in fields:
+            wanted = Fields(fields.members("requirements"), "requirements", _REQUIREMENTS)
+            options = _read_options(wanted)
         query = Query(
             _namespace(fields.optional_text("namespace")),
             fields.text("collection"),
             fields.text("operation"),
             fields.members("parameters"),
-            options := _read_options(wanted),
+            options,
             fields.optional_text("request_id"),
             size,
             _names_in(wanted, "capabilities"),
             _routing(fields, options),
+            "explain" in fields and fields.boolean("explain"),
         )
         outcome = await self._collections.query(query, call.start + fields.timeout_ms() / 1000)
-        encoded = await self._inline(len(outcome.packed), lambda: dump(_outcome(query, outcome)))
+        if len(outcome.packed) <= INLINE_BYTES_MAX:
+            encoded = dump(_outcome(query, outcome))
+        else:
+            encoded = await self._service.on_thread(lambda: dump(_outcome(query, outcome)))
         return Answer(encoded, wrote=outcome.kind is Kind.WRITE)
 
     async def replicas(self, call: Call) -> Answer:
@@ -168,6 +184,11 @@ class CollectionHandlers:
         ]
         return Answer(dump({"items": items}))
 
+    async def optimizer(self, call: Call) -> Answer:
+        query = Parameters(call.query, _OPTIMIZER)
+        limit = page_limit(query)
+        return Answer(dump(self._collections.optimizer.view(limit)))
+
     async def _body(self, call: Call) -> dict[str, object]:
         return (await self._sized_body(call))[0]
 
@@ -175,12 +196,11 @@ class CollectionHandlers:
         Parameters(call.query, _NONE)
         deadline = call.start + TIMEOUT_MS_MAX / 1000  # the request's own stands in the body
         body = await self._bodies.read(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE", deadline)
-        parsed = await self._inline(len(body), lambda: parse_object(body, QUERY_VALUES_MAX))
+        if len(body) <= INLINE_BYTES_MAX:
+            return parse_object(body, QUERY_VALUES_MAX), len(body)
+        # Large things go where they do not hold up the loop.
+        parsed = await self._service.on_thread(lambda: parse_object(body, QUERY_VALUES_MAX))
         return parsed, len(body)
-
-    async def _inline(self, size: int, work: Callable[[], T]) -> T:
-        """Small things here, large ones where they do not hold up the loop."""
-        return work() if size <= INLINE_BYTES_MAX else await self._service.on_thread(work)
 
     def _names(self, call: Call) -> tuple[str, str]:
         namespace, name = call.names
@@ -245,7 +265,7 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
         "namespace": query.namespace,
         "collection": query.collection,
         "engine": outcome.engine,
-        "result": unpack_value(outcome.packed),
+        **_result(query, outcome),
         "log_index": outcome.log_index,
     }
     if outcome.served_by is not None:
@@ -253,6 +273,11 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
     return fields
 
 
+def _result(query: Query, outcome: Outcome) -> Json:
+    found = unpack_value(outcome.packed)
+    return _object(found) if query.explain else {"result": found}
+
+
 def _object(answer: Value) -> dict[str, Any]:
-    assert isinstance(answer, dict)  # as `engines/collection_writes.py` made it
+    assert isinstance(answer, dict)  # as `engines/collection_*.py` made it
     return answer

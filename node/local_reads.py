@@ -10,12 +10,15 @@ from functools import partial
 from typing import TypeVar, cast
 
 from engines.collection_requests import QueryCollection
+from engines.errors import QueryCancelled
 from engines.kv import KvReader
 from engines.read_requests import ReadRequest, Shown
+from engines.tuning import Tuning
 from node.clock import Clock
 from node.errors import DeadlineExceeded
-from node.gathered_reads import GatheredReads
+from node.gathered_reads import GatheredReads, at_once
 from node.http_limits import HttpLimits
+from node.optimizer import Optimizer
 from node.read_queue import ReadQueue
 from node.reads import Priority
 
@@ -32,7 +35,7 @@ class ReaderThreads:
         """`executor`: of `limits.read_threads_max` threads."""
         limits = limits or HttpLimits()
         self._executor = executor
-        self._clock = clock
+        self.clock = clock
         self.queue = ReadQueue(limits.read_threads_max, limits.reads_waiting_max, clock.monotonic)
 
     async def offload(
@@ -53,7 +56,7 @@ class ReaderThreads:
     async def until(self, deadline: float, work: Awaitable[T]) -> T:
         """What `work` returns. Raises DeadlineExceeded; `work` is then cancelled."""
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline - self.clock.monotonic())):
                 return await work
         except TimeoutError:
             raise DeadlineExceeded("the read did not finish within its deadline") from None
@@ -95,10 +98,12 @@ class LocalReads:
         readers: Readers,
         threads: ReaderThreads,
         check: Callable[[], None] = lambda: None,
+        optimizer: Optimizer | None = None,
         gathered: GatheredReads | None = None,
     ) -> None:
         """`check()` raises what a reader would, if nothing can be read now. `gathered`: for
         what it takes."""
+        self._optimizer = optimizer or Optimizer(threads.clock, 0)
         self.check = check
         self._gathered = gathered
         self._readers = readers
@@ -111,19 +116,35 @@ class LocalReads:
         (OVERLOADED)."""
         if not request.offload:
             return self._run(request)
-        asked: object = request
-        if self._gathered is not None and isinstance(asked, QueryCollection):
-            found = await self._gathered.ask(asked, deadline, priority)
-            if found is not None:
-                return cast(Shown[T], found)
+        tuning = None
+        asked: object = request  # of one type among many, for the type checker
+        if isinstance(asked, QueryCollection):
+            if self._gathered is not None and not asked.explain:
+                found = await self._gathered.ask(asked, deadline, priority)
+                if found is not None:
+                    return cast(Shown[T], found)
+            # Handing a read to a thread and back takes longer than most queries do. So each is
+            # tried here, and ends at the first look at whether it is still wanted.
+            tuning = self._optimizer.execution(explain=asked.explain)
+            tuning.brief = True
+            try:
+                return self._run(request, at_once, tuning)
+            except QueryCancelled:
+                tuning.brief = False
         wanted = True
         try:
-            work = partial(self._run, request, lambda: not wanted)
+            work = partial(self._run, request, lambda: not wanted, tuning)
             return await self._threads.offload(work, deadline, priority)
         finally:
             wanted = False  # A query that goes on for long looks at this.
 
-    def _run(self, request: ReadRequest[T], stop: Callable[[], bool] = lambda: False) -> Shown[T]:
+    def _run(
+        self,
+        request: ReadRequest[T],
+        stop: Callable[[], bool] = lambda: False,
+        tuning: Tuning | None = None,
+    ) -> Shown[T]:
         with self._readers() as reader:
             reader.stop = stop
+            reader.tuning = tuning
             return request.run(reader)

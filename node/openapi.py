@@ -8,7 +8,13 @@ from typing import NamedTuple
 from engines.interfaces import Limits
 from engines.registry import Registry
 from engines.schema import listed, members
-from node import openapi_cluster, openapi_collections, openapi_keys, openapi_node
+from node import (
+    openapi_cluster,
+    openapi_collections,
+    openapi_keys,
+    openapi_node,
+    openapi_optimizer,
+)
 from node.openapi_shapes import Described, Routes, error_schema, parameters
 
 _TAGS = {
@@ -21,6 +27,7 @@ _TAGS = {
     "/v1/query": "collections",
     "/v1/engines": "collections",
     "/v1/replicas": "collections",
+    "/v1/optimizer": "collections",
     "/v1/snapshots": "snapshots",
     "/v1/partitions": "cluster",
     "/v1/cluster": "cluster",
@@ -101,6 +108,7 @@ def descriptions(
         **openapi_collections.routes(limits, registry, queries),
         **openapi_cluster.routes(limits),
         **openapi_node.routes(limits),
+        **openapi_optimizer.routes(),
     }
 
 

@@ -12,6 +12,8 @@ from engines.schema import (
     ANY,
     Operation,
     Schema,
+    boolean,
+    either,
     integer,
     listed,
     members,
@@ -211,7 +213,10 @@ def queries(limits: Limits, registry: Registry) -> Queries:
             kind = engine.operations[name]
             asked[name], answered[name] = f"query.{name}", f"answer.{name}"
             schemas[asked[name]] = _request(limits, (name,), each, kind)
-            schemas[answered[name]] = _answer((name,), (engine_name,), each.answer)
+            result = each.answer
+            if kind is not Kind.WRITE:
+                result = either(result, members({"result": result, "explain": of_any()}))
+            schemas[answered[name]] = _answer((name,), (engine_name,), result)
             examples[name] = {"summary": each.summary, "value": _example(engine_name, name, each)}
     if others:  # of engines from other packages, which describe nothing
         plain = Operation("", of_any(), ANY, {})
@@ -234,6 +239,7 @@ def _request(limits: Limits, names: Any, each: Operation, kind: Kind | None) -> 
         optional["request_id"] = own["request_id"]
     if kind is not Kind.WRITE:
         optional["routing"] = {"$ref": "#/components/schemas/Routing"}
+        optional["explain"] = boolean(default=False)
     needed: dict[str, Schema] = {"operation": one_of(names), "collection": own["collection"]}
     # What can be left out whole, since nothing in it is required.
     takes_none = not ({"required", "oneOf", "anyOf", "allOf"} & each.parameters.keys())

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from cluster.errors import RemoteCallFailed
 from cluster.transport import Transport
+from engines.collection_requests import QueryAnswer
 from engines.errors import Compacted, CorruptRecord, InvalidArgument, ReadersBusy, UnknownRead
 from engines.read_codec import decode_answer, decode_read, encode_answer, encode_read
 from engines.read_requests import ReadRequest, Shown
@@ -151,7 +152,11 @@ class RemoteReads:
         except (Compacted, InvalidArgument) as error:
             return _FOUND + encode_answer(request, error)
         encode = partial(encode_answer, request, shown)
-        return _FOUND + (await self._threads.on_thread(encode) if request.offload else encode())
+        found = shown.found
+        brief = isinstance(found, QueryAnswer) and len(found.answer) <= INLINE_BYTES_MAX
+        if brief or not request.offload:
+            return _FOUND + encode()
+        return _FOUND + await self._threads.on_thread(encode)
 
 
 def _head(group: int, options: ReadOptions, timeout_seconds: float) -> bytes:

@@ -57,6 +57,7 @@ from node.leader_duties import LeaderDuties
 from node.local_reads import LocalReads, ReaderThreads
 from node.member_duties import MemberDuties
 from node.members import MemberService
+from node.optimizer import Optimizer
 from node.quarantine import GuardedMachine, Quarantine, StateGuard, read_mark
 from node.read_failover import ReadFailover
 from node.remote_reads import RemoteReads
@@ -87,6 +88,7 @@ class Shared:
     drivers: Drivers
     executor: Executor
     threads: ReaderThreads
+    optimizer: Optimizer
     remote_reads: RemoteReads
     fail: Callable[[BaseException], None]  # what must stop the node
     failure: Callable[[], BaseException | None]  # why it stops
@@ -126,6 +128,7 @@ class Replica:
             # Every state begins with the same limits, whatever is configured here and now: the
             # same log must give the same state. The leader brings the configured ones into it.
             self.machine = StateMachine(self.store, Limits(), registry=engines_here())
+            self.machine.indexes.results.resize(shared.config.optimizer.cache_bytes_max)
             self.guard = StateGuard(self.store, self.machine.registry, self.machine.indexes)
             self.readers = self.guard.readers
             log = stack.enter_context(opened_log(shared, group))
@@ -149,8 +152,10 @@ class Replica:
         self.router = Router(
             config.node.id, self.group, self.machine, self.forwarder, shared.clock, http,
             LocalReads(
-                self.readers, shared.threads, self.guard.check,
-                GatheredReads(self.readers, shared.threads, self.machine.registry.together),
+                self.readers, shared.threads, self.guard.check, shared.optimizer,
+                GatheredReads(
+                    self.readers, shared.threads, shared.optimizer, self.machine.registry.together
+                ),
             ),
             ReadFailover(
                 config.node.id, self.id, self.group, shared.remote_reads, shared.clock

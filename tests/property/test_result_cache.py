@@ -13,7 +13,7 @@ from engines.codec import pack_value, unpack_value
 from engines.collection_requests import QueryCollection
 from engines.kv import KvReader
 from engines.registry import Registry
-from engines.result_cache import ANSWER_BYTES_MAX, Request, ResultCache
+from engines.result_cache import ANSWER_BYTES_MAX, Kept, Request, ResultCache
 from tests.example_engine.hivemem_tally import TALLY
 from tests.unit.engine_state import State
 
@@ -73,12 +73,25 @@ def test_it_is_bounded_and_forgets_the_least_recently_used() -> None:
     cache = ResultCache(bytes_max=10_000)
     requests = [Request(b"c", 1, "get", b"%d" % number) for number in range(30)]
     for request in requests:
-        cache.put(request, b"x" * 700)
+        cache.put(request, Kept(b"x" * 700))
         assert cache.get(requests[0]) is not None
         assert cache.figures().size <= 10_000
     assert cache.get(requests[-1]) is not None
     assert cache.get(requests[1]) is None
-    cache.put(Request(b"c", 1, "get", b"large"), b"x" * (ANSWER_BYTES_MAX + 1))
+    cache.put(Request(b"c", 1, "get", b"large"), Kept(b"x" * (ANSWER_BYTES_MAX + 1)))
     assert cache.get(Request(b"c", 1, "get", b"large")) is None
     cache.clear()
     assert cache.figures().entries == cache.figures().size == 0
+
+
+def test_a_smaller_bound_drops_what_is_beyond_it() -> None:
+    cache = ResultCache(bytes_max=10_000)
+    requests = [Request(b"c", 1, "get", b"%d" % number) for number in range(8)]
+    for request in requests:
+        cache.put(request, Kept(b"x" * 700))
+    cache.resize(3_000)
+    figures = cache.figures()
+    assert (figures.entries, figures.evictions, figures.size_max) == (3, 5, 3_000)
+    cache.resize(0)
+    cache.put(requests[0], Kept(b""))
+    assert cache.figures().entries == 0

@@ -37,6 +37,8 @@ from node.http_limits import HttpLimits
 from node.integrity_service import IntegrityService
 from node.local_reads import LocalReads, Readers, ReaderThreads
 from node.members import MemberService
+from node.optimizer import Optimizer
+from node.optimizer_service import OptimizerService
 from node.partition_service import PartitionsView
 from node.reads import ReadOptions
 from node.router import Router
@@ -283,7 +285,8 @@ async def open_door(
     ):
         group = InMemoryGroup("n1", machine)
         threads = ReaderThreads(executor, clock, limits)
-        reads = LocalReads(readers, threads)
+        optimizer = Optimizer(clock, node="one")
+        reads = LocalReads(readers, threads, optimizer=optimizer)
         router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER}, reads)
         router.reads = []
         service = Service(router, state_limits, clock, threads)
@@ -311,8 +314,9 @@ async def open_door(
         saved = snapshot_service(snapshots, router, machine, clock)
         balanced = BalancedReads("n1", OneReplica(router), clock, clock.random().random)
         collections = CollectionService(
-            router, machine.registry, state_limits, clock, balanced, threads
-        )
+            router, machine.registry, state_limits, clock, balanced, threads,
+            OptimizerService(optimizer, lambda: [(0, machine.indexes.results.figures())]),
+        )  # fmt: skip
         parts = HttpParts(
             service, collections, members, partitions, saved,
             IntegrityService("n1", list, clock), watches, info, clock, "one", tokens, limits,

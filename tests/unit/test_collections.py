@@ -12,7 +12,7 @@ import pytest
 
 from engines.check import check
 from engines.codec import pack_value, unpack_value
-from engines.collection_requests import ListCollections, QueryCollection
+from engines.collection_requests import ExplainQuery, ListCollections, QueryCollection
 from engines.command import CollectionCommand, Sweep, encode
 from engines.errors import InvalidArgument, QueryCancelled, UnknownCommand
 from engines.interfaces import CollectionResult, RejectCode, Rejected, SweepResult
@@ -223,6 +223,7 @@ def test_reads_of_collections_travel(state: State) -> None:
     requests: list[Any] = [
         ListCollections("n", None, 10),
         QueryCollection("n", "c", "tally_list", b"\x80"),
+        ExplainQuery("n", "c", "tally_list", b"\x80"),
     ]
     for request in requests:
         arrived = decode_read(encode_read(request))

@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 
 from engines.codec import Value, pack_value, unpack_value
-from engines.collection_requests import QueryCollection
+from engines.collection_requests import ExplainQuery, QueryCollection
 from engines.engine import Parameters, Settings
 from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
 from engines.kv import KvReader
 from engines.registry import Registry
 from engines.space import STOP_ITEMS, View
 from engines.vector import VectorEngine
+from node import gathered_reads
 from node.clock import SystemClock
 from node.errors import DeadlineExceeded
 from node.gathered_reads import GROUP_MAX, GROUPS_MAX, PARAMETER_BYTES_MAX, GatheredReads
 from node.local_reads import LocalReads, ReaderThreads
+from node.optimizer import Optimizer
 from tests.unit.vector_state import VectorState
 
 SECONDS = 30.0
@@ -37,18 +39,20 @@ class Held(VectorEngine):
         self.may = threading.Event()
         self.may.set()
         self.groups: list[int] = []
-        self.alone = self.cancelled = 0
+        self.threads: list[threading.Thread] = []
+        self.alone = self.cancelled = self.steps = 0
         self.fails: Exception | None = None
 
     def query_together(
         self, view: View, settings: Settings, operation: str, many: Sequence[Parameters]
     ) -> list[Value | InvalidArgument | None]:
         self.groups.append(len(many))
+        self.threads.append(threading.current_thread())
         assert self.may.wait(SECONDS)
         if self.fails is not None:
             raise self.fails
         try:
-            for _ in range(STOP_ITEMS):
+            for _ in range(self.steps):
                 view.step()
         except QueryCancelled:
             self.cancelled += 1
@@ -77,7 +81,7 @@ class Bed:
         self.clock = SystemClock()
         threads = ReaderThreads(executor, self.clock)
         together = self.state.registry.together
-        self.gathered = GatheredReads(self._readers, threads, together)
+        self.gathered = GatheredReads(self._readers, threads, Optimizer(self.clock, 0), together)
         self.reads = LocalReads(self._readers, threads, gathered=self.gathered)
 
     @contextmanager
@@ -93,6 +97,11 @@ class Bed:
     async def nearest(self, place: float, **parameters: Any) -> list[str]:
         found = await self.ask(vector=[place], limit=2, **parameters)
         return [match["id"] for match in found["matches"]]
+
+    @property
+    def line(self) -> gathered_reads._Line:
+        (line,) = self.gathered._lines.values()
+        return line
 
     async def waiting(self, count: int) -> None:
         """Until that many wait for a group."""
@@ -232,12 +241,22 @@ async def test_who_waits_too_long_hears_so_and_holds_nobody_up(tmp_path: Path) -
 
 async def test_a_group_that_nobody_waits_for_stops(tmp_path: Path) -> None:
     async with busy(tmp_path) as (made, first):
+        made.engine.steps = STOP_ITEMS
         for task in first:
             task.cancel()
         await asyncio.gather(*first, return_exceptions=True)
         made.engine.may.set()
         assert await made.nearest(4.1) == ["4", "5"]
         assert made.engine.cancelled == GROUPS_MAX
+
+
+async def test_what_takes_long_on_the_loop_goes_on_on_a_thread(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        made.line.seconds, made.engine.steps = 0.0, STOP_ITEMS
+        assert await made.nearest(4.1) == ["4", "5"]
+        here = threading.current_thread()
+        assert [thread is here for thread in made.engine.threads] == [False, True, False]
 
 
 async def test_damage_ends_all_who_met_it_and_not_the_next(tmp_path: Path) -> None:
@@ -258,3 +277,94 @@ async def test_collections_do_not_wait_for_each_other(tmp_path: Path) -> None:
         assert refused.value.code == "COLLECTION_NOT_FOUND"
         made.engine.may.set()
         await asyncio.gather(*first)
+
+
+# --- What has shown to be brief ---------------------------------------------------------
+
+
+async def test_what_is_brief_is_answered_by_the_loop(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        assert made.engine.threads[-1] is not threading.current_thread()  # not known yet
+        made.line.seconds = gathered_reads.BRIEF_SECONDS
+        assert await made.nearest(1.1) == ["1", "2"]
+        assert made.engine.threads[-1] is threading.current_thread()
+
+
+def test_one_slow_group_is_forgotten_soon() -> None:
+    line = gathered_reads._Line()
+    line.took(5.0, 1)  # an index was built
+    groups = 0
+    while not line.brief:
+        groups += 1
+        line.took(0.0002 * 8, 8)
+    assert 1 < groups <= 16
+
+
+async def test_who_comes_in_the_same_turn_is_answered_together(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        many = [made.nearest(place + 0.1) for place in range(1, 9)]
+        assert await asyncio.gather(*many) == [[str(n), str(n + 1)] for n in range(1, 9)]
+        assert max(made.engine.groups) > 1
+
+
+async def test_a_turn_of_the_loop_is_bounded(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        made.line.seconds = gathered_reads.BRIEF_SECONDS
+        most = round(gathered_reads.TURN_SECONDS / gathered_reads.BRIEF_SECONDS)
+        tasks = [asyncio.create_task(made.nearest(place + 0.1)) for place in range(1, 9)]
+        while len(made.engine.groups) < 2:
+            await asyncio.sleep(0)
+        assert made.engine.groups == [1, most]
+        await asyncio.gather(*tasks)
+
+
+async def test_what_turns_out_long_goes_to_a_thread(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        made.line.seconds = 0.0
+        made.state.machine.indexes.clear()  # an index is to be built first
+        assert await made.nearest(5.1) == ["5", "6"]
+        assert made.engine.threads[-1] is not threading.current_thread()
+
+
+async def test_what_was_long_of_late_is_not_tried_by_the_loop(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        made.line.seconds = 2 * gathered_reads.BRIEF_SECONDS
+        await made.nearest(1.1)
+        assert made.engine.threads[-1] is not threading.current_thread()
+
+
+async def test_damage_that_the_loop_meets_is_for_who_asked(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        await made.nearest(0.1)
+        made.line.seconds = 0.0
+        made.engine.fails = CorruptRecord("items", b"k", "does not verify")
+        with pytest.raises(CorruptRecord):
+            await made.nearest(1.1)
+        made.engine.fails = None
+        assert await made.nearest(2.1) == ["2", "3"]
+
+
+async def test_explained_queries_are_asked_alone(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        request = ExplainQuery("n", "c", "vector_search", pack_value({"vector": [1.1]}))
+        shown = await made.reads.run(request, made.clock.monotonic() + SECONDS)
+        assert unpack_value(shown.found.answer).keys() == {"result", "explain"}
+        assert made.engine.groups == []
+
+
+async def test_figures_count_each_of_a_group(tmp_path: Path) -> None:
+    async with bed(tmp_path) as made:
+        optimizer = Optimizer(made.clock, 10)
+        made.gathered._optimizer = optimizer
+        await made.nearest(0.1)
+        many = [made.nearest(place + 0.1) for place in range(1, 9)]
+        await asyncio.gather(*many, made.nearest(0.1))
+        (pattern,) = optimizer.patterns
+        assert (pattern.computed, pattern.hits) == (9, 1)
+        assert pattern.histogram.total == 9
+        assert pattern.returned == 18

@@ -15,6 +15,7 @@ from engines.collection_requests import QueryCollection
 from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
 from engines.interfaces import CollectionResult, RejectCode, Rejected
 from engines.relational import RELATIONAL
+from engines.tuning import Tuning
 from tests.unit.engine_state import State
 
 PEOPLE = "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, age INT)"
@@ -271,3 +272,61 @@ def test_randomness_is_not_kept(state: State) -> None:
     request = QueryCollection("n", "c", "sql_query", pack_value({"sql": "SELECT 1"}))
     assert len({state.read(request.run).found.answer for _ in range(5)}) == 1
     assert state.machine.indexes.results.figures().hits == 4
+
+
+def test_a_view_that_becomes_random_is_not_kept(state: State) -> None:
+    """Statements stay prepared, so that SQLite asks the rules anew only when the schema changes."""
+    write(state, "CREATE VIEW v AS SELECT 1 AS n")
+    request = QueryCollection("n", "c", "sql_query", pack_value({"sql": "SELECT n FROM v"}))
+    assert len({state.read(request.run).found.answer for _ in range(3)}) == 1
+    write(state, "DROP VIEW v", "CREATE VIEW v AS SELECT random() AS n")
+    assert len({state.read(request.run).found.answer for _ in range(5)}) == 5
+
+
+def test_a_connection_that_knows_many_random_statements_is_not_kept(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.relational.REMEMBERED_MAX", 10)
+    for number in range(30):
+        sql = f"SELECT random(), {number}"
+        request = QueryCollection("n", "c", "sql_query", pack_value({"sql": sql}))
+        assert len({state.read(request.run).found.answer for _ in range(2)}) == 2
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 'x' LIKE '%y%'",
+        "SELECT hex(zeroblob(10))",
+        "SELECT replace('aaa', 'a', 'b')",
+        # Values that double, which no function makes.
+        "WITH RECURSIVE c(x) AS (SELECT 'abcdefgh' UNION ALL SELECT x || x FROM c LIMIT 15) "
+        "SELECT max(length(x)) FROM c",
+    ],
+)
+def test_what_may_take_long_in_one_step_is_not_brief(state: State, sql: str) -> None:
+    def ask(*, brief: bool) -> Any:
+        with state.reader() as reader:
+            reader.tuning = Tuning(brief=brief)
+            return reader.collections.query("n", "c", "sql_query", {"sql": sql})[0]
+
+    rows(state, "SELECT 1")  # so that there is a connection
+    for _ in range(2):
+        with pytest.raises(QueryCancelled):
+            ask(brief=True)
+        assert len(ask(brief=False)["rows"]) == 1
+
+
+def test_a_statement_that_was_brief_is_not_when_its_view_changes(state: State) -> None:
+    write(state, "CREATE VIEW v AS SELECT 1 AS n")
+    rows(state, "SELECT 1")  # so that there is a connection
+
+    def ask() -> Any:
+        with state.reader() as reader:
+            reader.tuning = Tuning(brief=True)
+            return reader.collections.query("n", "c", "sql_query", {"sql": "SELECT n FROM v"})[0]
+
+    assert ask()["rows"] == [[1]]
+    write(state, "DROP VIEW v", "CREATE VIEW v AS SELECT upper('x') AS n")
+    with pytest.raises(QueryCancelled):
+        ask()

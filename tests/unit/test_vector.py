@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from engines.errors import InvalidArgument, QueryCancelled
 from engines.interfaces import RejectCode, Rejected
 from engines.kv import KvReader
 from engines.space import ItemChange, View
+from engines.tuning import Tuning
 from engines.vector import VectorEngine
 from engines.vector_filter import compile_filter
 from tests.unit.vector_state import VectorState, vector_state
@@ -527,3 +528,80 @@ METADATA = {"n": 1, "t": True, "s": "x", "list": [1, "a"], "in": {"ner": 2.0}, "
 )
 def test_filters(condition: dict[str, Any], expected: bool) -> None:
     assert compile_filter(condition, "filter").matches(METADATA) is expected
+
+
+class Tuned(Tuning):
+    """Takes what it is told to; counts what was found of what is nearest."""
+
+    def __init__(self, name: str | None = None, width: int = 0) -> None:
+        super().__init__(explain=True)
+        self.offered: list[tuple[str, str, tuple[str, ...]]] = []
+        self.compared: list[tuple[int, int, int]] = []
+        self._name = name
+        self._width = width
+
+    def choose(self, point: str, control: str, others: Sequence[str]) -> str:
+        self.offered.append((point, control, tuple(others)))
+        return self._name or control
+
+    def width(self, least: int, most: int) -> int:
+        return max(least, self._width)
+
+    @property
+    def samples_recall(self) -> bool:
+        return True
+
+    def recall(self, width: int, found: int, wanted: int) -> None:
+        self.compared.append((width, found, wanted))
+
+
+def tuned_search(state: VectorState, tuning: Tuned, **parameters: Any) -> Any:
+    with state.store.read() as snapshot:
+        reader = KvReader(snapshot, state.registry, state.machine.indexes)
+        reader.tuning = tuning
+        return reader.collections.query("n", "c", "vector_search", parameters)[0]
+
+
+def test_rows_that_are_known_may_be_compared_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.vector_search.FEW_ROWS", 10)
+    count = 2_000
+    vectors = clustered(count, 16)
+    with vector_state(tmp_path / "state", dimensions=16) as state:
+        given = documents(vectors)
+        for n, document in enumerate(given):
+            document["metadata"] = {"group": n % 10, "n": n}
+        for start in (0, 1_000):
+            state.write("vector_upsert", documents=given[start : start + 1_000])
+        state.settle()
+        asked = {"vectors": clustered(10, 16, seed=2).tolist(), "filter": {"group": 3}}
+        control, other = Tuned(), Tuned("rows_first")
+        tuned_search(state, control, **asked)
+        assert control.offered == [("filter", "graph", ("rows_first",))]
+        assert control.work.plan is not None
+        assert control.work.plan["strategy"] == "graph"
+        answer = tuned_search(state, other, **asked)
+        assert other.work.plan is not None
+        assert (other.work.plan["strategy"], other.work.examined) == ("rows_first", 200)
+        assert answer == tuned_search(state, Tuned(), **asked, exact=True)
+        assert other.compared == []  # nothing can be missed
+        for condition in ({"group": {"$gt": 3}}, {"group": 3, "n": {"$gt": 5}}):
+            tuning = Tuned()
+            tuned_search(state, tuning, **{**asked, "filter": condition})
+            assert tuning.offered == []
+
+
+def test_a_sampled_recall_counts_what_the_exact_search_finds(tmp_path: Path) -> None:
+    with vector_state(tmp_path / "state", dimensions=16, expansion_search=8) as state:
+        fill(state, clustered(1_000, 16))
+        state.settle()
+        queries = clustered(3, 16, seed=2).tolist()
+        tuning = Tuned(width=900)
+        found = tuned_search(state, tuning, vectors=queries)
+        assert tuning.compared == [(900, 30, 30)]
+        assert found == tuned_search(state, Tuned(), vectors=queries, exact=True)
+        for given in ({"exact": True}, {"expansion": 50}):
+            tuning = Tuned(width=900)
+            tuned_search(state, tuning, vectors=queries, **given)
+            assert tuning.compared == []  # the caller says how it is to be searched
