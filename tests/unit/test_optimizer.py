@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.codec import pack_value, unpack_value
 from engines.collection_requests import ExplainQuery, QueryCollection
 from engines.engine import Kind
 from engines.errors import InvalidArgument
+from engines.kv import KvReader
 from engines.result_cache import CacheFigures
 from engines.tuning import Tuning
 from node.clock import SystemClock
@@ -22,6 +24,7 @@ from node.optimizer import Execution, Optimizer
 from node.optimizer_service import OptimizerService
 from node.trials import SAMPLES, WATCH_EXECUTIONS
 from tests.unit.engine_state import State, checked_state
+from tests.unit.vector_state import vector_state
 
 SECONDS_PER_LOOK = 0.001
 
@@ -264,3 +267,45 @@ def test_every_operation_that_is_brief_reads(state: State) -> None:
     for engine in state.machine.registry.engines.values():
         for operation in getattr(engine, "brief", ()):
             assert engine.operations[operation] is Kind.READ
+
+
+class TickingClock(ScriptedClock):
+    """Each look takes a millisecond."""
+
+    def monotonic(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+def test_searches_that_find_too_little_are_widened_and_then_find_enough(tmp_path: Path) -> None:
+    """A graph of few neighbours, searched with the least width."""
+    chance = np.random.default_rng(1)
+    vectors = chance.standard_normal((1_500, 24)).astype(np.float32)
+    poor = {"connectivity": 3, "expansion_add": 8, "expansion_search": 8}
+    with vector_state(tmp_path / "vectors", dimensions=24, **poor) as state:
+        for first in range(0, 1_500, 500):
+            documents = [
+                {"id": f"d{n}", "vector": vectors[n].tolist()} for n in range(first, first + 500)
+            ]
+            state.write("vector_upsert", documents=documents)
+        state.settle()
+        optimizer = Optimizer(TickingClock(), recall_target=0.9)
+        recall = None
+        for query in chance.standard_normal((10_000, 24)):
+            for pattern in optimizer.patterns:
+                recall = pattern.width.recall if pattern.width else None
+            if recall is not None and recall >= 0.9:
+                break
+            with state.store.read() as snapshot:
+                reader = KvReader(snapshot, state.registry, state.machine.indexes)
+                reader.tuning = optimizer.execution()
+                packed = pack_value({"vector": query.tolist()})
+                reader.collections.answer("n", "c", "vector_search", packed)
+        (item,) = OptimizerService(optimizer).view(1)["items"]
+        width = item["width"]
+        first = width["history"][0]
+        assert (first["width"], first["following"]) == (8, 16)
+        assert first["recall"] < 0.9
+        assert width["doublings"] >= 1
+        assert width["recall"] >= 0.9
+        assert width["exact_seconds"] <= 0.02 * width["search_seconds"] + 0.002
