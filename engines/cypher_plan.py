@@ -115,6 +115,8 @@ class _Planner:
             self._take(path)
         for each in conjuncts(where):
             self._conditions.append(Condition(each, frozenset(names_in(each))))
+            if isinstance(each, tree.HasLabels) and isinstance(each.of, tree.Variable):
+                self._labels.setdefault(each.of.name, []).extend(each.labels)
         for condition in self._conditions:
             self._compiler.compile(condition.test)  # Is every name known?
         given = Given(self._graph, [self._slot(each) for each in dict.fromkeys(self._given)])
@@ -193,21 +195,21 @@ class _Planner:
     # -- in which order
 
     def _next(self) -> None:
+        by_id = next((each for each in self._links if self._edge_id(each) is not None), None)
+        if by_id is not None:
+            self._follow_by_id(by_id)
+            return
+        costs = {name: self._cost(name) for name in self._nodes}
+        best = min(costs, key=lambda name: costs[name], default=None)
         touching = [
             link for link in self._links if link.left in self._bound or link.right in self._bound
         ]
-        if touching:
-            self._follow(min(touching, key=self._hops))
-            return
-        by_id = next((each for each in self._links if self._edge_id(each) is not None), None)
-        costs = {name: self._cost(name) for name in self._nodes}
-        best = min(costs, key=lambda name: costs[name], default=None)
-        if by_id is not None and (best is None or costs[best] > _BY_ID):
-            self._follow_by_id(by_id)
-        elif best is not None:
+        # What an id names is one row, and an edge between two such nodes is found from the end
+        # that has fewer.
+        if best is not None and (costs[best] == _BY_ID or not touching):
             self._begin(best)
         else:
-            raise AssertionError("an edge between nodes of which none is known")
+            self._follow(min(touching, key=self._hops))
 
     def _hops(self, link: Link) -> tuple[bool, bool]:
         """Single ones first, and of those such as only have to be checked."""
@@ -279,7 +281,9 @@ class _Planner:
     def _follow_by_id(self, link: Link) -> None:
         wanted = self._edge_id(link)
         assert wanted is not None
-        step = EdgeById(self._graph, self._hop(link, False), self._compiler.compile(wanted))
+        begins, arrives = link.left in self._bound, link.right in self._bound
+        value = self._compiler.compile(wanted)
+        step = EdgeById(self._graph, self._hop(link, False), value, begins, arrives)
         self._settle(step, (link.name, link.left, link.right), link)
 
     def _fits(self, edge: EdgeRef, wanted: Mapping[str, Any]) -> bool:

@@ -270,6 +270,9 @@ class Drawing:
             least = self.random.randint(0, 2)
             hops = least, least + self.random.randint(0, 2)
         wanted = [("w", self.literal("0", "1"))] if self.chance(15) else []
+        if self.chance(8):
+            number = self.pick(0, 1, 2)
+            wanted = [("id", Expr(f"'e{number}'", lambda world, env: f"e{number}"))]
         if shown:
             self.kinds[name] = "edge" if hops is None else "edges"
         return EdgeP(name, shown, types, self.pick("out", "in", "both", "both"), hops, wanted)

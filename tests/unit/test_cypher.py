@@ -216,6 +216,11 @@ def test_the_id_is_a_property(people: CypherState) -> None:
     assert people.one("MATCH ()-[r {id: 'ad'}]->(d) RETURN d.id") == "dog"
     assert people.ask("MATCH (n {id: 7}) RETURN n") == []
     assert people.ask("MATCH (n) WHERE n.id = $long RETURN n", long="é" * 400) == []
+    assert people.ask("MATCH ({id: 'bob'})-[r {id: 'ab'}]-(a) RETURN a.id") == [["ann"]]
+    assert people.ask("MATCH ({id: 'bob'})-[r {id: 'ab'}]->() RETURN 1") == []
+    assert people.ask("MATCH ({id: 'dog'})-[r {id: 'ab'}]-() RETURN 1") == []
+    assert people.one("MATCH ()-[r {id: 'ab'}]-() RETURN count(*)") == 2
+    assert people.one("MATCH (n)-[r {id: 'cc'}]-(n) RETURN count(*)") == 1
     two = people.ask("MATCH (n) WHERE n.id IN ['dog', 'no', 'ann', 'dog', 1] RETURN n.id")
     assert two == [["dog"], ["ann"]]
     # A property of that name, which another operation may have stored, is behind it.
@@ -361,6 +366,12 @@ def test_the_plan_is_told(people: CypherState) -> None:
     assert (steps[0]["operator"], steps[0]["variable"]) == ("NodeById", "b")
     steps = plan("EXPLAIN MATCH ()-[r]->() WHERE id(r) = 'ad' DELETE r")
     assert [step["operator"] for step in steps] == ["RelationshipById", "Delete"]
+    (step,) = plan("EXPLAIN MERGE (a {id: 'ann'})-[:T]->(b {id: 'bob'})")
+    # Both ends by id, then from the one with fewer relationships.
+    kinds = [each["operator"] for each in step["match"]]
+    assert (kinds, step["match"][2]["to_bound"]) == (["NodeById", "NodeById", "Expand"], True)
+    steps = plan("EXPLAIN MATCH (n) WHERE n:Dog AND n.age > 3 RETURN n")
+    assert (steps[0]["operator"], steps[0]["label"]) == ("NodesOfLabel", "Dog")
     assert people.one("MATCH ()-[r:OWNS]->() RETURN count(r)") == 1
 
 
