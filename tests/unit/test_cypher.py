@@ -397,6 +397,8 @@ def test_reads_are_bounded(people: CypherState) -> None:
     assert "more than 10000 numbers" in people.fails("RETURN range(1, 10001)")
     doubled = "WITH $x AS x " + "WITH [x, x] AS x " * 6 + "RETURN size(x)"
     assert "a list or map of more than" in people.fails(doubled, x="y" * 100_000)
+    deeper = "WITH 1 AS x " + f"WITH {'[' * 50}x{']' * 50} AS x " * 30 + "RETURN x"
+    assert "nested deeper than 100" in people.fails(deeper)
     assert "+ makes more than" in people.fails("RETURN $x + $x", x="y" * 600_000)
 
 
@@ -426,7 +428,7 @@ def test_what_the_state_refuses_changes_nothing(people: CypherState) -> None:
         (
             "MATCH (a:Dog), (b {id: 'bob'}) DETACH DELETE a CREATE (a)-[:T]->(b)",
             RejectCode.ITEM_NOT_FOUND,
-            "there is no node dog",
+            "node dog was deleted",
         ),
         ("MERGE (n:Person {id: 'dog'})", RejectCode.ITEM_EXISTS, "there is a node dog"),
         ("MERGE (n {x: null})", wrong, "MERGE of a property that is null"),
