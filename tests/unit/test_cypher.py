@@ -14,9 +14,10 @@ import pytest
 from engines import graph_cypher
 from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS
 from engines.cypher_check import CLAUSES_MAX, COLUMNS_MAX, HOPS_MAX, PATTERN_EDGES_MAX
+from engines.cypher_codec import plain, rebuild
 from engines.cypher_functions import FUNCTIONS
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
-from engines.cypher_tree import Statement, bare, plain, rebuild
+from engines.cypher_tree import Statement, bare
 from engines.engine import Kind
 from engines.errors import InvalidArgument, UnknownCommand
 from engines.graph_cypher import PARAMETERS_BYTES_MAX
