@@ -21,6 +21,7 @@ from engines.cypher_tree import (
     Delete,
     EdgePattern,
     Element,
+    Exists,
     HasLabels,
     Junction,
     ListOf,
@@ -113,7 +114,7 @@ _text, _flag, _count = _exact(str), _exact(bool), _exact(int)
 _texts = _many(_text)
 _expression = _one_of(
     Literal, Parameter, Variable, Property, Element, Slice, HasLabels, Unary, Binary, Junction,
-    Call, ListOf, MapOf, Case,
+    Call, ListOf, MapOf, Case, Exists,
 )  # fmt: skip
 _variable = _one_of(Variable)
 _path = _one_of(PathPattern)
@@ -147,6 +148,7 @@ _FIELDS: Final[dict[type, tuple[Reader, ...]]] = {
         _wanted,
     ),
     PathPattern: (_maybe(_variable), _many(_one_of(NodePattern), 1), _many(_one_of(EdgePattern))),
+    Exists: (_many(_path, 1), _maybe(_expression)),
     Match: (_flag, _many(_path, 1), _maybe(_expression)),
     Unwind: (_expression, _variable),
     Column: (_expression, _text),

@@ -67,20 +67,30 @@ class Scope:
 
 
 class Compiler:
-    """Raises CypherError for what no row could make right."""
+    """Of `graph`, for rows of `scope`. Raises CypherError for what no row could make right."""
 
     def __init__(self, graph: Graph, scope: Scope, only: str | None = None) -> None:
         """`only`: variables have no business here; why."""
-        self._graph = graph
-        self._scope = scope
+        self.graph = graph
+        self.scope = scope
         self._only = only
+
+    def inner(self) -> Scope:
+        """Of a pattern within an expression: it knows the variables around it, and its own are
+        nobody else's."""
+        if self._only is not None:
+            raise CypherError(self._only)
+        scope = Scope()
+        scope.bindings.update(self.scope.bindings)
+        scope.size = self.scope.size
+        return scope
 
     def compile(self, of: tree.Expression) -> Evaluate:
         """A whole expression; a large one is work each time."""
         evaluate, units = self._part(of), size_of(of) // _WORK_PARTS
         if units == 0:
             return evaluate
-        work = self._graph.budget.work
+        work = self.graph.budget.work
 
         def counted(row: Row) -> Any:
             work(units)
@@ -89,11 +99,11 @@ class Compiler:
         return counted
 
     def _part(self, of: tree.Expression) -> Evaluate:
-        if self._scope.known:
-            slot = self._scope.known.get(bare(of))
+        if self.scope.known:
+            slot = self.scope.known.get(bare(of))
             if slot is not None:
                 return lambda row: row[slot]
-        return _COMPILERS[type(of)](self, of)
+        return COMPILERS[type(of)](self, of)
 
     def condition(self, of: tree.Expression) -> Callable[[Row], bool]:
         evaluate = self.compile(of)
@@ -104,17 +114,17 @@ class Compiler:
         return lambda row: value
 
     def parameter(self, of: tree.Parameter) -> Evaluate:
-        value = self._graph.parameter(of.name)
+        value = self.graph.parameter(of.name)
         return lambda row: value
 
     def variable(self, of: tree.Variable) -> Evaluate:
         if self._only is not None:
             raise CypherError(self._only, of.place)
-        slot = self._scope.find(of).slot
+        slot = self.scope.find(of).slot
         return lambda row: row[slot]
 
     def property(self, of: tree.Property) -> Evaluate:
-        inner, name, graph = self._part(of.of), of.name, self._graph
+        inner, name, graph = self._part(of.of), of.name, self.graph
         if name == "id":
             return lambda row: _identity(inner(row))
 
@@ -134,7 +144,7 @@ class Compiler:
         return get
 
     def element(self, of: tree.Element) -> Evaluate:
-        inner, place, graph = self._part(of.of), self._part(of.at), self._graph
+        inner, place, graph = self._part(of.of), self._part(of.at), self.graph
 
         def get(row: Row) -> Any:
             value, at = inner(row), place(row)
@@ -153,7 +163,7 @@ class Compiler:
     def slice(self, of: tree.Slice) -> Evaluate:
         inner = self._part(of.of)
         bounds = [None if each is None else self._part(each) for each in (of.first, of.last)]
-        graph = self._graph
+        graph = self.graph
 
         def get(row: Row) -> Any:
             value = inner(row)
@@ -170,7 +180,7 @@ class Compiler:
         return get
 
     def has_labels(self, of: tree.HasLabels) -> Evaluate:
-        inner, labels, graph = self._part(of.of), of.labels, self._graph
+        inner, labels, graph = self._part(of.of), of.labels, self.graph
 
         def has(row: Row) -> Any:
             value = inner(row)
@@ -197,7 +207,7 @@ class Compiler:
                 return lambda row: arithmetic(sub, 0, inner(row), "-")
 
     def binary(self, of: tree.Binary) -> Evaluate:
-        left, right, work = self._part(of.left), self._part(of.right), self._graph.budget.work
+        left, right, work = self._part(of.left), self._part(of.right), self.graph.budget.work
         operator = of.operator
         apply = BINARY[operator]
         if operator in ("+", "IN", "=", "<>", "<", "<=", ">", ">=", "CONTAINS"):
@@ -248,7 +258,7 @@ class Compiler:
         if of.distinct or not function.least <= count <= function.most:
             raise CypherError(f"{of.name} does not take these arguments", of.place)
         arguments = [self._part(each) for each in of.arguments]
-        run, graph = function.run, self._graph
+        run, graph = function.run, self.graph
         if count == 1:
             (only,) = arguments
             return lambda row: run(graph, only(row))
@@ -256,7 +266,7 @@ class Compiler:
 
     def list_of(self, of: tree.ListOf) -> Evaluate:
         items = [self._part(each) for each in of.items]
-        work = self._graph.budget.work
+        work = self.graph.budget.work
 
         def make(row: Row) -> Any:
             return _made([each(row) for each in items], work)
@@ -265,7 +275,7 @@ class Compiler:
 
     def map_of(self, of: tree.MapOf) -> Evaluate:
         parts = [(name, self._part(value)) for name, value in zip(of.names, of.values, strict=True)]
-        work = self._graph.budget.work
+        work = self.graph.budget.work
 
         def make(row: Row) -> Any:
             return _made({name: each(row) for name, each in parts}, work)
@@ -289,7 +299,8 @@ class Compiler:
 
 
 _SIZED: Final = frozenset({str, bytes, list, dict})
-_COMPILERS: Final[dict[type, Callable[[Compiler, Any], Evaluate]]] = {
+# EXISTS is added by what plans patterns, which compiles expressions itself.
+COMPILERS: Final[dict[type, Callable[[Compiler, Any], Evaluate]]] = {
     tree.Literal: Compiler.literal,
     tree.Parameter: Compiler.parameter,
     tree.Variable: Compiler.variable,

@@ -398,6 +398,9 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
             raise CypherError("a map names a member twice")
         return tree.MapOf(names, tuple(value for _, value in pairs))
 
+    def exists(self, paths: Any, where: Any = None) -> tree.Exists:
+        return tree.Exists(paths, None if where is None else where.value)
+
     def when(self, condition: Any, result: Any) -> tree.When:
         return tree.When(condition, result)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
-from engines.cypher_expressions import HIDDEN, Compiler, Row, Scope
+from engines.cypher_expressions import COMPILERS, HIDDEN, Compiler, Evaluate, Row, Scope
 from engines.cypher_graph import Graph
 from engines.cypher_match import (
     REVERSED,
@@ -117,8 +117,11 @@ class _Planner:
             self._conditions.append(Condition(each, frozenset(names_in(each))))
             if isinstance(each, tree.HasLabels) and isinstance(each.of, tree.Variable):
                 self._labels.setdefault(each.of.name, []).extend(each.labels)
-        for condition in self._conditions:
+        known = self._scope.bindings.keys()
+        for place, condition in enumerate(self._conditions):
             self._compiler.compile(condition.test)  # Is every name known?
+            # A pattern in EXISTS may have names of its own.
+            self._conditions[place] = Condition(condition.test, condition.names & known)
         given = Given(self._graph, [self._slot(each) for each in dict.fromkeys(self._given)])
         self._settle(given, ())
         while self._links or self._nodes:
@@ -335,3 +338,19 @@ def _is_id(asked: tree.Expression, name: str) -> bool:
     else:
         return False
     return isinstance(of, tree.Variable) and of.name == name
+
+
+def _exists(compiler: Compiler, of: tree.Exists) -> Evaluate:
+    scope = compiler.inner()
+    outer, budget = scope.size, compiler.graph.budget
+    stream = plan_match(compiler.graph, scope, of.paths, of.where).stream
+    own = [None] * (scope.size - outer)
+
+    def test(row: Row) -> bool:
+        budget.row()
+        return any(True for _ in stream(row[:outer] + own))
+
+    return test
+
+
+COMPILERS[tree.Exists] = _exists

@@ -101,9 +101,16 @@ class Case(NamedTuple):
     default: Expression | None
 
 
+class Exists(NamedTuple):
+    """EXISTS { patterns WHERE … }: is there a way to lay them?"""
+
+    paths: tuple[PathPattern, ...]
+    where: Expression | None
+
+
 Expression = (
     Literal | Parameter | Variable | Property | Element | Slice | HasLabels | Unary | Binary
-    | Junction | Call | ListOf | MapOf | Case
+    | Junction | Call | ListOf | MapOf | Case | Exists
 )  # fmt: skip
 
 

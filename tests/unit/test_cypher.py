@@ -212,6 +212,27 @@ def test_optional_match_and_null_nodes(people: CypherState) -> None:
     assert people.ask("OPTIONAL MATCH (x:None) MATCH (x)-->(y) RETURN y") == []
 
 
+def test_exists(people: CypherState) -> None:
+    asked = "MATCH (a) WHERE {} RETURN a.id ORDER BY a.id"
+    for condition, found in (
+        ("EXISTS { (a)-->() }", ["ann", "bob", "carl"]),
+        ("NOT exists { MATCH (a)-->(:Person) }", ["dog"]),
+        ("EXISTS { (a)-[r:KNOWS]->(b) WHERE b.age > 5 AND a.age > b.age }", ["ann"]),
+        ("EXISTS { (a)-[:KNOWS*2..3]->(b {id: 'carl'}) } AND NOT EXISTS { (a)-[:OWNS]->() }",
+         ["bob"]),
+        ("EXISTS { (a)-->(b) WHERE EXISTS { (b)<-[:OWNS]-(a) } }", ["ann"]),
+    ):  # fmt: skip
+        assert [name for (name,) in people.ask(asked.format(condition))] == found
+    rows = people.ask("MATCH (a) RETURN EXISTS { (a)-->() } AS e, count(*) ORDER BY e")
+    assert rows == [[False, 1], [True, 3]]
+    rows = people.ask(
+        "MATCH (a) RETURN a.id ORDER BY EXISTS { (a)<-[:OWNS]-() } DESC, a.id LIMIT 1"
+    )
+    assert rows == [["dog"]]
+    answer = people.execute("MATCH (a) WHERE NOT EXISTS { (a)-->() } SET a.leaf = true")
+    assert answer["summary"]["properties_set"] == 1
+
+
 def test_the_id_is_a_property(people: CypherState) -> None:
     assert people.one("MATCH (n {id: 'ann'}) RETURN n.id = id(n) AND elementId(n) = n['id']")
     assert people.one("MATCH ()-[r {id: 'ad'}]->(d) RETURN d.id") == "dog"
@@ -281,7 +302,12 @@ def test_few_rows_are_kept_for_the_first_of_many(state: CypherState) -> None:
         ("MATCH (n) RETURN n UNION MATCH (m) RETURN m", "column 20: UNION is not part of"),
         ("CALL db.labels()", "CALL is not part of what is offered"),
         ("MATCH p = shortestPath((a)-[*1..2]-(b)) RETURN p", "shortestPath is not part of"),
-        ("MATCH (n) WHERE exists { (n)-->() } RETURN n", "exists is not part of"),
+        ("MATCH (n) WHERE EXISTS { (n)-->(x) } RETURN x", "variable x is not defined"),
+        (
+            "MATCH (n) WHERE EXISTS { (n)-->(x) WHERE y.a = 1 } RETURN n",
+            "variable y is not defined",
+        ),
+        ("RETURN 1 LIMIT CASE WHEN EXISTS { (n) } THEN 1 END", "LIMIT takes no variables"),
         ("FOREACH (x IN [1] | CREATE ())", "FOREACH is not part of"),
         ("MATCH (a)-[*]->(b) RETURN b", "column 12: * needs an upper bound"),
         ("MATCH (a)-[*1..99]->(b) RETURN b", "hops go from 0 to 30"),
@@ -580,7 +606,8 @@ STATEMENTS = (
     "SKIP 1 LIMIT 2 WHERE n > 1.5 UNWIND [1] AS u SET a.x = -u, a += {y: null}, a:D REMOVE a.z",
     "MERGE (a {id: 'x'}) ON CREATE SET a.x = 1 ON MATCH SET a = $p RETURN *, CASE a.x WHEN 1 THEN "
     "2 ELSE 3 END, count(DISTINCT a)",
-    "OPTIONAL MATCH (a) CREATE (a)-[:T]->(b {x: 1}) WITH a, b DETACH DELETE a DELETE b",
+    "OPTIONAL MATCH (a) WHERE EXISTS { (a)-[:T]->(b) WHERE b.x = 1 } CREATE (a)-[:T]->(b {x: 1}) "
+    "WITH a, b DETACH DELETE a DELETE b",
 )
 
 
