@@ -12,7 +12,7 @@ class CypherLimits(NamedTuple):
     visited_nodes_max: int  # nodes looked at: of a label, at the end of an edge
     visited_edges_max: int
     rows_max: int  # made by any clause
-    work_max: int  # about a microsecond each: of values compared, copied, decoded
+    work_max: int  # about a microsecond each: large values, wide expressions, labels, types
     held_bytes_max: int  # of rows that wait to be sorted, grouped or written
     result_rows_max: int
     result_bytes_max: int
@@ -81,7 +81,7 @@ class Budget:
     def work(self, units: int) -> None:
         self._work += units
         if self._work > self.limits.work_max:
-            raise CypherLimit(f"takes more than {self.limits.work_max} units of work with values")
+            raise CypherLimit(f"takes more than {self.limits.work_max} units of work")
 
     def hold(self, size: int) -> None:
         """Negative: they are let go."""

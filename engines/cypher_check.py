@@ -68,7 +68,7 @@ def _check(of: Any) -> None:
         _check_names(of.names, "a member's name", PROPERTY_BYTES_MAX)
     elif kind in (tree.SetProperty, tree.RemoveProperty):
         _check_names((of.name,), "a property's name", PROPERTY_BYTES_MAX)
-    if kind in (tree.Match, tree.Create):
+    if kind in (tree.Match, tree.Create, tree.Exists):
         _check_count(len(of.paths), "patterns", PATTERN_EDGES_MAX)
         edges = sum(len(path.edges) for path in of.paths)
         _check_count(edges, "relationships", PATTERN_EDGES_MAX)

@@ -7,26 +7,22 @@ every row. Null is contagious wherever openCypher says so.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import fmod, isfinite
-from operator import add, mul, sub
+from operator import sub
 from typing import Any, Final, NamedTuple
 
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
 from engines.cypher_functions import AGGREGATES, FUNCTIONS, Function
 from engines.cypher_graph import Graph
+from engines.cypher_operators import BINARY, arithmetic, negated
 from engines.cypher_tree import bare, size_of
 from engines.cypher_values import (
-    INTEGER_MAX,
-    INTEGER_MIN,
     EdgeRef,
     NodeRef,
     boolean,
     equal,
-    group_key,
     is_true,
     kind_of,
-    less,
     weight,
 )
 
@@ -71,20 +67,30 @@ class Scope:
 
 
 class Compiler:
-    """Raises CypherError for what no row could make right."""
+    """Of `graph`, for rows of `scope`. Raises CypherError for what no row could make right."""
 
     def __init__(self, graph: Graph, scope: Scope, only: str | None = None) -> None:
         """`only`: variables have no business here; why."""
-        self._graph = graph
-        self._scope = scope
+        self.graph = graph
+        self.scope = scope
         self._only = only
+
+    def inner(self) -> Scope:
+        """Of a pattern within an expression: it knows the variables around it, and its own are
+        nobody else's."""
+        if self._only is not None:
+            raise CypherError(self._only)
+        scope = Scope()
+        scope.bindings.update(self.scope.bindings)
+        scope.size = self.scope.size
+        return scope
 
     def compile(self, of: tree.Expression) -> Evaluate:
         """A whole expression; a large one is work each time."""
         evaluate, units = self._part(of), size_of(of) // _WORK_PARTS
         if units == 0:
             return evaluate
-        work = self._graph.budget.work
+        work = self.graph.budget.work
 
         def counted(row: Row) -> Any:
             work(units)
@@ -93,11 +99,11 @@ class Compiler:
         return counted
 
     def _part(self, of: tree.Expression) -> Evaluate:
-        if self._scope.known:
-            slot = self._scope.known.get(bare(of))
+        if self.scope.known:
+            slot = self.scope.known.get(bare(of))
             if slot is not None:
                 return lambda row: row[slot]
-        return _COMPILERS[type(of)](self, of)
+        return COMPILERS[type(of)](self, of)
 
     def condition(self, of: tree.Expression) -> Callable[[Row], bool]:
         evaluate = self.compile(of)
@@ -108,17 +114,17 @@ class Compiler:
         return lambda row: value
 
     def parameter(self, of: tree.Parameter) -> Evaluate:
-        value = self._graph.parameter(of.name)
+        value = self.graph.parameter(of.name)
         return lambda row: value
 
     def variable(self, of: tree.Variable) -> Evaluate:
         if self._only is not None:
             raise CypherError(self._only, of.place)
-        slot = self._scope.find(of).slot
+        slot = self.scope.find(of).slot
         return lambda row: row[slot]
 
     def property(self, of: tree.Property) -> Evaluate:
-        inner, name, graph = self._part(of.of), of.name, self._graph
+        inner, name, graph = self._part(of.of), of.name, self.graph
         if name == "id":
             return lambda row: _identity(inner(row))
 
@@ -138,7 +144,7 @@ class Compiler:
         return get
 
     def element(self, of: tree.Element) -> Evaluate:
-        inner, place, graph = self._part(of.of), self._part(of.at), self._graph
+        inner, place, graph = self._part(of.of), self._part(of.at), self.graph
 
         def get(row: Row) -> Any:
             value, at = inner(row), place(row)
@@ -157,7 +163,7 @@ class Compiler:
     def slice(self, of: tree.Slice) -> Evaluate:
         inner = self._part(of.of)
         bounds = [None if each is None else self._part(each) for each in (of.first, of.last)]
-        graph = self._graph
+        graph = self.graph
 
         def get(row: Row) -> Any:
             value = inner(row)
@@ -174,7 +180,7 @@ class Compiler:
         return get
 
     def has_labels(self, of: tree.HasLabels) -> Evaluate:
-        inner, labels, graph = self._part(of.of), of.labels, self._graph
+        inner, labels, graph = self._part(of.of), of.labels, self.graph
 
         def has(row: Row) -> Any:
             value = inner(row)
@@ -196,14 +202,14 @@ class Compiler:
             case "IS NOT NULL":
                 return lambda row: inner(row) is not None
             case "NOT":
-                return lambda row: _negated(boolean(inner(row), "NOT"))
+                return lambda row: negated(boolean(inner(row), "NOT"))
             case _:
-                return lambda row: _arithmetic(sub, 0, inner(row), "-")
+                return lambda row: arithmetic(sub, 0, inner(row), "-")
 
     def binary(self, of: tree.Binary) -> Evaluate:
-        left, right, work = self._part(of.left), self._part(of.right), self._graph.budget.work
+        left, right, work = self._part(of.left), self._part(of.right), self.graph.budget.work
         operator = of.operator
-        apply = _BINARY[operator]
+        apply = BINARY[operator]
         if operator in ("+", "IN", "=", "<>", "<", "<=", ">", ">=", "CONTAINS"):
 
             def sized(row: Row) -> Any:
@@ -252,7 +258,7 @@ class Compiler:
         if of.distinct or not function.least <= count <= function.most:
             raise CypherError(f"{of.name} does not take these arguments", of.place)
         arguments = [self._part(each) for each in of.arguments]
-        run, graph = function.run, self._graph
+        run, graph = function.run, self.graph
         if count == 1:
             (only,) = arguments
             return lambda row: run(graph, only(row))
@@ -260,7 +266,7 @@ class Compiler:
 
     def list_of(self, of: tree.ListOf) -> Evaluate:
         items = [self._part(each) for each in of.items]
-        work = self._graph.budget.work
+        work = self.graph.budget.work
 
         def make(row: Row) -> Any:
             return _made([each(row) for each in items], work)
@@ -269,7 +275,7 @@ class Compiler:
 
     def map_of(self, of: tree.MapOf) -> Evaluate:
         parts = [(name, self._part(value)) for name, value in zip(of.names, of.values, strict=True)]
-        work = self._graph.budget.work
+        work = self.graph.budget.work
 
         def make(row: Row) -> Any:
             return _made({name: each(row) for name, each in parts}, work)
@@ -293,7 +299,8 @@ class Compiler:
 
 
 _SIZED: Final = frozenset({str, bytes, list, dict})
-_COMPILERS: Final[dict[type, Callable[[Compiler, Any], Evaluate]]] = {
+# EXISTS is added by what plans patterns, which compiles expressions itself.
+COMPILERS: Final[dict[type, Callable[[Compiler, Any], Evaluate]]] = {
     tree.Literal: Compiler.literal,
     tree.Parameter: Compiler.parameter,
     tree.Variable: Compiler.variable,
@@ -325,106 +332,3 @@ def _identity(value: Any) -> Any:
     if type(value) is dict:
         return value.get("id")
     raise CypherError(f"{kind_of(value)} has no property id")
-
-
-def _negated(value: bool | None) -> bool | None:
-    return None if value is None else not value
-
-
-def _number(value: Any, operator: str) -> Any:
-    if type(value) not in (int, float):
-        raise CypherError(f"{operator} of {kind_of(value)}")
-    return value
-
-
-def _arithmetic(run: Callable[[Any, Any], Any], left: Any, right: Any, operator: str) -> Any:
-    if left is None or right is None:
-        return None
-    found = run(_number(left, operator), _number(right, operator))
-    if type(found) is int:
-        if not INTEGER_MIN <= found <= INTEGER_MAX:
-            raise CypherError(f"{operator} makes a whole number that does not fit 64 bits")
-    elif not isfinite(found):
-        raise CypherError(f"{operator} makes no finite number")
-    return found
-
-
-def _quotient(left: Any, right: Any) -> Any:
-    """Whole numbers are divided towards zero."""
-    if right == 0:
-        raise CypherError("a division by zero")
-    if type(left) is int and type(right) is int:
-        found = abs(left) // abs(right)
-        return found if (left < 0) == (right < 0) else -found
-    return left / right
-
-
-def _remainder(left: Any, right: Any) -> Any:
-    """Of the sign of the dividend."""
-    if right == 0:
-        raise CypherError("a division by zero")
-    if type(left) is int and type(right) is int:
-        return left - right * _quotient(left, right)
-    return fmod(left, right)
-
-
-def _added(left: Any, right: Any) -> Any:
-    if type(left) is list or type(right) is list:
-        if left is None or right is None:
-            return None
-        first = left if type(left) is list else [left]
-        return first + (right if type(right) is list else [right])
-    if type(left) is str and type(right) in (str, int, float):
-        return left + (right if type(right) is str else str(right))
-    if type(right) is str and type(left) in (int, float):
-        return str(left) + right
-    return _arithmetic(add, left, right, "+")
-
-
-def _contained(left: Any, right: Any) -> bool | None:
-    """`left IN right`."""
-    if right is None:
-        return None
-    if type(right) is not list:
-        raise CypherError(f"IN {kind_of(right)}, not a list")
-    if left is not None and type(left) is not list and type(left) is not dict:
-        wanted = group_key(left)
-        if any(
-            type(each) is not list and type(each) is not dict and group_key(each) == wanted
-            for each in right
-        ):
-            return True
-        return None if None in right else False
-    unknown = False
-    for each in right:
-        same = equal(left, each)
-        if same:
-            return True
-        unknown = unknown or same is None
-    return None if unknown else False
-
-
-def _of_texts(test: Callable[[str, str], bool]) -> Callable[[Any, Any], bool | None]:
-    def run(left: Any, right: Any) -> bool | None:
-        return test(left, right) if type(left) is str and type(right) is str else None
-
-    return run
-
-
-_BINARY: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "=": equal,
-    "<>": lambda left, right: _negated(equal(left, right)),
-    "<": lambda left, right: less(left, right, False),
-    "<=": lambda left, right: less(left, right, True),
-    ">": lambda left, right: less(right, left, False),
-    ">=": lambda left, right: less(right, left, True),
-    "+": _added,
-    "-": lambda left, right: _arithmetic(sub, left, right, "-"),
-    "*": lambda left, right: _arithmetic(mul, left, right, "*"),
-    "/": lambda left, right: _arithmetic(_quotient, left, right, "/"),
-    "%": lambda left, right: _arithmetic(_remainder, left, right, "%"),
-    "IN": _contained,
-    "STARTS WITH": _of_texts(str.startswith),
-    "ENDS WITH": _of_texts(str.endswith),
-    "CONTAINS": _of_texts(str.__contains__),
-}

@@ -11,7 +11,7 @@ from typing import Final
 
 # What openCypher or its relatives have and this subset has not: refused by name.
 NOT_OFFERED: Final = re.compile(
-    r"(UNION|CALL|FOREACH|LOAD|USE|FINISH|EXISTS|COUNT|COLLECT|shortestPath|allShortestPaths|any"
+    r"(UNION|CALL|FOREACH|LOAD|USE|FINISH|COUNT|COLLECT|shortestPath|allShortestPaths|any"
     r"|all|none|single|reduce|filter|extract|INDEX|CONSTRAINT|DROP|ALTER|SHOW|PROFILE|YIELD)\b",
     re.IGNORECASE,
 )
@@ -119,6 +119,7 @@ hops: "*" -> hops_any
      | "[" arguments? "]" -> list_of
      | map
      | case
+     | _EXISTS "{" _MATCH? paths where? "}" -> exists
      | "(" expression ")"
 arguments: expression ("," expression)*
 map: "{" (pair ("," pair)*)? "}"
@@ -130,6 +131,7 @@ parameter: "$" (name | INTEGER)
 variable: NAME
 name: NAME
 
+_EXISTS.3: /exists(?=\s*\{)/i
 _EXPLAIN.2: /explain\b/i
 _OPTIONAL.2: /optional\b/i
 _MATCH.2: /match\b/i

@@ -50,6 +50,7 @@ class Graph:
         self._nodes: dict[str, Node] = {}
         self._edges: dict[str, Edge] = {}
         self._kept = 0
+        self._gone: set[bytes] = set()
         self._ways: dict[tuple[str, str, tuple[str, ...]], list[tuple[EdgeRef, str]]] = {}
         self._ways_kept = 0
 
@@ -78,10 +79,16 @@ class Graph:
             self._edges[identity] = found
         return found
 
-    def forget(self, of: NodeRef | EdgeRef) -> None:
+    def forget(self, of: NodeRef | EdgeRef, gone: bool = False) -> None:
         """It has changed, or is gone."""
         kept: dict[str, Any] = self._nodes if type(of) is NodeRef else self._edges
         kept.pop(of.id, None)
+        if gone:
+            self._gone.add(_key_of(of))
+
+    def is_gone(self, of: NodeRef | EdgeRef) -> bool:
+        """Has this statement deleted it?"""
+        return _key_of(of) in self._gone and self.items.get(_key_of(of)) is None
 
     def is_node(self, identity: str) -> bool:
         return identity in self._nodes or self._holds(node_key(identity))
@@ -175,7 +182,7 @@ class Graph:
 
     def _read(self, key: bytes, what: str, identity: str) -> bytes:
         packed: bytes | None = self.items.get(key)
-        if packed is None and self.writing:
+        if packed is None and key in self._gone:
             raise CypherConflict(
                 RejectCode.ITEM_NOT_FOUND, f"{what} {identity} was deleted by this statement"
             )
@@ -188,6 +195,10 @@ class Graph:
             self._edges.clear()
             self._kept = len(packed) + 500
         return packed
+
+
+def _key_of(of: NodeRef | EdgeRef) -> bytes:
+    return node_key(of.id) if type(of) is NodeRef else edge_key(of.id)
 
 
 class Nothing:

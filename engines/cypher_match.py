@@ -150,27 +150,34 @@ class Hop(NamedTuple):
 class EdgeById(Step):
     """An edge by its id, and with it the nodes at both ends."""
 
-    def __init__(self, graph: Graph, hop: Hop, wanted: Evaluate) -> None:
+    def __init__(
+        self, graph: Graph, hop: Hop, wanted: Evaluate, begins: bool, arrives: bool
+    ) -> None:
+        """`begins`, `arrives`: is the node at that end bound already?"""
         super().__init__(graph)
-        self.hop, self.wanted = hop, wanted
+        self.hop, self.wanted, self.begins, self.arrives = hop, wanted, begins, arrives
 
     def ways(self, row: Row) -> Iterator[None]:
         hop, identity = self.hop, self.wanted(row)
         self.graph.budget.edge()
-        if type(identity) is not str or not identity or not self.graph.is_edge(identity):
+        if type(identity) is not str or not self.graph.is_edge(identity):
             return
         found = self.graph.edge(identity)
         edge = EdgeRef(identity, found.source, found.target, found.type)
         if (hop.types and edge.type not in hop.types) or identity in hop.used(row):
             return
-        if hop.origin == hop.target and edge.source != edge.target:
-            return
-        row[hop.edge] = edge
         ends = (NodeRef(edge.source), NodeRef(edge.target))
         orders = [ends] if hop.direction == "out" else [ends[::-1]]
         if hop.direction == "both" and edge.source != edge.target:
             orders = [ends, ends[::-1]]
-        for row[hop.origin], row[hop.target] in orders:
+        here = node_at(row, hop.origin) if self.begins else None
+        there = node_at(row, hop.target) if self.arrives else None
+        for origin, target in orders:
+            if (self.begins and origin != here) or (self.arrives and target != there):
+                continue
+            if hop.origin == hop.target and origin != target:
+                continue
+            row[hop.edge], row[hop.origin], row[hop.target] = edge, origin, target
             yield
 
     def explained(self) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from lark import Lark, Token, Tree, UnexpectedInput, v_args
 from lark.exceptions import UnexpectedToken, VisitError
@@ -14,14 +13,26 @@ from lark.visitors import Transformer_NonRecursive
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
 from engines.cypher_grammar import GRAMMAR, NOT_OFFERED
+from engines.cypher_parts import (
+    ANY_EDGE,
+    WANTED,
+    Hops,
+    NamedColumn,
+    Names,
+    Part,
+    binary,
+    integer_of,
+    name_of,
+    parts_of,
+    place_of,
+    project,
+    unescaped,
+)
 
 STATEMENT_BYTES_MAX: Final = 8 << 10  # 0.1 s to parse
 _KEPT_STATEMENTS: Final = 256  # parsed, for who asks the same again; some 10 MiB at most
 _KEPT_CHARACTERS_MAX: Final = 1_000  # of each
-_INTEGER_MAX: Final = (1 << 63) - 1
 _UNBOUNDED: Final = "* needs an upper bound, as in *1..3"
-_ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
-_ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _EXPECTED_MAX: Final = 8  # that an error names
 _CLASSES: Final = frozenset({"NAME", "INTEGER", "FLOAT", "STRING"})
 
@@ -88,86 +99,6 @@ def _expected(error: UnexpectedInput) -> str:
     return f"expected {'one of ' if len(shown) > 1 else ''}{', '.join(shown)}"
 
 
-class _Part(NamedTuple):
-    name: str
-    value: Any
-
-
-class _Column(NamedTuple):
-    """`named`: by AS, or as a variable; otherwise by its text, which starts at `place`."""
-
-    value: Any
-    name: str
-    named: bool
-    place: tree.Place
-
-
-class _Hops(NamedTuple):
-    least: int
-    most: int
-
-
-class _Names(tuple[str, ...]):
-    """Labels or types."""
-
-
-_WANTED: Final = (tree.MapOf, tree.Parameter)
-_ANY_EDGE: Final = tree.EdgePattern(None, (), "both", None, None, None)
-
-
-def _parts(parts: Any) -> dict[str, Any]:
-    return {each.name: each.value for each in parts if type(each) is _Part}
-
-
-def _project(last: bool, body: dict[str, Any]) -> tree.Project:
-    columns = body["columns"]
-    everything = columns[0] == "*"
-    made: list[tree.Column] = []
-    for column in columns[everything:]:
-        if not (last or column.named):
-            raise CypherError("an expression in WITH needs a name: AS name", column.place)
-        made.append(tree.Column(column.value, column.name))
-    return tree.Project(
-        last, body.get("distinct", False), everything, tuple(made),
-        body.get("order", ()), body.get("skip"), body.get("limit"), body.get("where"),
-    )  # fmt: skip
-
-
-def _place(token: Token) -> tree.Place:
-    return (token.line or 1, token.column or 1)
-
-
-def _integer(token: Token) -> int:
-    if len(token) > 19 or int(token) > _INTEGER_MAX:
-        raise CypherError("a whole number beyond 2^63 - 1", _place(token))
-    return int(token)
-
-
-def _name(token: Token) -> str:
-    text = str(token)
-    return text[1:-1].replace("``", "`") if text[0] == "`" else text
-
-
-def _unescaped(token: Token) -> str:
-    def one(found: re.Match[str]) -> str:
-        code = found.group(1)
-        if code[0] in "uU" and len(code) > 1:
-            number = int(code[1:], 16)
-            if number > 0x10FFFF or 0xD800 <= number < 0xE000:
-                raise CypherError(f"\\{code} is no character", _place(token))
-            return chr(number)
-        return _ESCAPES.get(code, code)
-
-    return _ESCAPE.sub(one, token[1:-1])
-
-
-def _binary(operator: str) -> Callable[..., tree.Binary]:
-    def made(self: Any, left: Any, right: Any) -> tree.Binary:
-        return tree.Binary(operator, left, right)
-
-    return made
-
-
 @v_args(inline=True)
 class _Builder(Transformer_NonRecursive[Any, Any]):
     """Each method makes the tree of the rule of its name. `text`: of the whole statement."""
@@ -188,36 +119,36 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
     def optional(self) -> bool:
         return True
 
-    def where(self, condition: Any) -> _Part:
-        return _Part("where", condition)
+    def where(self, condition: Any) -> Part:
+        return Part("where", condition)
 
     def match(self, *parts: Any) -> tree.Match:
-        named = _parts(parts)
+        named = parts_of(parts)
         (paths,) = (each for each in parts if type(each) is tuple)
         return tree.Match(parts[0] is True, paths, named.get("where"))
 
     def unwind(self, of: Any, variable: tree.Variable) -> tree.Unwind:
         return tree.Unwind(of, variable)
 
-    def distinct(self) -> _Part:
-        return _Part("distinct", True)
+    def distinct(self) -> Part:
+        return Part("distinct", True)
 
     def star(self) -> str:
         return "*"
 
-    def columns(self, *columns: Any) -> _Part:
-        return _Part("columns", columns)
+    def columns(self, *columns: Any) -> Part:
+        return Part("columns", columns)
 
     @v_args(tree=True)
-    def column(self, node: Tree[Any]) -> _Column:
+    def column(self, node: Tree[Any]) -> NamedColumn:
         value: Any = node.children[0]
         if len(node.children) == 2:
-            return _Column(value, str(node.children[1]), True, None)
+            return NamedColumn(value, str(node.children[1]), True, None)
         if type(value) is tree.Variable:
-            return _Column(value, value.name, True, None)
+            return NamedColumn(value, value.name, True, None)
         meta = node.meta
         text = self._text[meta.start_pos : meta.end_pos]
-        return _Column(value, text, False, (meta.line, meta.column))
+        return NamedColumn(value, text, False, (meta.line, meta.column))
 
     def ascending(self, of: Any) -> tree.SortKey:
         return tree.SortKey(of, False)
@@ -225,32 +156,32 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
     def descending(self, of: Any) -> tree.SortKey:
         return tree.SortKey(of, True)
 
-    def order(self, *keys: Any) -> _Part:
-        return _Part("order", keys)
+    def order(self, *keys: Any) -> Part:
+        return Part("order", keys)
 
-    def skip(self, of: Any) -> _Part:
-        return _Part("skip", of)
+    def skip(self, of: Any) -> Part:
+        return Part("skip", of)
 
-    def limit(self, of: Any) -> _Part:
-        return _Part("limit", of)
+    def limit(self, of: Any) -> Part:
+        return Part("limit", of)
 
     def body(self, *parts: Any) -> dict[str, Any]:
-        return _parts(parts)
+        return parts_of(parts)
 
     def returned(self, body: dict[str, Any]) -> tree.Project:
-        return _project(True, body)
+        return project(True, body)
 
     def passed(self, body: dict[str, Any], where: Any = None) -> tree.Project:
-        return _project(False, body | _parts([where]))
+        return project(False, body | parts_of([where]))
 
     def create(self, paths: Any) -> tree.Create:
         return tree.Create(paths)
 
-    def on_create(self, changes: Any) -> _Part:
-        return _Part("create", changes)
+    def on_create(self, changes: Any) -> Part:
+        return Part("create", changes)
 
-    def on_match(self, changes: Any) -> _Part:
-        return _Part("match", changes)
+    def on_match(self, changes: Any) -> Part:
+        return Part("match", changes)
 
     def merge(self, path: tree.PathPattern, *parts: Any) -> tree.Merge:
         made = {"create": (), "match": ()}
@@ -277,13 +208,13 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
         return tree.SetProperties(variable, True, value)
 
     def set_labels(self, variable: tree.Variable, labels: Any) -> tree.SetLabels:
-        return tree.SetLabels(variable, labels)
+        return tree.SetLabels(variable, tuple(labels))
 
     def remove_property(self, of: tree.Property) -> tree.RemoveProperty:
         return tree.RemoveProperty(of.of, of.name)
 
     def remove_labels(self, variable: tree.Variable, labels: Any) -> tree.RemoveLabels:
-        return tree.RemoveLabels(variable, labels)
+        return tree.RemoveLabels(variable, tuple(labels))
 
     def update(self, *changes: Any) -> tree.Update:
         whole = changes[0] if type(changes[0]) is tuple else changes
@@ -307,8 +238,8 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
     def chain(self, *parts: Any) -> tuple[Any, Any]:
         return parts[::2], parts[1::2]
 
-    def labels(self, *labels: str) -> _Names:
-        return _Names(labels)
+    def labels(self, *labels: str) -> Names:
+        return Names(labels)
 
     types = labels
 
@@ -317,39 +248,39 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
 
     def node(self, *parts: Any) -> tree.NodePattern:
         variable = next((each for each in parts if type(each) is tree.Variable), None)
-        labels = next((each for each in parts if type(each) is _Names), _Names())
-        wanted = next((each for each in parts if type(each) in _WANTED), None)
+        labels = next((each for each in parts if type(each) is Names), Names())
+        wanted = next((each for each in parts if type(each) in WANTED), None)
         return tree.NodePattern(variable, tuple(labels), wanted)
 
     @v_args(meta=True)
-    def hops_any(self, meta: Any, _: Any) -> _Hops:
+    def hops_any(self, meta: Any, _: Any) -> Hops:
         raise CypherError(_UNBOUNDED, (meta.line, meta.column))
 
-    def hops_exact(self, count: Token) -> _Hops:
-        return _Hops(_integer(count), _integer(count))
+    def hops_exact(self, count: Token) -> Hops:
+        return Hops(integer_of(count), integer_of(count))
 
-    def hops_range(self, *parts: Token) -> _Hops:
+    def hops_range(self, *parts: Token) -> Hops:
         place = next(number for number, each in enumerate(parts) if each.type == "RANGE")
         if place + 1 == len(parts):
-            raise CypherError(_UNBOUNDED, _place(parts[place]))
-        return _Hops(_integer(parts[0]) if place else 1, _integer(parts[-1]))
+            raise CypherError(_UNBOUNDED, place_of(parts[place]))
+        return Hops(integer_of(parts[0]) if place else 1, integer_of(parts[-1]))
 
     def detail(self, *parts: Any) -> tree.EdgePattern:
         variable = next((each for each in parts if type(each) is tree.Variable), None)
-        types = next((each for each in parts if type(each) is _Names), _Names())
-        wanted = next((each for each in parts if type(each) in _WANTED), None)
-        hops = next((each for each in parts if type(each) is _Hops), None)
+        types = next((each for each in parts if type(each) is Names), Names())
+        wanted = next((each for each in parts if type(each) in WANTED), None)
+        hops = next((each for each in parts if type(each) is Hops), None)
         least, most = (None, None) if hops is None else hops
         return tree.EdgePattern(variable, tuple(types), "both", least, most, wanted)
 
     def edge_out(self, detail: Any = None) -> tree.EdgePattern:
-        return (detail or _ANY_EDGE)._replace(direction="out")
+        return (detail or ANY_EDGE)._replace(direction="out")
 
     def edge_in(self, detail: Any = None) -> tree.EdgePattern:
-        return (detail or _ANY_EDGE)._replace(direction="in")
+        return (detail or ANY_EDGE)._replace(direction="in")
 
     def edge_both(self, detail: Any = None) -> tree.EdgePattern:
-        return detail or _ANY_EDGE
+        return detail or ANY_EDGE
 
     edge_any = edge_both
 
@@ -378,15 +309,15 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
         )
         return pairs[0] if len(pairs) == 1 else tree.Junction("AND", pairs)
 
-    added = _binary("+")
-    subtracted = _binary("-")
-    multiplied = _binary("*")
-    divided = _binary("/")
-    remainder = _binary("%")
-    is_in = _binary("IN")
-    starts_with = _binary("STARTS WITH")
-    ends_with = _binary("ENDS WITH")
-    contains = _binary("CONTAINS")
+    added = binary("+")
+    subtracted = binary("-")
+    multiplied = binary("*")
+    divided = binary("/")
+    remainder = binary("%")
+    is_in = binary("IN")
+    starts_with = binary("STARTS WITH")
+    ends_with = binary("ENDS WITH")
+    contains = binary("CONTAINS")
 
     def is_null(self, of: Any) -> tree.Unary:
         return tree.Unary("IS NULL", of)
@@ -412,16 +343,16 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
         return tree.Slice(of, first, parts[place + 1] if len(parts) > place + 1 else None)
 
     def integer(self, token: Token) -> tree.Literal:
-        return tree.Literal(_integer(token))
+        return tree.Literal(integer_of(token))
 
     def decimal(self, token: Token) -> tree.Literal:
         value = float(token)
         if value == float("inf"):
-            raise CypherError("a number beyond what 64 bits hold", _place(token))
+            raise CypherError("a number beyond what 64 bits hold", place_of(token))
         return tree.Literal(value)
 
     def text(self, token: Token) -> tree.Literal:
-        return tree.Literal(_unescaped(token))
+        return tree.Literal(unescaped(token))
 
     def true(self) -> tree.Literal:
         return tree.Literal(True)
@@ -433,10 +364,10 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
         return tree.Literal(None)
 
     def variable(self, token: Token) -> tree.Variable:
-        return tree.Variable(_name(token), _place(token))
+        return tree.Variable(name_of(token), place_of(token))
 
     def name(self, token: Token) -> str:
-        return _name(token)
+        return name_of(token)
 
     def parameter(self, name: Any) -> tree.Parameter:
         return tree.Parameter(str(name))
@@ -467,13 +398,16 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
             raise CypherError("a map names a member twice")
         return tree.MapOf(names, tuple(value for _, value in pairs))
 
+    def exists(self, paths: Any, where: Any = None) -> tree.Exists:
+        return tree.Exists(paths, None if where is None else where.value)
+
     def when(self, condition: Any, result: Any) -> tree.When:
         return tree.When(condition, result)
 
-    def otherwise(self, of: Any) -> _Part:
-        return _Part("else", of)
+    def otherwise(self, of: Any) -> Part:
+        return Part("else", of)
 
     def case(self, *parts: Any) -> tree.Case:
         whens = tuple(each for each in parts if type(each) is tree.When)
         subject = None if type(parts[0]) is tree.When else parts[0]
-        return tree.Case(subject, whens, _parts(parts).get("else"))
+        return tree.Case(subject, whens, parts_of(parts).get("else"))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
-from engines.cypher_expressions import HIDDEN, Compiler, Row, Scope
+from engines.cypher_expressions import COMPILERS, HIDDEN, Compiler, Evaluate, Row, Scope
 from engines.cypher_graph import Graph
 from engines.cypher_match import (
     REVERSED,
@@ -115,8 +115,13 @@ class _Planner:
             self._take(path)
         for each in conjuncts(where):
             self._conditions.append(Condition(each, frozenset(names_in(each))))
-        for condition in self._conditions:
+            if isinstance(each, tree.HasLabels) and isinstance(each.of, tree.Variable):
+                self._labels.setdefault(each.of.name, []).extend(each.labels)
+        known = self._scope.bindings.keys()
+        for place, condition in enumerate(self._conditions):
             self._compiler.compile(condition.test)  # Is every name known?
+            # A pattern in EXISTS may have names of its own.
+            self._conditions[place] = Condition(condition.test, condition.names & known)
         given = Given(self._graph, [self._slot(each) for each in dict.fromkeys(self._given)])
         self._settle(given, ())
         while self._links or self._nodes:
@@ -193,21 +198,21 @@ class _Planner:
     # -- in which order
 
     def _next(self) -> None:
+        by_id = next((each for each in self._links if self._edge_id(each) is not None), None)
+        if by_id is not None:
+            self._follow_by_id(by_id)
+            return
+        costs = {name: self._cost(name) for name in self._nodes}
+        best = min(costs, key=lambda name: costs[name], default=None)
         touching = [
             link for link in self._links if link.left in self._bound or link.right in self._bound
         ]
-        if touching:
-            self._follow(min(touching, key=self._hops))
-            return
-        by_id = next((each for each in self._links if self._edge_id(each) is not None), None)
-        costs = {name: self._cost(name) for name in self._nodes}
-        best = min(costs, key=lambda name: costs[name], default=None)
-        if by_id is not None and (best is None or costs[best] > _BY_ID):
-            self._follow_by_id(by_id)
-        elif best is not None:
+        # What an id names is one row, and an edge between two such nodes is found from the end
+        # that has fewer.
+        if best is not None and (costs[best] == _BY_ID or not touching):
             self._begin(best)
         else:
-            raise AssertionError("an edge between nodes of which none is known")
+            self._follow(min(touching, key=self._hops))
 
     def _hops(self, link: Link) -> tuple[bool, bool]:
         """Single ones first, and of those such as only have to be checked."""
@@ -279,7 +284,9 @@ class _Planner:
     def _follow_by_id(self, link: Link) -> None:
         wanted = self._edge_id(link)
         assert wanted is not None
-        step = EdgeById(self._graph, self._hop(link, False), self._compiler.compile(wanted))
+        begins, arrives = link.left in self._bound, link.right in self._bound
+        value = self._compiler.compile(wanted)
+        step = EdgeById(self._graph, self._hop(link, False), value, begins, arrives)
         self._settle(step, (link.name, link.left, link.right), link)
 
     def _fits(self, edge: EdgeRef, wanted: Mapping[str, Any]) -> bool:
@@ -331,3 +338,19 @@ def _is_id(asked: tree.Expression, name: str) -> bool:
     else:
         return False
     return isinstance(of, tree.Variable) and of.name == name
+
+
+def _exists(compiler: Compiler, of: tree.Exists) -> Evaluate:
+    scope = compiler.inner()
+    outer, budget = scope.size, compiler.graph.budget
+    stream = plan_match(compiler.graph, scope, of.paths, of.where).stream
+    own = [None] * (scope.size - outer)
+
+    def test(row: Row) -> bool:
+        budget.row()
+        return any(True for _ in stream(row[:outer] + own))
+
+    return test
+
+
+COMPILERS[tree.Exists] = _exists

@@ -144,6 +144,7 @@ class Projection:
             scope.bindings[column.name] = binding._replace(slot=offset + place)
             if type(column.value) is not tree.Variable:
                 scope.known[bare(column.value)] = offset + place
+        scope.size = offset + len(self.columns)
         compiler = Compiler(self._graph, scope)
         return [(compiler.compile(each.value), each.descending) for each in self._clause.order]
 

@@ -141,11 +141,13 @@ class Program:
         if self._writer is None:
             raise CypherError("it writes")
         made: Clause
+        found: dict[str, Any] = {"operator": type(clause).__name__}
         match clause:
             case tree.Create():
                 made = Create(self._writer, self._scope, clause.paths)
             case tree.Merge():
-                made = Merge(self._writer, self._scope, clause)
+                made = merge = Merge(self._writer, self._scope, clause)
+                found["match"] = [step.explained() for step in merge.plan.steps]
             case tree.Update():
                 made = Update(self._writer, self._scope, clause.changes)
             case tree.Delete():
@@ -153,5 +155,5 @@ class Program:
             case _:
                 raise AssertionError(clause)
         self._written = True
-        self._explained.append({"operator": type(clause).__name__})
+        self._explained.append(found)
         return made.run

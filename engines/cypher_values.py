@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from engines.cypher_errors import CypherError
 
+VALUE_DEPTH_MAX: Final = 100  # lists and maps within each other
 INTEGER_MIN: Final = -(1 << 63)
 INTEGER_MAX: Final = (1 << 64) - 1  # as other operations can store; sums stay below 2^63
 
@@ -104,15 +105,18 @@ def group_key(value: Any) -> Any:
     return _RANKS[kind], value
 
 
-def weight(value: Any) -> int:
-    """Bytes that it takes, about."""
+def weight(value: Any, depth: int = 0) -> int:
+    """Bytes that it takes, about. Raises CypherError for what is nested too deep: whatever is
+    made passes here before something else goes down into it."""
     kind = type(value)
     if kind is str or kind is bytes:
         return 50 + len(value)
-    if kind is list:
-        return 60 + sum(map(weight, value))
-    if kind is dict:
-        return 100 + sum(len(name) + weight(each) for name, each in value.items())
+    if kind is list or kind is dict:
+        if depth == VALUE_DEPTH_MAX:
+            raise CypherError(f"lists and maps nested deeper than {VALUE_DEPTH_MAX}")
+        if kind is list:
+            return 60 + sum(weight(each, depth + 1) for each in value)
+        return 100 + sum(len(name) + weight(each, depth + 1) for name, each in value.items())
     if kind is Path:
         return 100 + 400 * len(value.nodes)
     return 200 if kind in (NodeRef, EdgeRef) else 32

@@ -66,7 +66,7 @@ class Writer:
             if type(end) is not NodeRef:
                 raise CypherError(f"a relationship from or to {kind_of(end)}")
             if not self.graph.is_node(end.id):
-                raise CypherConflict(RejectCode.ITEM_NOT_FOUND, f"there is no node {end.id}")
+                self.graph.node(end.id)  # says why
         if self.graph.is_edge(identity):
             raise CypherConflict(RejectCode.ITEM_EXISTS, f"there is a relationship {identity}")
         add_edge(self.space, Edge(identity, source.id, target.id, kind, properties))
@@ -116,15 +116,15 @@ class Writer:
 
     def delete_edge(self, edge: EdgeRef) -> None:
         """Unless it is gone already."""
-        if self.graph.is_edge(edge.id):
+        if not self.graph.is_gone(edge):
             self.graph.budget.change()
             remove_edge(self.space, self.graph.edge(edge.id))
-            self.graph.forget(edge)
+            self.graph.forget(edge, gone=True)
             self.summary["relationships_deleted"] += 1
 
     def delete_node(self, node: NodeRef, detach: bool) -> None:
         """The same. Its edges, with `detach`, go first; otherwise it must have none."""
-        if not self.graph.is_node(node.id):
+        if self.graph.is_gone(node):
             return
         edges = [edge for edge, _ in self.graph.edges_of(node.id, "both", ())]
         if edges and not detach:
@@ -135,7 +135,7 @@ class Writer:
         old = self.graph.node(node.id)
         self.graph.budget.work(_LABEL_WORK * len(old.labels))
         remove_node(self.space, old)
-        self.graph.forget(node)
+        self.graph.forget(node, gone=True)
         self.summary["nodes_deleted"] += 1
 
     def _identity(self, given: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ Python's lock, so that what it may be asked for is bounded to about a tenth of a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
@@ -16,17 +16,21 @@ import rustworkx
 from engines.codec import Value
 from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
 from engines.graph_items import (
+    EDGES,
     LABELS,
     LABELS_MAX,
     NAME_BYTES_MAX,
     NODES,
     OUT,
+    count_key,
+    end_key,
     find_edge,
     label_key,
+    read_count,
     read_end,
 )
 from engines.parameters import PREFIX, array, choice, exactly, integer
-from engines.space import View
+from engines.space import Item, View
 from engines.timeseries_parameters import one_text
 
 GRAPH_NODES_MAX: Final = 100_000  # of the part that is looked at
@@ -168,44 +172,63 @@ def _read(view: View, given: Mapping[str, Any], weight: object = None) -> Part:
     if weight is not None:
         one_text(weight, f"{PREFIX}.weight", 256)
     ids = _nodes(view, labels)
-    places = {identity: place for place, identity in enumerate(ids)}
+    places = {identity.encode(): place for place, identity in enumerate(ids)}
+    if not labels and not types and read_count(view, count_key(EDGES)) > GRAPH_EDGES_MAX:
+        raise _too_many_edges()
     edges: list[tuple[int, int, float]] = []
-    for key, value in view.prefix(OUT):
-        end = read_end(key, value)
-        source = places.get(key[1 : key.index(b"\x00")].decode())
-        target = places.get(end.other)
-        if source is None or target is None or (types and end.type not in types):
+    for key, value in _edge_ends(view, ids, types) if labels or types else view.prefix(OUT):
+        source, target = places.get(key[1 : key.index(b"\x00")]), places.get(value)
+        if source is None or target is None:
             continue
         if len(edges) == GRAPH_EDGES_MAX:
-            raise InvalidArgument(
-                f"{PREFIX}.types",
-                f"there are more than {GRAPH_EDGES_MAX} relationships: choose fewer",
-            )
-        edges.append((source, target, 1.0 if weight is None else _weight(view, end, str(weight))))
+            raise _too_many_edges()
+        edges.append((source, target, 1.0 if weight is None else _weight(view, key, str(weight))))
     if view.stopped:
         raise QueryCancelled("the deadline passed")
     return Part(ids, edges)
 
 
+def _edge_ends(view: View, ids: list[str], types: list[str]) -> Iterator[Item]:
+    """Of edges that go out from some nodes: without a look at those of all others."""
+    for identity in ids:
+        view.step()
+        for kind in types:
+            yield from view.prefix(end_key(OUT, identity, kind))
+        if not types:
+            yield from view.prefix(OUT + identity.encode() + b"\x00")
+
+
 def _nodes(view: View, labels: list[str]) -> list[str]:
     prefix = NODES if not labels else b"%b%b\x00" % (LABELS, labels[0].encode())
+    key = count_key(NODES) if not labels else count_key(LABELS, labels[0])
+    if len(labels) < 2 and read_count(view, key) > GRAPH_NODES_MAX:
+        raise _too_many_nodes()
     ids: list[str] = []
     for key, _ in view.prefix(prefix):
         identity = key[len(prefix) :].decode()
         if any(view.get(label_key(label, identity)) is None for label in labels[1:]):
             continue
         if len(ids) == GRAPH_NODES_MAX:
-            raise InvalidArgument(
-                f"{PREFIX}.labels", f"there are more than {GRAPH_NODES_MAX} nodes: choose fewer"
-            )
+            raise _too_many_nodes()
         ids.append(identity)
-    return sorted(ids)
+    return ids  # in order of their bytes, which is that of their characters
 
 
-def _weight(view: View, end: Any, name: str) -> float:
-    edge = find_edge(view, end.edge)
+def _too_many_nodes() -> InvalidArgument:
+    message = f"there are more than {GRAPH_NODES_MAX} nodes: choose fewer"
+    return InvalidArgument(f"{PREFIX}.labels", message)
+
+
+def _too_many_edges() -> InvalidArgument:
+    message = f"there are more than {GRAPH_EDGES_MAX} relationships: choose fewer"
+    return InvalidArgument(f"{PREFIX}.types", message)
+
+
+def _weight(view: View, key: bytes, name: str) -> float:
+    """`key`: of an end of the edge."""
+    edge = find_edge(view, read_end(key, b"").edge)
     if edge is None:
-        raise CorruptRecord("items", end.key, "the end of an edge that is not there")
+        raise CorruptRecord("items", key, "the end of an edge that is not there")
     value: Any = edge.properties.get(name)
     if type(value) not in (int, float) or not isfinite(value) or value < 0:
         raise InvalidArgument(

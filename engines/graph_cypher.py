@@ -12,11 +12,12 @@ from typing import Any, Final, NoReturn
 from engines.codec import Malformed, Value, check_value, pack_value
 from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS, Budget
 from engines.cypher_check import check_statement, is_write
+from engines.cypher_codec import plain, rebuild
 from engines.cypher_errors import CypherConflict, CypherError, CypherLimit, MissingParameter
 from engines.cypher_graph import Graph, Nothing
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
 from engines.cypher_run import Program
-from engines.cypher_tree import Statement, plain, rebuild
+from engines.cypher_tree import Statement
 from engines.cypher_writer import Writer
 from engines.engine import Refused, Stamp
 from engines.errors import InvalidArgument, UnknownCommand

@@ -160,6 +160,8 @@ class Drawing:
         )
 
     def condition(self, depth: int = 2) -> Expr:
+        if depth > 0 and self.named("node") and self.chance(12):
+            return self.exists()
         way = self.pick("compare", "numbers", "numbers", "null", "in", "text", "label",
                         *["not", "and", "or", "xor"] * (depth > 0))  # fmt: skip
         if way in ("and", "or", "xor"):
@@ -197,6 +199,17 @@ class Drawing:
         if way == "text":
             return self.text_test(left, right)
         return self.comparison(left, right)
+
+    def exists(self) -> Expr:
+        around = dict(self.kinds)
+        path = self.path(self.pick(1, 1, 2))
+        where = self.condition(0) if self.chance(30) else None
+        self.kinds = around  # its names are its own
+        text = path.text() + (f" WHERE {where.text}" if where else "")
+        return Expr(f"EXISTS {{ {text} }}", lambda world, env: any(
+            where is None or where.value(world, found) is True
+            for found in oracle.matches(world, env, [path])
+        ))  # fmt: skip
 
     def text_test(self, left: Expr, right: Expr) -> Expr:
         tests: dict[str, Callable[[str, str], bool]] = {
@@ -270,6 +283,9 @@ class Drawing:
             least = self.random.randint(0, 2)
             hops = least, least + self.random.randint(0, 2)
         wanted = [("w", self.literal("0", "1"))] if self.chance(15) else []
+        if self.chance(8):
+            number = self.pick(0, 1, 2)
+            wanted = [("id", Expr(f"'e{number}'", lambda world, env: f"e{number}"))]
         if shown:
             self.kinds[name] = "edge" if hops is None else "edges"
         return EdgeP(name, shown, types, self.pick("out", "in", "both", "both"), hops, wanted)

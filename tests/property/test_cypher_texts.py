@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engines.cypher_codec import plain, rebuild
 from engines.cypher_errors import CypherError
 from engines.cypher_functions import FUNCTIONS
 from engines.cypher_parser import parse
-from engines.cypher_tree import bare, plain, rebuild
+from engines.cypher_tree import bare
 from engines.errors import InvalidArgument
 from tests.unit.one_collection import collection
 from tests.unit.test_graph import GraphState

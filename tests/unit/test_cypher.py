@@ -14,9 +14,10 @@ import pytest
 from engines import graph_cypher
 from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS
 from engines.cypher_check import CLAUSES_MAX, COLUMNS_MAX, HOPS_MAX, PATTERN_EDGES_MAX
+from engines.cypher_codec import plain, rebuild
 from engines.cypher_functions import FUNCTIONS
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
-from engines.cypher_tree import Statement, bare, plain, rebuild
+from engines.cypher_tree import Statement, bare
 from engines.engine import Kind
 from engines.errors import InvalidArgument, UnknownCommand
 from engines.graph_cypher import PARAMETERS_BYTES_MAX
@@ -211,11 +212,37 @@ def test_optional_match_and_null_nodes(people: CypherState) -> None:
     assert people.ask("OPTIONAL MATCH (x:None) MATCH (x)-->(y) RETURN y") == []
 
 
+def test_exists(people: CypherState) -> None:
+    asked = "MATCH (a) WHERE {} RETURN a.id ORDER BY a.id"
+    for condition, found in (
+        ("EXISTS { (a)-->() }", ["ann", "bob", "carl"]),
+        ("NOT exists { MATCH (a)-->(:Person) }", ["dog"]),
+        ("EXISTS { (a)-[r:KNOWS]->(b) WHERE b.age > 5 AND a.age > b.age }", ["ann"]),
+        ("EXISTS { (a)-[:KNOWS*2..3]->(b {id: 'carl'}) } AND NOT EXISTS { (a)-[:OWNS]->() }",
+         ["bob"]),
+        ("EXISTS { (a)-->(b) WHERE EXISTS { (b)<-[:OWNS]-(a) } }", ["ann"]),
+    ):  # fmt: skip
+        assert [name for (name,) in people.ask(asked.format(condition))] == found
+    rows = people.ask("MATCH (a) RETURN EXISTS { (a)-->() } AS e, count(*) ORDER BY e")
+    assert rows == [[False, 1], [True, 3]]
+    rows = people.ask(
+        "MATCH (a) RETURN a.id ORDER BY EXISTS { (a)<-[:OWNS]-() } DESC, a.id LIMIT 1"
+    )
+    assert rows == [["dog"]]
+    answer = people.execute("MATCH (a) WHERE NOT EXISTS { (a)-->() } SET a.leaf = true")
+    assert answer["summary"]["properties_set"] == 1
+
+
 def test_the_id_is_a_property(people: CypherState) -> None:
     assert people.one("MATCH (n {id: 'ann'}) RETURN n.id = id(n) AND elementId(n) = n['id']")
     assert people.one("MATCH ()-[r {id: 'ad'}]->(d) RETURN d.id") == "dog"
     assert people.ask("MATCH (n {id: 7}) RETURN n") == []
     assert people.ask("MATCH (n) WHERE n.id = $long RETURN n", long="é" * 400) == []
+    assert people.ask("MATCH ({id: 'bob'})-[r {id: 'ab'}]-(a) RETURN a.id") == [["ann"]]
+    assert people.ask("MATCH ({id: 'bob'})-[r {id: 'ab'}]->() RETURN 1") == []
+    assert people.ask("MATCH ({id: 'dog'})-[r {id: 'ab'}]-() RETURN 1") == []
+    assert people.one("MATCH ()-[r {id: 'ab'}]-() RETURN count(*)") == 2
+    assert people.one("MATCH (n)-[r {id: 'cc'}]-(n) RETURN count(*)") == 1
     two = people.ask("MATCH (n) WHERE n.id IN ['dog', 'no', 'ann', 'dog', 1] RETURN n.id")
     assert two == [["dog"], ["ann"]]
     # A property of that name, which another operation may have stored, is behind it.
@@ -275,7 +302,12 @@ def test_few_rows_are_kept_for_the_first_of_many(state: CypherState) -> None:
         ("MATCH (n) RETURN n UNION MATCH (m) RETURN m", "column 20: UNION is not part of"),
         ("CALL db.labels()", "CALL is not part of what is offered"),
         ("MATCH p = shortestPath((a)-[*1..2]-(b)) RETURN p", "shortestPath is not part of"),
-        ("MATCH (n) WHERE exists { (n)-->() } RETURN n", "exists is not part of"),
+        ("MATCH (n) WHERE EXISTS { (n)-->(x) } RETURN x", "variable x is not defined"),
+        (
+            "MATCH (n) WHERE EXISTS { (n)-->(x) WHERE y.a = 1 } RETURN n",
+            "variable y is not defined",
+        ),
+        ("RETURN 1 LIMIT CASE WHEN EXISTS { (n) } THEN 1 END", "LIMIT takes no variables"),
         ("FOREACH (x IN [1] | CREATE ())", "FOREACH is not part of"),
         ("MATCH (a)-[*]->(b) RETURN b", "column 12: * needs an upper bound"),
         ("MATCH (a)-[*1..99]->(b) RETURN b", "hops go from 0 to 30"),
@@ -361,6 +393,12 @@ def test_the_plan_is_told(people: CypherState) -> None:
     assert (steps[0]["operator"], steps[0]["variable"]) == ("NodeById", "b")
     steps = plan("EXPLAIN MATCH ()-[r]->() WHERE id(r) = 'ad' DELETE r")
     assert [step["operator"] for step in steps] == ["RelationshipById", "Delete"]
+    (step,) = plan("EXPLAIN MERGE (a {id: 'ann'})-[:T]->(b {id: 'bob'})")
+    # Both ends by id, then from the one with fewer relationships.
+    kinds = [each["operator"] for each in step["match"]]
+    assert (kinds, step["match"][2]["to_bound"]) == (["NodeById", "NodeById", "Expand"], True)
+    steps = plan("EXPLAIN MATCH (n) WHERE n:Dog AND n.age > 3 RETURN n")
+    assert (steps[0]["operator"], steps[0]["label"]) == ("NodesOfLabel", "Dog")
     assert people.one("MATCH ()-[r:OWNS]->() RETURN count(r)") == 1
 
 
@@ -386,6 +424,8 @@ def test_reads_are_bounded(people: CypherState) -> None:
     assert "more than 10000 numbers" in people.fails("RETURN range(1, 10001)")
     doubled = "WITH $x AS x " + "WITH [x, x] AS x " * 6 + "RETURN size(x)"
     assert "a list or map of more than" in people.fails(doubled, x="y" * 100_000)
+    deeper = "WITH 1 AS x " + f"WITH {'[' * 50}x{']' * 50} AS x " * 30 + "RETURN x"
+    assert "nested deeper than 100" in people.fails(deeper)
     assert "+ makes more than" in people.fails("RETURN $x + $x", x="y" * 600_000)
 
 
@@ -415,7 +455,7 @@ def test_what_the_state_refuses_changes_nothing(people: CypherState) -> None:
         (
             "MATCH (a:Dog), (b {id: 'bob'}) DETACH DELETE a CREATE (a)-[:T]->(b)",
             RejectCode.ITEM_NOT_FOUND,
-            "there is no node dog",
+            "node dog was deleted",
         ),
         ("MERGE (n:Person {id: 'dog'})", RejectCode.ITEM_EXISTS, "there is a node dog"),
         ("MERGE (n {x: null})", wrong, "MERGE of a property that is null"),
@@ -566,7 +606,8 @@ STATEMENTS = (
     "SKIP 1 LIMIT 2 WHERE n > 1.5 UNWIND [1] AS u SET a.x = -u, a += {y: null}, a:D REMOVE a.z",
     "MERGE (a {id: 'x'}) ON CREATE SET a.x = 1 ON MATCH SET a = $p RETURN *, CASE a.x WHEN 1 THEN "
     "2 ELSE 3 END, count(DISTINCT a)",
-    "OPTIONAL MATCH (a) CREATE (a)-[:T]->(b {x: 1}) WITH a, b DETACH DELETE a DELETE b",
+    "OPTIONAL MATCH (a) WHERE EXISTS { (a)-[:T]->(b) WHERE b.x = 1 } CREATE (a)-[:T]->(b {x: 1}) "
+    "WITH a, b DETACH DELETE a DELETE b",
 )
 
 

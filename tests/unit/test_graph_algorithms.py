@@ -113,15 +113,17 @@ def test_as_naive_ones_find_it(state: GraphState, seed: int) -> None:
 def test_a_part_and_the_first_of_many(state: GraphState) -> None:
     state.nodes("a", "b", "c", labels=["P", "Q"])
     state.nodes("x", labels=["P"])
+    state.nodes("ab")  # a name that another begins; its edges are none of a's
+    state.edge("ab", "b", "t")
     for pair, kind in (("ab", "t"), ("ax", "t"), ("bc", "u")):
         state.edge(*pair, kind)
     whole = ask(state, "weakly_connected_components")
-    assert (whole["nodes"], whole["relationships"], whole["components"]) == (4, 3, 1)
+    assert (whole["nodes"], whole["relationships"], whole["components"]) == (5, 4, 1)
     part = ask(state, "weakly_connected_components", labels=["Q", "P"], types=["t"], members=1)
     assert (part["nodes"], part["relationships"], part["components"]) == (3, 1, 2)
     assert part["items"] == [{"size": 2, "nodes": ["a"]}, {"size": 1, "nodes": ["c"]}]
     assert ask(state, "degree", limit=2)["items"] == [
-        {"id": "a", "score": 2}, {"id": "b", "score": 2},
+        {"id": "b", "score": 3}, {"id": "a", "score": 2},
     ]  # fmt: skip
     empty = {"nodes": 0, "relationships": 0}
     assert ask(state, "pagerank", labels=["None"]) == {**empty, "items": []}
@@ -180,6 +182,14 @@ def test_it_is_bounded_and_can_be_cancelled(state: GraphState) -> None:
         ):
             ask(state, algorithm)
         assert raised.value.field == f"parameters.{field}"
+    state.nodes("z1", "z2", labels=["Z"])
+    with patch.object(graph_algorithms, "GRAPH_EDGES_MAX", 50):
+        # The others are not looked at.
+        assert ask(state, "degree", labels=["Z"])["relationships"] == 0
+    with patch.object(graph_algorithms, "GRAPH_NODES_MAX", 1):
+        for labels in (["Z"], ["Z", "Z"]):
+            with pytest.raises(InvalidArgument, match="more than 1 nodes"):
+                ask(state, "degree", labels=labels)
     with state.reader() as reader:
         reader.stop = lambda: True
         with pytest.raises(QueryCancelled):
