@@ -70,7 +70,9 @@ class Rules:
         ):  # fmt: skip
             return f"PRAGMA {first} takes no value"
         if action == apsw.SQLITE_CREATE_VTABLE and (second or "").lower() not in _MODULES:
-            return f"virtual tables of {second} are not allowed; known: {', '.join(_MODULES)}"
+            return (
+                f"virtual tables of {second} are not allowed; known: {', '.join(sorted(_MODULES))}"
+            )
         if action == apsw.SQLITE_FUNCTION and (second or "").lower() in _FUNCTIONS:
             return f"the function {second} is not allowed"
         return None

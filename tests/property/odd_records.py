@@ -308,6 +308,7 @@ RELATIONAL = Odd(
             {"sql": "CREATE TABLE IF NOT EXISTS k (x CHECK (x > 0), y AS (x + 1))"},
         ),
         ("sql_execute", {"sql": "ROLLBACK"}),
+        ("sql_execute", {"sql": "CREATE VIRTUAL TABLE z USING fts4(a)"}),
         ("sql_execute", {"sql": "INSERT OR ROLLBACK INTO t VALUES (1, 1, 1)"}),
         ("sql_execute", {"sql": "SELECT load_extension('x')"}),
         (
