@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.collection_writes import MESSAGE_CHARACTERS_MAX
 from engines.errors import InvalidArgument
 from engines.interfaces import CollectionResult, Rejected
 from engines.relational_functions import PRODUCT_MAX, bounded_functions
@@ -117,3 +118,23 @@ def test_a_lack_of_memory_is_no_refusal(crm: State) -> None:
     finally:
         apsw.hard_heap_limit(0)
     assert isinstance(sql(crm, statement), CollectionResult)
+
+
+@pytest.mark.parametrize("kind", ["EXPLAIN", "EXPLAIN QUERY PLAN"])
+def test_addresses_of_a_process_are_no_answer_of_a_write(crm: State, kind: str) -> None:
+    sql(crm, "CREATE VIRTUAL TABLE f USING fts5(a)")
+    refused = sql(crm, f"{kind} SELECT * FROM f")
+    assert isinstance(refused, Rejected)
+    assert "EXPLAIN is for sql_query" in refused.message
+    assert crm.query("c", "sql_query", sql=f"{kind} SELECT * FROM f")["rows"]
+
+
+def test_a_message_of_megabytes_is_not_kept(crm: State) -> None:
+    """Refusals are kept with request ids."""
+    text = "SELECT RAISE(ABORT, CAST(x'ff' AS TEXT) || new.v)"
+    sql(crm, f"CREATE TRIGGER g AFTER INSERT ON t BEGIN {text}; END")
+    body = [["INSERT INTO t VALUES (1, printf('%.*c', 3000000, 'x'))", []]]
+    refused = crm.collection("sql_execute", "c", body, request_id="r")
+    assert isinstance(refused, Rejected)
+    assert len(refused.message) == MESSAGE_CHARACTERS_MAX
+    assert crm.collection("sql_execute", "c", body, request_id="r") == refused
