@@ -138,3 +138,24 @@ def test_a_message_of_megabytes_is_not_kept(crm: State) -> None:
     assert isinstance(refused, Rejected)
     assert len(refused.message) == MESSAGE_CHARACTERS_MAX
     assert crm.collection("sql_execute", "c", body, request_id="r") == refused
+
+
+def test_words_and_boxes_are_indexed(crm: State) -> None:
+    """fts5 and rtree ask for pragmas of their own; a connection that is kept sees what changed."""
+    for statement in (
+        "CREATE VIRTUAL TABLE f USING fts5(a)",
+        "CREATE VIRTUAL TABLE r USING rtree(id, low, high)",
+        "INSERT INTO f VALUES ('bees dance'), ('flowers')",
+        "INSERT INTO r VALUES (1, 0, 5), (2, 4, 9)",
+    ):
+        assert isinstance(sql(crm, statement), CollectionResult), statement
+    words = "SELECT rowid FROM f WHERE f MATCH 'bees' ORDER BY rank"
+    boxes = "SELECT id FROM r WHERE high > 6"
+    assert crm.query("c", "sql_query", sql=words)["rows"] == [[1]]
+    sql(crm, "INSERT INTO f VALUES ('flies and bees')")
+    assert crm.query("c", "sql_query", sql=words)["rows"] == [[1], [3]]
+    assert crm.query("c", "sql_query", sql=boxes)["rows"] == [[2]]
+    sql(crm, "DELETE FROM r WHERE id = 2")
+    assert crm.query("c", "sql_query", sql=boxes)["rows"] == []
+    refused = sql(crm, "PRAGMA page_size = 4096")
+    assert isinstance(refused, Rejected)
