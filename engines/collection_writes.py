@@ -37,6 +37,9 @@ CREATE: Final = "collection_create"
 ALTER: Final = "collection_alter"
 DROP: Final = "collection_drop"
 
+MESSAGE_CHARACTERS_MAX: Final = 2_000  # of a refusal
+FIELD_CHARACTERS_MAX: Final = 500
+
 # What Python says of values that code was not made for: a function of the body and the state,
 # so that every replica meets it, and all would stop at the entry. What is of one replica alone
 # (memory, its disk, a damaged record) is none of these. See DESIGN.md, "Bodies that fit nothing".
@@ -83,13 +86,13 @@ class CollectionWrites:
                 case _:
                     answer = self._write(command, body, log_index)
         except Refused as refusal:
-            return Rejected(refusal.code, str(refusal), refusal.version, refusal.field)
+            return _rejected(refusal.code, str(refusal), refusal.field, refusal.version)
         except InvalidArgument as error:
             message = str(error).removeprefix(f"{error.field}: ")
-            return Rejected(RejectCode.INVALID_ARGUMENT, message, None, error.field)
+            return _rejected(RejectCode.INVALID_ARGUMENT, message, error.field)
         except _UNFORESEEN as error:
             self.unforeseen.append((command.operation, error))
-            return Rejected(RejectCode.INVALID_ARGUMENT, _UNFIT, None, "parameters")
+            return _rejected(RejectCode.INVALID_ARGUMENT, _UNFIT, "parameters")
         return CollectionResult(answer, log_index)
 
     def sweep(self, command: Sweep) -> SweepResult:
@@ -204,6 +207,15 @@ class CollectionWrites:
         if engine is None:
             raise UnknownCommand(f"engine {collection.engine!r} is not known to this build")
         return engine
+
+
+def _rejected(
+    code: RejectCode, message: str, field: str | None, version: int | None = None
+) -> Rejected:
+    """Kept with a request id, and both texts may hold what a caller gave."""
+    if field is not None:
+        field = field[:FIELD_CHARACTERS_MAX]
+    return Rejected(code, message[:MESSAGE_CHARACTERS_MAX], version, field)
 
 
 def _remains(identity: bytes) -> Collection:

@@ -91,7 +91,7 @@ def _changed_path(text: object, field: str, paths: set[Path]) -> Path:
     path = parse_path(text, field)
     if path[0] == "_id":
         raise InvalidArgument(field, "_id cannot change")
-    for other in paths:
+    for other in sorted(paths):
         shorter = min(len(path), len(other))
         if path[:shorter] == other[:shorter]:
             raise InvalidArgument(field, f"{'.'.join(other)} is changed by the same update")

@@ -230,7 +230,7 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
         rules.reason = None
         before = connection.total_changes()
         try:
-            columns, rows, more = _answer(database, sql, params, ROWS_MAX, room)
+            columns, rows, more = _answer(database, sql, params, ROWS_MAX, room, explain=False)
         except (SQLError, InvalidArgument, ValueError) as error:
             if database.trouble is not None or isinstance(error, OutOfMemory):
                 raise  # This replica's trouble, and no refusal, which is every replica's.
@@ -322,13 +322,16 @@ def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
 
 
 def _answer(
-    database: Database, sql: str, params: Any, limit: int, room: int
+    database: Database, sql: str, params: Any, limit: int, room: int, *, explain: bool = True
 ) -> tuple[list[Value], list[Value], bool]:
-    """Columns, rows, and whether there are more of them."""
+    """Columns, rows, and whether there are more of them. `explain`: may it explain a statement,
+    which tells addresses of this process?"""
     columns: list[Value] = []
     cursor = database.connection.cursor()
 
     def trace(cursor: Any, statement: str, bindings: Any) -> bool:
+        if cursor.is_explain and not explain:
+            raise ValueError("EXPLAIN is for sql_query")
         columns[:] = [name for name, *_ in cursor.get_description()]
         return True
 

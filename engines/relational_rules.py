@@ -17,8 +17,12 @@ _PRAGMAS: Final = frozenset(
         "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
         "foreign_key_list", "foreign_key_check", "integrity_check", "quick_check", "page_count",
         "freelist_count", "function_list", "collation_list", "compile_options",
+        "data_version", "page_size",  # which fts5 and rtree ask for
     }
 )  # fmt: skip
+_VALUELESS: Final = frozenset(
+    {"page_count", "freelist_count", "compile_options", "data_version", "page_size"}
+)
 _MODULES: Final = frozenset({"fts5", "rtree"})  # of virtual tables
 _FUNCTIONS: Final = frozenset(
     {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_source_id"}
@@ -77,14 +81,20 @@ class Rules:
                     return f"the function {second} may take long"
         if action in _DENIED:
             return _DENIED[action]
-        if action == apsw.SQLITE_PRAGMA and (first or "").lower() not in _PRAGMAS:
-            return f"PRAGMA {first} is not allowed"
-        if action == apsw.SQLITE_PRAGMA and second is not None and (first or "").lower() in (
-            "page_count", "freelist_count", "compile_options",
-        ):  # fmt: skip
-            return f"PRAGMA {first} takes no value"
+        if action == apsw.SQLITE_PRAGMA:
+            return _pragma_refusal((first or "").lower(), second)
         if action == apsw.SQLITE_CREATE_VTABLE and (second or "").lower() not in _MODULES:
-            return f"virtual tables of {second} are not allowed; known: {', '.join(_MODULES)}"
+            return (
+                f"virtual tables of {second} are not allowed; known: {', '.join(sorted(_MODULES))}"
+            )
         if action == apsw.SQLITE_FUNCTION and (second or "").lower() in _FUNCTIONS:
             return f"the function {second} is not allowed"
         return None
+
+
+def _pragma_refusal(name: str, value: str | None) -> str | None:
+    if name not in _PRAGMAS:
+        return f"PRAGMA {name} is not allowed"
+    if value is not None and name in _VALUELESS:
+        return f"PRAGMA {name} takes no value"
+    return None

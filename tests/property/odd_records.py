@@ -360,6 +360,12 @@ RELATIONAL = Odd(
             {"sql": "CREATE TABLE IF NOT EXISTS k (x CHECK (x > 0), y AS (x + 1))"},
         ),
         ("sql_execute", {"sql": "ROLLBACK"}),
+        ("sql_execute", {"sql": "CREATE VIRTUAL TABLE IF NOT EXISTS r USING rtree(id, a, b)"}),
+        ("sql_execute", {"sql": "INSERT INTO r VALUES (?, ?, ?)", "params": [1, 2, 3]}),
+        ("sql_execute", {"sql": "INSERT INTO f(f, rank) VALUES (?, ?)", "params": ["merge", 4]}),
+        ("sql_execute", {"sql": "EXPLAIN SELECT * FROM f"}),
+        ("sql_execute", {"sql": "SELECT trim(?, ?), instr(?, ?)", "params": ["a", "b", "c", "d"]}),
+        ("sql_execute", {"sql": "CREATE VIRTUAL TABLE z USING fts4(a)"}),
         ("sql_execute", {"sql": "INSERT OR ROLLBACK INTO t VALUES (1, 1, 1)"}),
         ("sql_execute", {"sql": "SELECT load_extension('x')"}),
         (

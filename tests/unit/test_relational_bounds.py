@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.collection_writes import MESSAGE_CHARACTERS_MAX
 from engines.errors import InvalidArgument
 from engines.interfaces import CollectionResult, Rejected
 from engines.relational_functions import PRODUCT_MAX, bounded_functions
@@ -117,3 +118,44 @@ def test_a_lack_of_memory_is_no_refusal(crm: State) -> None:
     finally:
         apsw.hard_heap_limit(0)
     assert isinstance(sql(crm, statement), CollectionResult)
+
+
+@pytest.mark.parametrize("kind", ["EXPLAIN", "EXPLAIN QUERY PLAN"])
+def test_addresses_of_a_process_are_no_answer_of_a_write(crm: State, kind: str) -> None:
+    sql(crm, "CREATE VIRTUAL TABLE f USING fts5(a)")
+    refused = sql(crm, f"{kind} SELECT * FROM f")
+    assert isinstance(refused, Rejected)
+    assert "EXPLAIN is for sql_query" in refused.message
+    assert crm.query("c", "sql_query", sql=f"{kind} SELECT * FROM f")["rows"]
+
+
+def test_a_message_of_megabytes_is_not_kept(crm: State) -> None:
+    """Refusals are kept with request ids."""
+    text = "SELECT RAISE(ABORT, CAST(x'ff' AS TEXT) || new.v)"
+    sql(crm, f"CREATE TRIGGER g AFTER INSERT ON t BEGIN {text}; END")
+    body = [["INSERT INTO t VALUES (1, printf('%.*c', 3000000, 'x'))", []]]
+    refused = crm.collection("sql_execute", "c", body, request_id="r")
+    assert isinstance(refused, Rejected)
+    assert len(refused.message) == MESSAGE_CHARACTERS_MAX
+    assert crm.collection("sql_execute", "c", body, request_id="r") == refused
+
+
+def test_words_and_boxes_are_indexed(crm: State) -> None:
+    """fts5 and rtree ask for pragmas of their own; a connection that is kept sees what changed."""
+    for statement in (
+        "CREATE VIRTUAL TABLE f USING fts5(a)",
+        "CREATE VIRTUAL TABLE r USING rtree(id, low, high)",
+        "INSERT INTO f VALUES ('bees dance'), ('flowers')",
+        "INSERT INTO r VALUES (1, 0, 5), (2, 4, 9)",
+    ):
+        assert isinstance(sql(crm, statement), CollectionResult), statement
+    words = "SELECT rowid FROM f WHERE f MATCH 'bees' ORDER BY rank"
+    boxes = "SELECT id FROM r WHERE high > 6"
+    assert crm.query("c", "sql_query", sql=words)["rows"] == [[1]]
+    sql(crm, "INSERT INTO f VALUES ('flies and bees')")
+    assert crm.query("c", "sql_query", sql=words)["rows"] == [[1], [3]]
+    assert crm.query("c", "sql_query", sql=boxes)["rows"] == [[2]]
+    sql(crm, "DELETE FROM r WHERE id = 2")
+    assert crm.query("c", "sql_query", sql=boxes)["rows"] == []
+    refused = sql(crm, "PRAGMA page_size = 4096")
+    assert isinstance(refused, Rejected)
