@@ -11,8 +11,9 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
+import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 from mcp.server import CacheHint, MCPServer
@@ -24,7 +25,9 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 
 import mcp_answers as answers
+import mcp_database
 import mcp_http
+import mcp_memory
 import mcp_options
 import mcp_schemas as schemas
 import mcp_values
@@ -48,6 +51,8 @@ with history. A put that answers is stored for good on a majority of nodes.
 Other agents write too: to change a record, get it, then put with expect_version set to the \
 version you read; expect_version=0 creates it only if it is absent. On VERSION_CONFLICT get, \
 merge and retry. When an error says that the outcome is unknown, get before you write again.
+Texts to be found again by their words: remember, recall. Documents, vectors, graphs, SQL, time \
+series: collections, with database_query; database_describe says what there is and how to ask.
 Long answers are truncated and say how to go on (next_offset, next_cursor)."""
 
 
@@ -230,18 +235,41 @@ async def memory_health_check(
     return _answer(answers.health_answer(view, status, components, here.now(), detailed=detailed))
 
 
+def _of_cluster(function: Callable[..., Awaitable[schemas.Answer]]) -> Callable[..., Any]:
+    """A tool that is a function of the cluster and its arguments, as the SDK wants to see it."""
+    signature = inspect.signature(function, eval_str=True)
+    _, *arguments = signature.parameters.values()
+
+    async def tool(call: Call, **given: Any) -> CallToolResult:
+        try:
+            return _answer(await function(_cluster(call), **given))
+        except answers.Refused as refusal:
+            raise ToolError(str(refusal)) from refusal
+
+    tool.__name__ = function.__name__
+    tool.__doc__ = function.__doc__
+    call = inspect.Parameter("call", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Call)
+    shown = signature.replace(
+        parameters=[call, *arguments],
+        return_annotation=Annotated[CallToolResult, signature.return_annotation],
+    )
+    tool.__signature__ = shown  # type: ignore[attr-defined]
+    tool.__annotations__ = {each.name: each.annotation for each in shown.parameters.values()}
+    return tool
+
+
 class ExactArguments(FuncMetadata):
     """Takes string arguments as they are.
 
     The SDK parses strings that look like JSON, for clients that send lists as text. Here this
     would turn the text "null" into nothing and the session "[1]" into a list, so only
-    arguments that are lists are parsed.
+    arguments that are lists or objects are parsed.
     """
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
         parsed = super().pre_parse_json(data)
         return {
-            name: parsed[name] if name in schemas.LIST_ARGUMENTS else given
+            name: parsed[name] if name in schemas.JSON_ARGUMENTS else given
             for name, given in data.items()
         }
 
@@ -256,7 +284,7 @@ def _tool(
     """`function` as a tool: unknown arguments are refused, and schemas carry no noise."""
     hints = ToolAnnotations(
         read_only_hint=reads,
-        destructive_hint=not reads,  # a put replaces what was there
+        destructive_hint=not reads,  # what writes may replace what was there
         idempotent_hint=idempotent,
         open_world_hint=False,
     )
@@ -285,6 +313,16 @@ def _tools() -> list[Tool]:
         _tool(list_, "List keys", reads=True, idempotent=True),
         _tool(delete, "Delete a record", idempotent=True),
         _tool(history, "Show past versions", reads=True, idempotent=True),
+        _tool(_of_cluster(mcp_memory.remember), "Remember a text"),
+        _tool(_of_cluster(mcp_memory.recall), "Find texts", reads=True, idempotent=True),
+        _tool(_of_cluster(mcp_database.database_query), "Query a collection"),
+        _tool(
+            _of_cluster(mcp_database.database_describe),
+            "Describe collections and engines",
+            reads=True,
+            idempotent=True,
+        ),
+        _tool(_of_cluster(mcp_database.database_collection), "Create, alter, drop a collection"),
         _tool(memory_distribute, "Distributed operation"),
         _tool(memory_health_check, "Check health", reads=True, idempotent=True),
     ]

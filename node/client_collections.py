@@ -58,7 +58,7 @@ class QueryResult(QueryAnswered, total=False):
 
 
 class Routing(TypedDict, total=False):
-    """Which replica is to answer a stale read. `preferred` and `excluded`: names or ids of nodes."""
+    """Which replica is to answer a stale read; `preferred` and `excluded` are nodes."""
 
     load_balancing: LoadBalancing
     preferred: list[str]
