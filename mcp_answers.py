@@ -58,6 +58,7 @@ _QUERY_ADVICE = _ADVICE | {
     "ITEM_EXISTS": "Choose another id, or use the engine's upsert or update.",
     "ITEM_NOT_FOUND": "Look for it first, or insert it.",
     "VERSION_CONFLICT": "Read it, merge your change, and retry with the version you read.",
+    "REQUEST_ID_REUSED": "Give a new requestId: this one belongs to another write.",
     "INVALID_CURSOR": "Call again without a cursor to start over.",
     "VALUE_TOO_LARGE": "Split it.",
     "BODY_TOO_LARGE": "Write in several calls.",

@@ -22,7 +22,7 @@ Parameters = Mapping[str, Any]
 Place = tuple[str, str]  # namespace, collection
 
 SEEN_MAX = 1_000  # collections whose index is remembered; the oldest is forgotten
-SHRINKS_MAX = 8  # how often a page is asked for again, shorter
+SHRINKS_MAX = 14  # how often a page is asked for again; the greatest limit is 10,000
 _NEVER = 1 << 63  # above every index: only a linearizable answer will do, and it tells the index
 
 

@@ -22,10 +22,13 @@ def briefly(engines: Sequence[EngineInfo]) -> list[EngineShown]:
 def of_engine(engine: EngineInfo, document: Document) -> EngineShown:
     """One engine: what its operations do, and its settings."""
     examples = _body(document, "/v1/query")["examples"]
+    operations = engine["operations"]
     told = {
-        name: f"{kind}: {examples[name]['summary']}" if name in examples else kind
-        for name, kind in engine["operations"].items()
+        name: f"{operations[name]}: {example['summary']}"
+        for name, example in examples.items()  # in an order that makes sense
+        if name in operations
     }
+    told |= {name: kind for name, kind in operations.items() if name not in told}
     shown = _shown(engine, told)
     creating = _body(document, "/v1/collections")
     for shape in creating["schema"]["oneOf"]:

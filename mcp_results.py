@@ -34,8 +34,9 @@ def shorter_limit(result: object, parameters: Mapping[str, Any], bytes_max: int)
     limit = given if isinstance(given, int) else len(result[longest])
     if limit <= 1:
         return None
-    # A little less than would fit on average: items differ.
-    return max(1, min(limit - 1, limit * bytes_max * 9 // (size(result) * 10)))
+    # A little less than would fit on average, as items differ. What a limit counts may be points
+    # within items, or more than there were: half of it is less in any case.
+    return max(1, min(limit // 2, limit * bytes_max * 9 // (size(result) * 10)))
 
 
 def too_large(result: object) -> AnswerTooLarge:
