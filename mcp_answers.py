@@ -93,6 +93,22 @@ class Refused(Exception):
 
 
 @contextlib.contextmanager
+def explained(*, writes: bool) -> Iterator[None]:
+    """Turn what calls of records raise into Refused, which says what to do next."""
+    try:
+        yield
+    except HivememError as error:
+        raise Refused(error_text(error, writes=writes)) from error
+    except ValueRefused as error:
+        raise Refused(f"INVALID_ARGUMENT: {error}. Nothing was changed.") from error
+    except UnicodeEncodeError as error:
+        raise Refused(
+            "INVALID_ARGUMENT: a name holds half of a surrogate pair, which is no text. "
+            "Nothing was changed."
+        ) from error
+
+
+@contextlib.contextmanager
 def query_explained(*, writes: bool, repeat: str | None = None) -> Iterator[None]:
     """Turn what calls of collections raise into Refused, which says what to do next.
 

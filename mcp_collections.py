@@ -16,7 +16,7 @@ from mcp_values import VALUE_BYTES_MAX
 from node.client import Consistency, HivememClient
 from node.client_collections import QueryResult, Routing
 from node.clock import Clock
-from node.errors import BadRequest, Conflict, NotFound
+from node.errors import BadRequest, Conflict, HivememError, NotFound
 
 Parameters = Mapping[str, Any]
 Place = tuple[str, str]  # namespace, collection
@@ -28,14 +28,15 @@ _NEVER = 1 << 63  # above every index: only a linearizable answer will do, and i
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One query. `request_id`: of a write; `deadline`: monotonic seconds, for all attempts."""
+    """One query. `request_id`: of a write; `deadline`: monotonic seconds, for all attempts; None:
+    the client's own for each."""
 
     namespace: str
     collection: str
     operation: str
     parameters: Parameters
     writes: bool
-    deadline: float
+    deadline: float | None = None
     consistency: Consistency = "linearizable"
     capabilities: Sequence[str] = ()
     routing: Routing | None = None
@@ -104,7 +105,12 @@ class Collections:
         """A write, or a read at the leader."""
         before = self._seen.get(wanted.place)
         level: Consistency = "leader" if wanted.consistency == "weak" else "linearizable"
-        answer = await self._ask(wanted, level, None)
+        try:
+            answer = await self._ask(wanted, level, None)
+        except HivememError as error:
+            if wanted.writes and not error.definite:
+                self._saw(wanted.place, _NEVER)  # whoever looks now must see what became of it
+            raise
         newest = level == "linearizable" or wanted.writes
         if newest and self._seen.get(wanted.place) == before:
             # Indexes are of a log; a collection that has moved goes on in another one.
@@ -125,5 +131,10 @@ class Collections:
             capabilities=wanted.capabilities,
             routing=routing,
             request_id=wanted.request_id,
-            timeout_ms=max(1, round((wanted.deadline - self.clock.monotonic()) * 1000)),
+            timeout_ms=self._left_ms(wanted.deadline),
         )
+
+    def _left_ms(self, deadline: float | None) -> int | None:
+        if deadline is None:
+            return None
+        return max(1, round((deadline - self.clock.monotonic()) * 1000))

@@ -142,8 +142,9 @@ async def _described(here: Cluster, about: str) -> shapes.DescribeAnswer:
             return shapes.DescribeAnswer(engines=[mcp_engines.of_engine(engine, document)])
         if about in engine["operations"]:
             document = await here.client.openapi()
-            shown = mcp_engines.of_operation(about, engine, document)
-            return shapes.DescribeAnswer(operation=shown)
+            return shapes.DescribeAnswer(
+                operation=mcp_engines.of_operation(about, engine, document)
+            )
     known = ", ".join(engine["engine"] for engine in engines)
     raise Refused(
         f"INVALID_ARGUMENT: about: {about} is neither an engine nor an operation here; "

@@ -16,6 +16,7 @@ import mcp_schemas_database as shapes
 import mcp_values
 from mcp_answers import rfc3339
 from mcp_cluster import Cluster
+from mcp_collections import Wanted
 from node.errors import Conflict, NotFound
 
 COLLECTION = "memory"
@@ -54,8 +55,9 @@ async def remember(
 
 
 async def _upsert(here: Cluster, namespace: str, document: dict[str, Any]) -> dict[str, Any]:
-    done = await here.client.query(
-        namespace, COLLECTION, "text_upsert", {"documents": [document]}, writes=True
+    parameters = {"documents": [document]}
+    done = await here.collections.query(
+        Wanted(namespace, COLLECTION, "text_upsert", parameters, writes=True)
     )
     result: dict[str, Any] = done["result"]
     return result
@@ -69,6 +71,8 @@ async def _make_collection(here: Cluster, namespace: str) -> None:
         # If what is there is of another engine, the write says so.
         if error.code != "COLLECTION_EXISTS":
             raise
+    finally:
+        here.collections.changed(namespace, COLLECTION)
 
 
 async def recall(
@@ -94,8 +98,8 @@ async def recall(
     with answers.query_explained(writes=False):
         mcp_values.to_bytes(parameters, "metadata")
         try:
-            found = await here.client.query(
-                namespace, COLLECTION, "text_search", parameters, writes=False
+            found = await here.collections.query(
+                Wanted(namespace, COLLECTION, "text_search", parameters, writes=False)
             )
         except NotFound as error:
             _require_missing(error)

@@ -45,7 +45,7 @@ def collections(replicas: Replicas) -> Collections:
 
 
 def wanted(level: Any = "eventual", *, writes: bool = False, name: str = "c") -> Wanted:
-    return Wanted("n", name, "op", {}, writes, CLOCK.monotonic() + 5, level)
+    return Wanted("n", name, "op", {}, writes, CLOCK.monotonic() + 5, consistency=level)
 
 
 CASES: list[tuple[str, list[int | HivememError], list[str], int]] = [
@@ -104,6 +104,16 @@ async def test_errors_that_say_nothing_of_the_state_are_not_asked_again(
     with pytest.raises(NotFound):
         await collections.query(wanted(name="unseen"))
     assert replicas.asked == ["write", "eventual", "eventual"]
+
+
+async def test_who_looks_after_an_unknown_outcome_sees_what_became_of_it(
+    collections: Collections, replicas: Replicas
+) -> None:
+    replicas.answers = [Unavailable("lost", definite=False), 10, 11]
+    with pytest.raises(Unavailable):
+        await collections.query(wanted(writes=True))
+    assert (await collections.query(wanted()))["log_index"] == 11
+    assert replicas.asked == ["write", "eventual", "linearizable"]
 
 
 async def test_what_is_remembered_is_bounded(

@@ -13,11 +13,13 @@ import pytest
 from mcp import Client
 
 import mcp_server
+from engines.registry import BUILT_IN, Registry
 from mcp_memory import METADATA_BYTES_MAX, TEXT_CHARACTERS_MAX
 from mcp_results import size
 from mcp_values import JSON_DEPTH_MAX, VALUE_BYTES_MAX
 from node.client import HivememClient
 from node.errors import Unavailable
+from tests.example_engine.hivemem_tally import TALLY
 from tests.mcp_database_walk import query, told_of, walk
 from tests.mcp_walk import call, refusal
 from tests.unit.client_nodes import door_address
@@ -29,9 +31,9 @@ NOTES = {"collection": "notes"}
 
 @asynccontextmanager
 async def connected(
-    folder: Path, timeout_ms: int = 5_000
+    folder: Path, timeout_ms: int = 5_000, registry: Registry | None = None
 ) -> AsyncIterator[tuple[Client, OpenDoor]]:
-    async with open_door(folder) as door:
+    async with open_door(folder, registry=registry) as door:
         server = mcp_server.build_server(
             lambda: HivememClient([door_address(door)], follow=False, timeout_ms=timeout_ms)
         )
@@ -82,6 +84,21 @@ async def test_every_operation_is_described_so_that_it_can_be_called(tmp_path: P
                 assert size(shown) < 8_000, "a small portion"
                 answer = await query(client, place, (operation, shown["parameters_example"]))
                 assert (answer["queryId"] is not None) is (shown["kind"] == "write")
+
+
+async def test_an_engine_that_describes_nothing(tmp_path: Path) -> None:
+    """One of another package, which node/openapi_collections.py knows no schemas of."""
+    async with connected(tmp_path, registry=Registry((*BUILT_IN, TALLY))) as (client, _):
+        await create(client, "counter")
+        (engine,) = (await call(client, "database_describe", about="counter"))["engines"]
+        assert engine["engine"] == "tally"
+        assert engine["operations"]["tally_add"] == "write"
+        shown = (await call(client, "database_describe", about="tally_add"))["operation"]
+        assert shown["parameters_example"] is None
+        added = await query(client, NOTES, ("tally_add", {"name": "n", "amount": 2}))
+        assert added["result"] == {"total": 2}
+        found = await query(client, NOTES, ("tally_get", {"name": "n"}))
+        assert found["result"] == {"total": 2}
 
 
 async def test_the_guides_way_of_asking(tmp_path: Path) -> None:
