@@ -5,11 +5,13 @@ Errors become text for an agent: what happened, whether anything was changed, wh
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from mcp_results import AnswerTooLarge
 from mcp_schemas import (
     BackendsHealth,
     Component,
@@ -24,7 +26,7 @@ from mcp_schemas import (
     ListItem,
     OptimizerHealth,
 )
-from mcp_values import VALUE_BYTES_MAX, Shown, show
+from mcp_values import VALUE_BYTES_MAX, Shown, ValueRefused, show
 from node import client
 from node.errors import HivememError
 
@@ -48,6 +50,21 @@ _ADVICE = {
     "STALE": "Wait a second and call again, or read with consistency=linearizable.",
     "DEADLINE_EXCEEDED": _RETRY,
 }
+_QUERY_ADVICE = _ADVICE | {
+    "INVALID_ARGUMENT": "database_describe(about=the operation) shows its parameters.",
+    "COLLECTION_NOT_FOUND": "database_describe lists the collections, database_collection makes "
+    "one.",
+    "COLLECTION_EXISTS": "Use it as it is, or choose another name.",
+    "ITEM_EXISTS": "Choose another id, or use the engine's upsert or update.",
+    "ITEM_NOT_FOUND": "Look for it first, or insert it.",
+    "VERSION_CONFLICT": "Read it, merge your change, and retry with the version you read.",
+    "REQUEST_ID_REUSED": "Give a new requestId: this one belongs to another write.",
+    "INVALID_CURSOR": "Call again without a cursor to start over.",
+    "VALUE_TOO_LARGE": "Split it.",
+    "BODY_TOO_LARGE": "Write in several calls.",
+    "STALE": "Wait a second and call again, or use requirements.consistency strong.",
+    "DEADLINE_EXCEEDED": "Ask for less, or allow more time (requirements.timeout).",
+}
 _CHECK_FIRST = "Get the key and compare before you write again."
 
 
@@ -69,6 +86,58 @@ def error_text(error: HivememError, *, writes: bool) -> str:
         parts.append("Nothing was changed.")
     parts.append(_ADVICE.get(error.code, "If it stays so, tell the operator."))
     return " ".join(parts).replace("if_version", "expect_version")
+
+
+class Refused(Exception):
+    """What an agent is told instead of an answer."""
+
+
+@contextlib.contextmanager
+def explained(*, writes: bool) -> Iterator[None]:
+    """Turn what calls of records raise into Refused, which says what to do next."""
+    try:
+        yield
+    except HivememError as error:
+        raise Refused(error_text(error, writes=writes)) from error
+    except ValueRefused as error:
+        raise Refused(f"INVALID_ARGUMENT: {error}. Nothing was changed.") from error
+    except UnicodeEncodeError as error:
+        raise Refused(
+            "INVALID_ARGUMENT: a name holds half of a surrogate pair, which is no text. "
+            "Nothing was changed."
+        ) from error
+
+
+@contextlib.contextmanager
+def query_explained(*, writes: bool, repeat: str | None = None) -> Iterator[None]:
+    """Turn what calls of collections raise into Refused, which says what to do next.
+
+    `repeat`: what makes it safe to call again when the outcome of a write is not known.
+    """
+    try:
+        yield
+    except HivememError as error:
+        raise Refused(query_error_text(error, writes=writes, repeat=repeat)) from error
+    except AnswerTooLarge as error:
+        raise Refused(f"ANSWER_TOO_LARGE: {error}.") from error
+    except ValueRefused as error:
+        raise Refused(f"INVALID_ARGUMENT: {error}. Nothing was changed.") from error
+
+
+def query_error_text(error: HivememError, *, writes: bool, repeat: str | None) -> str:
+    said = error.message.rstrip(".")
+    if writes and not error.definite:
+        todo = "Look before you do it again."
+        if repeat is not None:
+            todo = f"Call again with {repeat} and the same other arguments: it is applied once."
+        return f"OUTCOME_UNKNOWN: {said}. It may or may not have been done. {todo}"
+    parts = [f"{error.code}: {said}."]
+    if error.code == "VERSION_CONFLICT" and error.version is not None:
+        parts.append(f"The version is now {error.version}.")
+    if writes:
+        parts.append("Nothing was changed.")
+    parts.append(_QUERY_ADVICE.get(error.code, "If it stays so, tell the operator."))
+    return " ".join(parts)
 
 
 def value_answer(found: client.Value, offset: int) -> GetAnswer:
@@ -286,15 +355,29 @@ def brief_text(fields: dict[str, Any]) -> str:
 def _brief(fields: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, item in fields.items():
-        if name == "value" and fields.get("encoding") is not None:
+        if _is_verbatim(name, fields):
             kept[name] = item  # as stored, with all nulls in it
-        elif name == "details" or isinstance(item, str | int | float):
+        elif isinstance(item, str | int | float):
             kept[name] = item
         elif isinstance(item, dict):
             kept[name] = _brief(item)
         elif isinstance(item, list):
             kept[name] = [_brief(each) if isinstance(each, dict) else each for each in item]
     return kept
+
+
+def _is_verbatim(name: str, fields: dict[str, Any]) -> bool:
+    if name == "value":
+        return fields.get("encoding") is not None
+    if name == "result":
+        return "logIndex" in fields  # of a query; other results are our own fields
+    return name in _VERBATIM and fields[name] is not None
+
+
+_VERBATIM = frozenset(
+    {"details", "metadata", "settings", "settings_schema", "settings_example"}
+    | {"parameters_schema", "parameters_example", "result_schema"}
+)
 
 
 def rfc3339(moment: datetime) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import mcp_answers as answers
 import mcp_schemas as schemas
 import mcp_values
+from mcp_collections import Collections
 from node.client import (
     ClusterView,
     Consistency,
@@ -24,7 +25,7 @@ from node.client import (
 from node.clock import Clock
 from node.errors import HivememError, NotFound
 
-AnyPage = TypeVar("AnyPage", Page, HistoryPage)
+AnyPage = TypeVar("AnyPage")
 
 VIEW_MS_MAX = 2000  # ms; how long a health check waits for a node that answers
 PARTICIPANTS_SECONDS_MAX = 0.5  # how much longer a decision waits for the cluster's members
@@ -39,6 +40,10 @@ class Cluster:
     clock: Clock
     cluster_id: str | None = None
     revision_seen: int = 0  # stale reads wait for it: an agent sees what it wrote and read before
+    collections: Collections = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.collections = Collections(self.client, self.clock)
 
     def saw(self, revision: int) -> None:
         self.revision_seen = max(self.revision_seen, revision)
@@ -85,7 +90,7 @@ class Cluster:
                 namespace, session, prefix=prefix or None, limit=limit, cursor=cursor, values=values
             )
 
-        return answers.list_answer(await _fitting(fetch, limit))
+        return answers.list_answer(await fitting_page(fetch, _item_sizes, limit))
 
     async def names(self, namespace: str, limit: int, cursor: str | None) -> schemas.ListAnswer:
         """Sessions of a namespace, or all namespaces."""
@@ -107,7 +112,7 @@ class Cluster:
                 namespace, session, key, limit=limit, cursor=cursor
             )
 
-        return answers.history_answer(await _fitting(fetch, limit))
+        return answers.history_answer(await fitting_page(fetch, _item_sizes, limit))
 
     async def past_at(
         self, namespace: str, session: str, key: str, revision: int
@@ -195,14 +200,22 @@ def _require_missing_key(error: NotFound) -> None:
         raise error
 
 
-async def _fitting(fetch: Callable[[int], Awaitable[AnyPage]], limit: int) -> AnyPage:
+def _item_sizes(page: Page | HistoryPage) -> list[int]:
+    return answers.item_sizes(page.items)
+
+
+async def fitting_page(
+    fetch: Callable[[int], Awaitable[AnyPage]], sizes: Callable[[AnyPage], list[int]], limit: int
+) -> AnyPage:
     """A page that fits into one answer: fetched again, shorter, where it does not.
 
-    Only the cluster can make the cursor that goes on after a shorter page.
+    `sizes`: bytes of each item of a page. Only the cluster can make the cursor that goes on
+    after a shorter page.
     """
     while True:
         page = await fetch(limit)
-        fits = mcp_values.fitting(answers.item_sizes(page.items), mcp_values.VALUE_BYTES_MAX)
-        if fits == len(page.items):
+        found = sizes(page)
+        fits = mcp_values.fitting(found, mcp_values.VALUE_BYTES_MAX)
+        if fits == len(found):
             return page
         limit = fits

@@ -22,14 +22,14 @@ TTL_SECONDS_MAX = 10 * 365 * 86_400  # ten years, the HTTP API's bound
 TIMEOUT_MS_MIN, TIMEOUT_MS_MAX, TIMEOUT_MS_DEFAULT = 1000, 30_000, 5000  # the guide's
 
 
-def _not_bool(value: object) -> object:
+def not_bool(value: object) -> object:
     # pydantic would read `true` as 1, and a version of 1 guards something else than was meant.
     if isinstance(value, bool):
         raise ValueError("must be a number, not true or false")
     return value
 
 
-_NUMBER = BeforeValidator(_not_bool)
+_NUMBER = BeforeValidator(not_bool)
 
 Namespace = Annotated[
     str, Field(min_length=1, max_length=64, description="Tenant or application: A-Z a-z 0-9 . _ -")
@@ -80,7 +80,10 @@ GuideValue = Annotated[
 ]
 Component = Literal["coordinator", "optimizer", "backends", "all"]
 
-LIST_ARGUMENTS = frozenset({"components"})
+# Lists and objects, which some clients send as JSON text.
+JSON_ARGUMENTS = frozenset(
+    {"components", "parameters", "requirements", "routing", "settings", "metadata"}
+)
 ComponentNames = Annotated[Sequence[Component], Field(min_length=1)]
 Detailed = Annotated[bool, Field(description="With figures of the leader and of every node")]
 
@@ -163,13 +166,13 @@ class HistoryAnswer(Answer):
     next_cursor: str | None = None
 
 
-class _Guide(Answer):
+class GuideAnswer(Answer):
     """Answers of the guide's tools: camelCase on the wire."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
-class Decision(_Guide):
+class Decision(GuideAnswer):
     """What the cluster did: an id that names the place in its history, and who takes part."""
 
     id: str | None = Field(description="<cluster>/<revision>; null if a read found nothing")
@@ -178,7 +181,7 @@ class Decision(_Guide):
     timestamp: str = Field(description="When the answer was given, UTC")
 
 
-class DistributeResult(_Guide):
+class DistributeResult(GuideAnswer):
     found: bool = Field(description="read: the key exists; delete: it did; write: true")
     value: Any = None
     encoding: Encoding | None = None
@@ -188,7 +191,7 @@ class DistributeResult(_Guide):
     served_by: str | None = None
 
 
-class DistributeAnswer(_Guide):
+class DistributeAnswer(GuideAnswer):
     operation: DoneOperation
     session_id: str
     key: str
@@ -197,24 +200,24 @@ class DistributeAnswer(_Guide):
     result: DistributeResult
 
 
-class CoordinatorHealth(_Guide):
+class CoordinatorHealth(GuideAnswer):
     status: Literal["healthy", "degraded", "critical"]
     details: dict[str, Any] | None = None
 
 
-class OptimizerHealth(_Guide):
+class OptimizerHealth(GuideAnswer):
     status: Literal["not_initialized"]
     metrics: None = Field(default=None, description="Nothing is measured yet")
     details: dict[str, Any] | None = None
 
 
-class BackendsHealth(_Guide):
+class BackendsHealth(GuideAnswer):
     total: int | None
     healthy: int | None
     details: list[dict[str, Any]] | None = None
 
 
-class Components(_Guide):
+class Components(GuideAnswer):
     """Components that were not asked for are null."""
 
     coordinator: CoordinatorHealth | None = None
@@ -222,7 +225,7 @@ class Components(_Guide):
     backends: BackendsHealth | None = None
 
 
-class HealthAnswer(_Guide):
+class HealthAnswer(GuideAnswer):
     overall: Literal["healthy", "degraded", "critical"]
     timestamp: str
     components: Components
@@ -271,12 +274,27 @@ def concise_arguments(arguments: type[BaseModel]) -> dict[str, Any]:
     An argument that may be left out is not described as "or null" too; null is accepted.
     """
     schema: dict[str, Any] = without_titles(arguments.model_json_schema(by_alias=True))
+    _inline(schema["properties"], schema.pop("$defs", {}))
     for name, described in schema["properties"].items():
         choices = described.get("anyOf", [])
         if len(choices) == 2 and choices[1] == {"type": "null"}:
             rest = {key: item for key, item in described.items() if key not in _OR_NULL}
             schema["properties"][name] = choices[0] | rest
     return schema
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> None:
+    """Put definitions where they are named, without what explains them to programmers."""
+    if isinstance(node, list):
+        for item in node:
+            _inline(item, definitions)
+    elif isinstance(node, dict):
+        if "$ref" in node:
+            found = definitions[node.pop("$ref").rpartition("/")[2]]
+            node.update({name: item for name, item in found.items() if name not in node})
+            node.pop("description", None)
+        for item in node.values():
+            _inline(item, definitions)
 
 
 _OR_NULL = ("anyOf", "default")

@@ -24,7 +24,7 @@ JSON_DEPTH_MAX = 64
 
 
 class ValueRefused(ValueError):
-    """The argument `value` cannot be stored as JSON; the message says why."""
+    """An argument cannot be stored as JSON; the message names it and says why."""
 
 
 class _Inexact(ValueError):
@@ -41,19 +41,19 @@ class Shown:
     next_offset: int | None  # where to go on reading; None: this is the end
 
 
-def to_bytes(value: object) -> tuple[bytes, str]:
-    """Return (bytes, content type) to store for a JSON value. Raises: ValueRefused."""
+def to_bytes(value: object, name: str = "value") -> tuple[bytes, str]:
+    """Return (bytes, content type) to store for a JSON value. Raises: ValueRefused for `name`."""
     if _too_deep(value, JSON_DEPTH_MAX):
-        raise ValueRefused(f"value: nested deeper than {JSON_DEPTH_MAX} levels")
+        raise ValueRefused(f"{name}: nested deeper than {JSON_DEPTH_MAX} levels")
     try:
         if isinstance(value, str):
             return value.encode(), TEXT
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode(), JSON
     except UnicodeEncodeError:
-        raise ValueRefused("value: holds half of a surrogate pair, which is no text") from None
+        raise ValueRefused(f"{name}: holds half of a surrogate pair, which is no text") from None
     except ValueError:
-        raise ValueRefused("value: NaN, infinity and endless numbers are not JSON") from None
+        raise ValueRefused(f"{name}: NaN, infinity and endless numbers are not JSON") from None
 
 
 def show(data: bytes, content_type: str, bytes_max: int, offset: int = 0) -> Shown:

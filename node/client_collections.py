@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypedDict, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from node import client_wire as wire
 from node.client_retry import Call, Reply
@@ -12,6 +12,8 @@ from node.client_types import JSON, Consistency, Priority
 from node.clock import Clock
 
 T = TypeVar("T")
+
+LoadBalancing = Literal["round_robin", "least_loaded", "performance_based", "capability_based"]
 
 _COLLECTIONS = "/v1/collections"
 _PAGE_ITEMS = 1_000
@@ -38,8 +40,8 @@ class CollectionPage(TypedDict):
     next_cursor: str | None
 
 
-class _Result(TypedDict):
-    """What a query was answered. `log_index`: of the write, or of the state that was read."""
+class QueryAnswered(TypedDict):
+    """What every query is answered. `log_index`: of the write, or of the state that was read."""
 
     operation: str
     namespace: str
@@ -49,9 +51,11 @@ class _Result(TypedDict):
     log_index: int
 
 
-class QueryResult(_Result, total=False):
-    """`explain`: how the answer came about, where that was asked for."""
+class QueryResult(QueryAnswered, total=False):
+    """`served_by`: id of the node that was chosen, if the request had a routing; `explain`: how
+    the answer came about, where that was asked for."""
 
+    served_by: str
     explain: dict[str, Any]
 
 
@@ -68,6 +72,14 @@ class OptimizerStatus(TypedDict):
     cache: list[dict[str, Any]]
     recommendations: list[dict[str, Any]]
     items: list[dict[str, Any]]
+
+
+class Routing(TypedDict, total=False):
+    """Which replica is to answer a stale read; `preferred` and `excluded` are nodes."""
+
+    load_balancing: LoadBalancing
+    preferred: list[str]
+    excluded: list[str]
 
 
 class EngineInfo(TypedDict):
@@ -92,6 +104,11 @@ class CollectionCalls(ABC):
         """The engines of the node that answers."""
         reply = await self._reply(Call("GET", "/v1/engines", timed=False), timeout_ms)
         return wire.parsed(reply.body, lambda fields: cast("list[EngineInfo]", fields["items"]))
+
+    async def openapi(self, *, timeout_ms: int | None = None) -> dict[str, Any]:
+        """The HTTP API as the node that answers describes it: every operation of its engines."""
+        call = Call("GET", "/openapi.json", leader=False, timed=False)
+        return wire.parsed((await self._reply(call, timeout_ms)).body, dict)
 
     async def create_collection(
         self,
@@ -185,6 +202,8 @@ class CollectionCalls(ABC):
         consistency: Consistency | None = None,
         max_staleness_ms: int | None = None,
         priority: Priority | None = None,
+        capabilities: Sequence[str] = (),
+        routing: Routing | None = None,
         request_id: str | None = None,
         timeout_ms: int | None = None,
         explain: bool = False,
@@ -194,10 +213,11 @@ class CollectionCalls(ABC):
 
         `priority`: of a read that has to wait for a thread; medium unless given.
         `writes` None: asked of a node the first time, by operation. A write is repeated with
-        the same request id, so that it is applied once. Raises: HivememError's subclasses.
+        the same request id, so that it is applied once. `capabilities`: what the engine must
+        have; `routing`: of a stale read. Raises: HivememError's subclasses.
         """
         if writes is None:
-            writes = await self._is_write(operation, timeout_ms)
+            writes = await self.is_write(operation, timeout_ms=timeout_ms)
         requirements = wire.without_none(
             {
                 "consistency": consistency,
@@ -205,6 +225,8 @@ class CollectionCalls(ABC):
                 "priority": priority,
             }
         )
+        if capabilities:
+            requirements["capabilities"] = list(capabilities)
         fields: wire.Fields = {
             "namespace": namespace,
             "collection": collection,
@@ -214,6 +236,8 @@ class CollectionCalls(ABC):
         }
         if explain:
             fields["explain"] = True
+        if routing is not None:
+            fields["routing"] = dict(routing)
         if writes:
             fields["request_id"] = request_id or self._clock.new_id()
         stale = not writes and consistency in ("stale", "eventual")
@@ -239,14 +263,19 @@ class CollectionCalls(ABC):
 
     _writing: dict[str, bool] | None = None  # operation → does it write?
 
-    async def _is_write(self, operation: str, timeout_ms: int | None) -> bool:
+    async def is_write(self, operation: str, *, timeout_ms: int | None = None) -> bool:
+        """Whether an operation of a query writes, as a node says.
+
+        Asked once, and again about names that were not in the answer. What is still not known
+        counts as a write: another build may know it, and a repetition must not double it.
+        """
         if self._writing is None or operation not in self._writing:
             self._writing = {
                 name: kind == "write"
                 for engine in await self.engines(timeout_ms=timeout_ms)
                 for name, kind in engine["operations"].items()
             }
-        return self._writing.get(operation, False)
+        return self._writing.get(operation, True)
 
     async def _change_collection(
         self,
@@ -269,10 +298,10 @@ def _path(namespace: str, name: str) -> str:
 
 
 def _fields_of(kind: type[T]) -> Callable[[wire.Fields], T]:
-    """The document, which must have every member of a TypedDict."""
+    """The document, which must have every member that a TypedDict requires."""
 
     def decode(fields: wire.Fields) -> T:
-        for name in getattr(kind, "__required_keys__", ()):
+        for name in kind.__required_keys__:  # type: ignore[attr-defined]
             fields[name]
         return cast(T, fields)
 

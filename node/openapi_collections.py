@@ -13,7 +13,6 @@ from engines.schema import (
     Operation,
     Schema,
     boolean,
-    either,
     integer,
     listed,
     members,
@@ -213,10 +212,7 @@ def queries(limits: Limits, registry: Registry) -> Queries:
             kind = engine.operations[name]
             asked[name], answered[name] = f"query.{name}", f"answer.{name}"
             schemas[asked[name]] = _request(limits, (name,), each, kind)
-            result = each.answer
-            if kind is not Kind.WRITE:
-                result = either(result, members({"result": result, "explain": of_any()}))
-            schemas[answered[name]] = _answer((name,), (engine_name,), result)
+            schemas[answered[name]] = _answer((name,), (engine_name,), each.answer)
             examples[name] = {"summary": each.summary, "value": _example(engine_name, name, each)}
     if others:  # of engines from other packages, which describe nothing
         plain = Operation("", of_any(), ANY, {})
@@ -288,7 +284,7 @@ def _answer(names: Any, engines: Any, result: Schema) -> Schema:
             "result": result,
             "log_index": integer(0, INTEGER_MAX),
         },
-        {"served_by": text()},
+        {"served_by": text(), "explain": of_any()},
     )
 
 

@@ -11,7 +11,11 @@ from typing import Any
 
 from mcp import Client
 
-TOOLS = ["get", "put", "list", "delete", "history", "memory_distribute", "memory_health_check"]
+TOOLS = [
+    *("get", "put", "list", "delete", "history", "remember", "recall"),
+    *("database_query", "database_describe", "database_collection"),
+    *("memory_distribute", "memory_health_check"),
+]
 
 # Values that naive code loses or changes on the way, and texts that look like JSON.
 VALUES: list[Any] = [

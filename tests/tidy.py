@@ -61,7 +61,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     # Arrays of numbers, which two engines are about.
     "numpy": ("engines/timeseries_columns.py", "engines/vector_*.py"),
     "prometheus_client": ("node/metrics.py",),
-    "pydantic": ("mcp_schemas.py",),
+    "pydantic": ("mcp_schemas*.py",),
     "re2": ("engines/document_regex.py",),
     "pysyncobj": ("cluster/upstream.py",),
     "rich": ("node/console.py",),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from mcp import Client
 
+from tests import mcp_database_walk
 from tests.cluster.harness import LocalCluster, eventually
 from tests.mcp_process import http_server, stdio
 from tests.mcp_walk import call, refusal, walk
@@ -33,6 +34,8 @@ async def test_every_tool_over_every_transport(cluster: LocalCluster) -> None:
         for mode in ("auto", "legacy"):
             async with connected(cluster, transport, mode) as client:
                 await walk(client, f"{transport}-{mode}")
+                if (transport, mode) in (("stdio", "auto"), ("http", "legacy")):
+                    await mcp_database_walk.walk(client, f"{transport}-{mode}")
 
 
 @pytest.mark.parametrize(("transport", "mode"), [("stdio", "auto"), ("http", "legacy")])
@@ -44,14 +47,22 @@ async def test_tools_follow_the_leader_when_it_dies(
         place = {"session": "plan", "key": "step"}
         for number in range(20):
             await call(client, "put", **place, value=number, expect_version=number)
+        texts = {"collection": "texts"}
+        await call(client, "database_collection", action="create", engine="text", **texts)
         leader = await cluster.wait_leader()
         killed = asyncio.create_task(cluster.kill(leader))
         version = 20
         for number in range(20, 60):
             put = await call(client, "put", **place, value=number, expect_version=version)
             version = put["version"]
+            await insert(client, number, **texts)
+            await call(client, "remember", text=f"step {number}")
+            counted = await call(client, "database_query", operation="text_count", **texts)
+            assert counted["result"] == {"count": number - 19}, "an agent sees its own writes"
         assert version == 60, "retries through the change of leader were applied once"
         await killed
+        recalled = await call(client, "recall", query="step", limit=50)
+        assert len(recalled["hits"]) == 40, "texts were stored once"
         got = await call(client, "get", **place)
         assert (got["value"], got["version"]) == (59, 60)
         past = await call(client, "history", **place, limit=16)
@@ -73,12 +84,19 @@ async def test_tools_follow_the_leader_when_it_dies(
         await eventually(healthy, 20, "the cluster is not healthy again")
 
 
+async def insert(client: Client, number: int, **place: str) -> None:
+    """A text without an id, which would be there twice if it was applied twice."""
+    parameters = {"documents": [{"text": f"step {number}"}]}
+    await call(client, "database_query", operation="text_insert", parameters=parameters, **place)
+
+
 async def test_without_a_quorum_nothing_claims_success(cluster: LocalCluster) -> None:
     leader = await cluster.wait_leader()
     others = [index for index in range(3) if index != leader]
     guide = {"sessionId": "s", "key": "k"}
     async with connected(cluster, "stdio", "auto") as client:
         await call(client, "memory_distribute", operation="write", **guide, value="kept")
+        await call(client, "remember", text="kept")
         for index in others:
             await cluster.kill(index)
         told = await refusal(
@@ -86,6 +104,11 @@ async def test_without_a_quorum_nothing_claims_success(cluster: LocalCluster) ->
         )
         assert "QUORUM_NOT_REACHED" in told or "OUTCOME_UNKNOWN" in told
         claimed_nothing = "Nothing was changed" in told
+        text = {"operation": "text_insert", "parameters": {"documents": [{"text": "lost"}]}}
+        told = await refusal(
+            client, "database_query", **text, collection="memory", requirements={"timeout": 1500}
+        )
+        assert told.startswith(("QUORUM_NOT_REACHED", "OUTCOME_UNKNOWN"))
 
         async def critical() -> bool:
             return bool((await call(client, "memory_health_check"))["overall"] == "critical")
@@ -94,6 +117,8 @@ async def test_without_a_quorum_nothing_claims_success(cluster: LocalCluster) ->
         # A stale read needs no quorum, and says who answered.
         read = await call(client, "memory_distribute", operation="read", **guide)
         assert read["result"]["servedBy"] == cluster.nodes[leader].name
+        counted = await call(client, "database_query", operation="text_count", collection="memory")
+        assert counted["result"] == {"count": 1}
         for index in others:
             await cluster.restart(index)
         await cluster.wait_leader()

@@ -14,9 +14,12 @@ from mcp import Client
 
 import mcp_cluster
 import mcp_http
+import mcp_memory
 import mcp_schemas as schemas
+import mcp_schemas_database as shapes
 import mcp_server
 import mcp_values
+from mcp_collections import SEEN_MAX
 from node.client import HivememClient
 from node.errors import (
     BadRequest,
@@ -83,7 +86,8 @@ async def test_listing_tools_needs_no_cluster(memory: Memory, client: Client) ->
 async def test_tools_are_described_for_agents(client: Client) -> None:
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert list(tools) == TOOLS
-    reads = {"get", "list", "history", "memory_health_check"}
+    reads = {"get", "list", "history", "recall", "database_describe", "memory_health_check"}
+    repeatable = {*reads, "delete"}
     for name, tool in tools.items():
         assert tool.title
         assert tool.description
@@ -92,13 +96,14 @@ async def test_tools_are_described_for_agents(client: Client) -> None:
         assert hints is not None
         assert hints.read_only_hint is (name in reads)
         assert hints.destructive_hint is (name not in reads)
-        assert hints.idempotent_hint is (name not in {"put", "memory_distribute"})
+        assert hints.idempotent_hint is (name in repeatable)
         assert hints.open_world_hint is False
         assert tool.input_schema["additionalProperties"] is False
         assert tool.output_schema is not None
         assert tool.output_schema["type"] == "object"
         assert tool.output_schema["properties"]
         assert "title" not in json.dumps(tool.input_schema)
+        assert "$ref" not in json.dumps(tool.input_schema), "some clients do not follow it"
     assert "expect_version" in (client.instructions or "")
 
 
@@ -108,7 +113,7 @@ async def test_descriptions_stay_short(client: Client) -> None:
         {"name": tool.name, "description": tool.description, "schema": tool.input_schema}
         for tool in (await client.list_tools()).tools
     ]
-    assert len(json.dumps(told)) < 8000
+    assert len(json.dumps(told)) < 11_200
 
 
 async def test_the_guides_names_and_ranges(client: Client) -> None:
@@ -122,6 +127,17 @@ async def test_the_guides_names_and_ranges(client: Client) -> None:
     assert given["consistency"]["default"] == "eventual"
     timeout = given["timeout"]
     assert (timeout["minimum"], timeout["maximum"], timeout["default"]) == (1000, 30000, 5000)
+    schema = tools["database_query"].input_schema
+    given = schema["properties"]
+    assert schema["required"] == ["operation"]
+    demands = given["requirements"]["properties"]
+    assert demands["consistency"]["enum"] == ["eventual", "strong", "weak"]
+    assert demands["consistency"]["default"] == "eventual"
+    assert demands["timeout"]["default"] == 30000
+    assert demands["capabilities"]["default"] == []
+    balancing = given["routing"]["properties"]["loadBalancing"]
+    assert balancing["default"] == "performance_based"
+    assert len(balancing["enum"]) == 4
     given = tools["memory_health_check"].input_schema["properties"]
     assert given["components"]["items"]["enum"] == ["coordinator", "optimizer", "backends", "all"]
     assert given["components"]["default"] == ["all"]
@@ -402,6 +418,9 @@ async def test_the_page_names_every_tool_argument_and_answer(client: Client) -> 
     limits = [
         *(f"{mcp_values.VALUE_BYTES_MAX >> 10} KiB", f"{mcp_values.JSON_DEPTH_MAX} levels"),
         *(f"{schemas.LIST_LIMIT_MAX} items", f"{schemas.TIMEOUT_MS_MAX:,} ms"),
+        *(f"{shapes.RECALL_LIMIT_MAX} hits", f"{shapes.QUERY_TIMEOUT_MS_MAX:,} ms"),
+        *(f"{mcp_memory.TEXT_CHARACTERS_MAX:,} characters", f"{SEEN_MAX:,} collections"),
+        f"{mcp_memory.METADATA_BYTES_MAX:,} bytes",
         f"{mcp_server.UNREACHABLE_MS_MAX:,} ms",
         *(f"{mcp_cluster.VIEW_MS_MAX:,} ms", f"{mcp_http.REQUEST_BYTES_MAX >> 20} MiB"),
         *(f"{mcp_http.SESSIONS_MAX:,} sessions", f"{mcp_http.SESSION_IDLE_SECONDS_MAX:,} s"),
