@@ -45,7 +45,7 @@ EACH = pytest.mark.parametrize("sample", ODD, ids=lambda sample: sample.engine)
 RANDOM = st.randoms(use_true_random=False)
 STEPS_MAX = 10
 LIVES = 30  # of each engine, with fixed commands
-EXAMPLES = max(1, settings().max_examples // 2)
+EXAMPLES = max(1, settings().max_examples // 3)
 TIMES = (0, 1_000, 1_500, 3_000, 10**12, NOW_MS_MAX)
 
 Step = tuple[str, Any]  # an operation, and its body in the log
