@@ -1,7 +1,8 @@
 """What the MCP tools take and answer: argument types and answer models.
 
-Field names of `memory_distribute` and `memory_health_check` follow the guide (camelCase on
-the wire); all others are snake_case, as in the HTTP API. An absent figure is null, never a guess.
+Field names of the guide's tools follow it (camelCase on the wire); all others are snake_case, as
+in the HTTP API. Those of collections and texts are in `mcp_schemas_database`. An absent figure
+is null, never a guess.
 """
 
 from __future__ import annotations

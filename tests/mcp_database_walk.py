@@ -21,7 +21,7 @@ async def walk(client: Client, namespace: str) -> None:
 
 async def _every_engine_is_written_and_read(client: Client, namespace: str) -> None:
     for sample in SAMPLES:
-        place = {"namespace": namespace, "collection": sample.engine}
+        place = {"namespace": namespace, "collection": sample.name}
         made = await call(
             client, "database_collection", action="create", **place,
             engine=sample.engine, settings=sample.settings,
@@ -49,7 +49,7 @@ async def _every_engine_is_written_and_read(client: Client, namespace: str) -> N
 
 async def _what_there_is_is_described(client: Client, namespace: str) -> None:
     shown = await call(client, "database_describe", namespace=namespace)
-    assert [each["name"] for each in shown["collections"]] == sorted(s.engine for s in SAMPLES)
+    assert [each["name"] for each in shown["collections"]] == sorted(s.name for s in SAMPLES)
     assert all(each["items"] > 0 for each in shown["collections"])
     engines = {each["engine"]: each for each in shown["engines"]}
     assert set(engines) >= {sample.engine for sample in SAMPLES}

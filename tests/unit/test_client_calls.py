@@ -273,3 +273,32 @@ async def test_a_query_has_a_priority(client: HivememClient) -> None:
     with pytest.raises(BadRequest) as refused:
         await client.query("n", "c", "text_count", priority="urgent")  # type: ignore[arg-type]
     assert refused.value.field == "requirements.priority"
+
+
+async def test_a_query_says_who_is_to_answer_and_what_the_engine_must_have(client: HivememClient):
+    await client.create_collection("n", "c", "text")
+    wrote = await client.query("n", "c", "text_insert", {"documents": [{"text": "bee"}]})
+    assert "served_by" not in wrote
+    found = await client.query(
+        "n", "c", "text_count", consistency="stale",
+        routing={"load_balancing": "least_loaded", "preferred": ["one"]},
+    )  # fmt: skip
+    assert (found["result"], found["served_by"]) == ({"count": 1}, "n1")
+    with pytest.raises(BadRequest) as caught:
+        await client.query("n", "c", "text_count", capabilities=["fly"])
+    assert caught.value.field == "requirements.capabilities"
+    with pytest.raises(BadRequest) as caught:
+        await client.query("n", "c", "text_count", routing={"preferred": ["one"]})
+    assert caught.value.field == "routing"
+
+
+async def test_what_no_node_knows_counts_as_a_write(client: HivememClient):
+    """Another build may know it: a repetition must not double it."""
+    assert await client.is_write("text_insert")
+    assert not await client.is_write("text_search")
+    assert await client.is_write("text_invent")
+
+
+async def test_the_api_is_described(client: HivememClient):
+    document = await client.openapi()
+    assert "/v1/query" in document["paths"]
