@@ -39,11 +39,12 @@ class Tuning:
     to be computed on this thread; all else raises QueryCancelled, and is tried again elsewhere.
     """
 
-    __slots__ = ("brief", "explain", "work")
+    __slots__ = ("brief", "exact_seconds", "explain", "work")
 
     def __init__(self, *, brief: bool = False, explain: bool = False) -> None:
         self.brief = brief
         self.explain = explain
+        self.exact_seconds = 0.0  # that a comparison with an exact search took
         self.work = Work()
 
     def found(self, note: object) -> None:

@@ -176,7 +176,7 @@ class GatheredReads:
             reader.tuning = tuning
             begun = clock.monotonic()
             answers = query_together(reader, [each.request for each in group])
-        line.took(clock.monotonic() - begun, len(group))
+        line.took(clock.monotonic() - begun - tuning.exact_seconds, len(group))
         return answers
 
     def _ended(

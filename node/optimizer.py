@@ -68,8 +68,7 @@ class Execution(Tuning):
     """One query that is watched. One thread at a time, as its query."""
 
     __slots__ = (
-        "_begun", "_choices", "_exact_begun", "_exact_seconds", "_optimizer", "_size", "_widths",
-        "pattern",
+        "_begun", "_choices", "_exact_begun", "_optimizer", "_size", "_widths", "pattern",
     )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, *, explain: bool) -> None:
@@ -81,7 +80,6 @@ class Execution(Tuning):
         self._choices: dict[str, tuple[Trial, int, str]] | None = None
         self._widths: tuple[int, int] | None = None
         self._exact_begun = 0.0
-        self._exact_seconds = 0.0
 
     def found(self, note: object) -> None:
         super().found(note)
@@ -106,6 +104,8 @@ class Execution(Tuning):
                 if self.brief and pattern.loop_pause:
                     pattern.loop_pause -= 1
                     raise QueryCancelled("requests like it took long")
+                if self.brief and pattern.width is not None and pattern.width.due:
+                    raise QueryCancelled("it is to be compared with an exact search")
         if not pattern.computed % SETTINGS_EVERY:
             pattern.known_indexes = _index_names(collection)
         self._size = collection.items
@@ -142,7 +142,7 @@ class Execution(Tuning):
     @property
     def samples_recall(self) -> bool:
         pattern = self.pattern
-        if pattern is None or pattern.width is None or self._widths is None:
+        if self.brief or pattern is None or pattern.width is None or self._widths is None:
             return False
         with self._optimizer.lock:
             due = pattern.width.due
@@ -153,16 +153,16 @@ class Execution(Tuning):
         assert self._widths is not None
         assert self.pattern is not None
         assert self.pattern.width is not None
-        self._exact_seconds = self._optimizer.clock.monotonic() - self._exact_begun
+        self.exact_seconds = self._optimizer.clock.monotonic() - self._exact_begun
         with self._optimizer.lock:
             self.pattern.width.compared(
-                width, *self._widths, found, wanted, self._exact_seconds, self._size
+                width, *self._widths, found, wanted, self.exact_seconds, self._size
             )
 
     def end(self, answers: int = 1) -> object:
         optimizer, pattern, work = self._optimizer, self.pattern, self.work
         assert pattern is not None
-        seconds = optimizer.clock.monotonic() - self._begun - self._exact_seconds
+        seconds = optimizer.clock.monotonic() - self._begun - self.exact_seconds
         seconds /= answers
         now_ms = optimizer.clock.now_ms()
         with optimizer.lock:

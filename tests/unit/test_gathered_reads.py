@@ -103,6 +103,9 @@ class Bed:
         (line,) = self.gathered._lines.values()
         return line
 
+    def line_of(self, name: str) -> gathered_reads._Line:
+        return self.gathered._line(("n", name, "vector_search"))
+
     async def waiting(self, count: int) -> None:
         """Until that many wait for a group."""
         while self.gathered.waiting != count:
@@ -368,3 +371,22 @@ async def test_figures_count_each_of_a_group(tmp_path: Path) -> None:
         assert (pattern.computed, pattern.hits) == (9, 1)
         assert pattern.histogram.total == 9
         assert pattern.returned == 18
+
+
+async def test_a_search_that_is_compared_with_an_exact_one_is_not_for_the_loop(
+    tmp_path: Path,
+) -> None:
+    async with bed(tmp_path) as made:
+        optimizer = made.gathered._optimizer = Optimizer(made.clock, 10)
+        here = threading.current_thread()
+        turn = 0
+        while turn < 10_000:
+            turn += 1
+            made.line_of("c").seconds = 0.0  # whatever else the machine does
+            await made.nearest(turn % 40 + turn / 1e6)
+            (pattern,) = optimizer.patterns
+            if pattern.width is not None and pattern.width.samples:
+                break
+        assert made.engine.threads[-1] is not here
+        assert here in made.engine.threads
+        assert pattern.width.exact_seconds > 0
