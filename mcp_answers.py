@@ -51,7 +51,6 @@ _ADVICE = {
     "DEADLINE_EXCEEDED": _RETRY,
 }
 _QUERY_ADVICE = _ADVICE | {
-    "INVALID_ARGUMENT": "database_describe(about=the operation) shows its parameters.",
     "COLLECTION_NOT_FOUND": "database_describe lists the collections, database_collection makes "
     "one.",
     "COLLECTION_EXISTS": "Use it as it is, or choose another name.",
@@ -64,6 +63,13 @@ _QUERY_ADVICE = _ADVICE | {
     "BODY_TOO_LARGE": "Write in several calls.",
     "STALE": "Wait a second and call again, or use requirements.consistency strong.",
     "DEADLINE_EXCEEDED": "Ask for less, or allow more time (requirements.timeout).",
+}
+# By the first part of the field's path.
+_FIELD_ADVICE = {
+    "operation": "database_describe lists the operations of every engine.",
+    "parameters": "database_describe(about=the operation) shows its parameters.",
+    "engine": "database_describe lists the engines.",
+    "settings": "database_describe(about=the engine) shows its settings.",
 }
 _CHECK_FIRST = "Get the key and compare before you write again."
 
@@ -136,7 +142,10 @@ def query_error_text(error: HivememError, *, writes: bool, repeat: str | None) -
         parts.append(f"The version is now {error.version}.")
     if writes:
         parts.append("Nothing was changed.")
-    parts.append(_QUERY_ADVICE.get(error.code, "If it stays so, tell the operator."))
+    advice = _QUERY_ADVICE.get(error.code, "If it stays so, tell the operator.")
+    if error.code == "INVALID_ARGUMENT" and error.field is not None:
+        advice = _FIELD_ADVICE.get(error.field.partition(".")[0], advice)
+    parts.append(advice)
     return " ".join(parts)
 
 

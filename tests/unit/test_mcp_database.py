@@ -211,6 +211,23 @@ async def test_bad_arguments_are_refused_naming_them(tmp_path: Path) -> None:
         assert door.machine.applied_index - before <= 2
 
 
+async def test_refusals_say_where_to_look(tmp_path: Path) -> None:
+    async with connected(tmp_path) as (client, _):
+        await create(client, "text")
+        told = await told_of(client, NOTES, ("text_find", {}))
+        assert "lists the operations" in told
+        told = await told_of(client, NOTES, ("text_search", {"words": "x"}))
+        assert "parameters.words" in told
+        assert "about=the operation" in told
+        told = await refusal(
+            client, "database_collection", action="alter", settings={"langage": "none"}, **NOTES
+        )
+        assert "about=the engine" in told
+        told = await told_of(client, {"collection": "none"}, ("text_count", {}))
+        assert told.startswith("COLLECTION_NOT_FOUND")
+        assert "database_collection" in told
+
+
 async def test_a_write_that_may_be_done_says_how_to_make_sure(tmp_path: Path) -> None:
     async with connected(tmp_path) as (client, door):
         await create(client, "text")
