@@ -28,6 +28,7 @@ from mcp_schemas import (
 )
 from mcp_values import VALUE_BYTES_MAX, Shown, ValueRefused, show
 from node import client
+from node.client_collections import OptimizerStatus
 from node.errors import HivememError
 
 # Beside its value an item has its own fields; with a name of a few bytes, about so much JSON.
@@ -278,9 +279,31 @@ def healthy_names(view: client.ClusterView) -> list[str]:
     return [node["name"] for node in view["nodes"] if node["healthy"]]
 
 
+def optimizer_health(seen: OptimizerStatus | None, *, detailed: bool) -> OptimizerHealth:
+    if seen is None:
+        return OptimizerHealth(status=None)
+    if not seen["enabled"]:
+        return OptimizerHealth(status="not_initialized")
+    executions, hits = seen["executions"], seen["cache_hits"]
+    return OptimizerHealth(
+        status="healthy",
+        metrics={
+            "executions": executions,
+            "cacheHits": hits,
+            "cacheHitRate": hits / executions if executions else None,
+            "patterns": seen["patterns"]["count"],
+            "adopted": seen["trials"]["adopted"],
+        },
+        details={"recommendations": seen["recommendations"], "cache": seen["cache"]}
+        if detailed
+        else None,
+    )
+
+
 def health_answer(
     view: client.ClusterView | HivememError,
     status: client.NodeStatus | None,
+    tuned: OptimizerStatus | None,
     wanted: Sequence[Component],
     now: str,
     *,
@@ -288,8 +311,9 @@ def health_answer(
 ) -> HealthAnswer:
     """Assess what `/v1/cluster` said, or the error met in asking.
 
-    `status` is the leader's, for details; None if it did not answer. Critical: no node
-    answers, or no quorum serves. Degraded: a node is down. What is not known is null.
+    `status` is the leader's, for details, `tuned` its optimizer's; None if it did not answer.
+    Critical: no node answers, or no quorum serves. Degraded: a node is down. What is not known
+    is null.
     """
     if isinstance(view, HivememError):
         coordinator = CoordinatorHealth(status="critical")
@@ -311,8 +335,7 @@ def health_answer(
         timestamp=now,
         components=Components(
             coordinator=coordinator if "coordinator" in named else None,
-            # There is no optimizer in this version: saying so is all that is true of it.
-            optimizer=OptimizerHealth(status="not_initialized") if "optimizer" in named else None,
+            optimizer=optimizer_health(tuned, detailed=detailed) if "optimizer" in named else None,
             backends=backends if "backends" in named else None,
         ),
         issues=issues,

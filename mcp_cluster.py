@@ -22,6 +22,7 @@ from node.client import (
     Page,
     Value,
 )
+from node.client_collections import OptimizerStatus
 from node.clock import Clock
 from node.errors import HivememError, NotFound
 
@@ -191,6 +192,14 @@ class Cluster:
             return None
         with contextlib.suppress(HivememError):
             return await self.client.status(leader["http"], timeout_ms=VIEW_MS_MAX)
+        return None
+
+    async def optimizer(self, view: ClusterView | HivememError) -> OptimizerStatus | None:
+        """What the optimizer of the leader has done; None if nobody says."""
+        if isinstance(view, HivememError):
+            return None
+        with contextlib.suppress(HivememError):
+            return await self.client.optimizer(limit=1, timeout_ms=VIEW_MS_MAX)
         return None
 
 

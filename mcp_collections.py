@@ -15,6 +15,7 @@ import mcp_results
 from mcp_values import VALUE_BYTES_MAX
 from node.client import Consistency, HivememClient
 from node.client_collections import QueryResult, Routing
+from node.client_types import Priority
 from node.clock import Clock
 from node.errors import BadRequest, Conflict, HivememError, NotFound
 
@@ -41,6 +42,7 @@ class Wanted:
     capabilities: Sequence[str] = ()
     routing: Routing | None = None
     request_id: str | None = None
+    priority: Priority = "medium"
 
     @property
     def place(self) -> Place:
@@ -128,6 +130,7 @@ class Collections:
             wanted.parameters,
             writes=wanted.writes,
             consistency=None if wanted.writes else consistency,
+            priority=None if wanted.writes else wanted.priority,
             capabilities=wanted.capabilities,
             routing=routing,
             request_id=wanted.request_id,

@@ -55,6 +55,7 @@ async def database_query(
         demands.capabilities,
         _routing(demands, routing, writes=writes),
         query_id,
+        demands.priority,
     )
     with answers.query_explained(writes=writes, repeat=f'requestId "{query_id}"'):
         if writes:

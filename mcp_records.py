@@ -148,4 +148,5 @@ async def memory_health_check(
     """How the cluster is: critical without a quorum, degraded while a node is down."""
     view = await here.view()
     status = await here.leader_status(view) if detailed else None
-    return answers.health_answer(view, status, components, here.now(), detailed=detailed)
+    tuned = await here.optimizer(view) if {"optimizer", "all"} & set(components) else None
+    return answers.health_answer(view, status, tuned, components, here.now(), detailed=detailed)

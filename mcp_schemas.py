@@ -207,8 +207,8 @@ class CoordinatorHealth(GuideAnswer):
 
 
 class OptimizerHealth(GuideAnswer):
-    status: Literal["not_initialized"]
-    metrics: None = Field(default=None, description="Nothing is measured yet")
+    status: Literal["healthy", "not_initialized"] | None = Field(description="null: not known")
+    metrics: dict[str, Any] | None = None
     details: dict[str, Any] | None = None
 
 

@@ -91,6 +91,9 @@ class Requirements(_Given):
     timeout: Annotated[int, BeforeValidator(not_bool)] = Field(
         default=QUERY_TIMEOUT_MS_DEFAULT, ge=1, le=QUERY_TIMEOUT_MS_MAX, description="Milliseconds"
     )
+    priority: Literal["low", "medium", "high", "critical"] = Field(
+        default="medium", description="Of reads, while a node has more to do than threads"
+    )
     capabilities: Names = Field(default=[], description="That the engine must have")
 
 

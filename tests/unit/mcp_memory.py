@@ -62,6 +62,7 @@ class Memory:
     calls: list[str] = field(default_factory=list)
     min_revisions: list[int | None] = field(default_factory=list)
     cluster_view: ClusterView = field(default_factory=view)
+    optimizes: bool = True
     revision: int = 0
     past: dict[tuple[str, str, str], list[HistoryItem]] = field(default_factory=dict)
     expiry: dict[tuple[str, str, str], datetime] = field(default_factory=dict)
@@ -232,6 +233,20 @@ class Memory:
     async def cluster(self, *, timeout_ms: int | None = None) -> ClusterView:
         self._called("cluster")
         return self.cluster_view
+
+    async def optimizer(self, *, limit: int = 100, timeout_ms: int | None = None) -> Any:
+        self._called("optimizer")
+        return {
+            "node": "a",
+            "enabled": self.optimizes,
+            "executions": 8,
+            "cache_hits": 2,
+            "patterns": {"count": 3, "max": 10, "forgotten": 0},
+            "trials": {"trying": 1, "adopted": 1, "rolled_back": 0, "rejected": 0},
+            "cache": [],
+            "recommendations": [{"type": "index", "priority": "high"}],
+            "items": [],
+        }
 
     async def status(self, endpoint: str, *, timeout_ms: int | None = None) -> NodeStatus:
         self._called(f"status {endpoint}")

@@ -155,7 +155,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("database_query", {**FIND, "requirements": {"timeout": 0}}, "requirements.timeout"),
     ("database_query", {**FIND, "requirements": {"timeout": 60_001}}, "requirements.timeout"),
     ("database_query", {**FIND, "requirements": {"timeout": True}}, "requirements.timeout"),
-    ("database_query", {**FIND, "requirements": {"priority": "high"}}, "requirements.priority"),
+    ("database_query", {**FIND, "requirements": {"priority": "urgent"}}, "requirements.priority"),
     ("database_query", {**FIND, "requirements": {"capabilities": ["fly"]}}, "fly"),
     ("database_query", {**FIND, "routing": {"loadBalancing": "random"}}, "loadBalancing"),
     ("database_query", {**FIND, "routing": {"exclude": ["one"]}}, "exclude"),

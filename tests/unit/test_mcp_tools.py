@@ -379,7 +379,7 @@ async def test_health_is_what_the_cluster_says(
     health = await call(client, "memory_health_check")
     assert health["overall"] == overall
     assert health["components"]["coordinator"]["status"] == overall
-    assert health["components"]["optimizer"]["status"] == "not_initialized"
+    assert health["components"]["optimizer"]["status"] == "healthy"
     assert bool(health["issues"]) is bool(issue)
     assert issue in " ".join(health["issues"])
     assert bool(health["recommendations"]) is bool(issue)
@@ -398,14 +398,31 @@ async def test_an_unreachable_cluster_is_critical_and_its_size_unknown(
 
 async def test_health_details_are_the_leaders_own_figures(memory: Memory, client: Client) -> None:
     health = await call(client, "memory_health_check", detailed=True)
-    assert memory.calls == ["cluster", "status http://a"]
+    assert memory.calls == ["cluster", "status http://a", "optimizer"]
+    optimizer = health["components"]["optimizer"]
+    assert optimizer["metrics"] == {
+        "executions": 8, "cacheHits": 2, "cacheHitRate": 0.25, "patterns": 3, "adopted": 1,
+    }  # fmt: skip
+    assert optimizer["details"]["recommendations"][0]["type"] == "index"
     details = health["components"]["coordinator"]["details"]
     assert details["clusterId"] == "c1"
     assert details["keys"] == 1
     assert [each["name"] for each in health["components"]["backends"]["details"]] == ["a", "b", "c"]
     some = await call(client, "memory_health_check", components=["optimizer"])
     assert some["components"]["coordinator"] is None
-    assert some["overall"] == "healthy", "a part that does not exist yet is no illness"
+    assert some["overall"] == "healthy"
+
+
+async def test_an_optimizer_that_is_off_is_no_illness_and_one_unknown_is_null(
+    memory: Memory, client: Client
+) -> None:
+    memory.optimizes = False
+    health = await call(client, "memory_health_check")
+    assert health["overall"] == "healthy"
+    assert health["components"]["optimizer"]["status"] == "not_initialized"
+    memory.fail = Unavailable("no node answers", code="UNREACHABLE")
+    health = await call(client, "memory_health_check")
+    assert health["components"]["optimizer"] == {"status": None, "metrics": None, "details": None}
 
 
 async def test_the_page_names_every_tool_argument_and_answer(client: Client) -> None:
