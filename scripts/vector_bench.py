@@ -1,4 +1,4 @@
-"""The vector engine beside bare usearch on the same clustered vectors, in one process.
+"""The vector engine beside bare usearch on the same vectors, in one process.
 
 Prints recall@10 against an exact search, and searches per second of the process's CPU time,
 best of several runs, for batches: of a bare index of the same settings on one thread, and
@@ -103,16 +103,16 @@ def clustered(count: int, dimensions: int, seed: int) -> Any:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    vectors = clustered(options.vectors, options.dimensions, 1)
-    queries = clustered(options.queries, options.dimensions, 2)
-    settings = complete({"dimensions": options.dimensions}, None)
-    bed = Bed(folder, {"dimensions": options.dimensions})
+    vectors, queries = given_vectors(options)
+    dimensions = vectors.shape[1]
+    settings = complete({"dimensions": dimensions}, None)
+    bed = Bed(folder, {"dimensions": dimensions})
     print("filling", flush=True)
     bed.fill(vectors)
     bed.query("vector_info")
     bed.settle()
     index = Index(
-        ndim=options.dimensions, metric="cos", dtype="f32",
+        ndim=dimensions, metric="cos", dtype="f32",
         connectivity=settings["connectivity"], expansion_add=settings["expansion_add"],
         expansion_search=settings["expansion_search"],
     )  # type: ignore[arg-type] # fmt: skip
@@ -148,6 +148,18 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     bed.machine.close()
 
 
+def given_vectors(options: argparse.Namespace) -> tuple[Any, Any]:
+    """What is searched, and what is searched for."""
+    if options.embeddings is None:
+        return (
+            clustered(options.vectors, options.dimensions, 1),
+            clustered(options.queries, options.dimensions, 2),
+        )
+    given = np.load(options.embeddings)
+    first = given[: -options.queries]
+    return first[: options.vectors], given[-options.queries :]
+
+
 def nearest(bed: Bed, queries: Any, **more: Any) -> list[set[str]]:
     vectors = [{"f32": encoded(query)} for query in queries]
     found = bed.query("vector_search", vectors=vectors, limit=LIMIT, **more)["results"]
@@ -165,7 +177,10 @@ def recall(found: list[set[str]], true: list[set[str]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=int, default=50_000)
-    parser.add_argument("--dimensions", type=int, default=384)
+    parser.add_argument("--dimensions", type=int, default=384, help="of clustered ones")
+    parser.add_argument(
+        "--embeddings", help=".npy, float32, shape (n, d), instead; the last are queries"
+    )
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
