@@ -61,6 +61,24 @@ class Figures(NamedTuple):
     cpu_ms: float  # of the servers, all of them, per search
 
 
+class Way(NamedTuple):
+    """How a cluster is asked. `packs`: vectors travel as base64 of f32, not as numbers."""
+
+    where: str
+    consistency: str
+    packs: bool
+
+
+LEADER, ALL = "at the leader", "at all three"
+WAYS = (
+    Way(LEADER, "linearizable", False),
+    Way(LEADER, "linearizable", True),
+    Way(ALL, "linearizable", False),
+    Way(ALL, "stale", False),
+    Way(ALL, "stale", True),
+)
+
+
 class System(NamedTuple):
     """A server that is full: where the clients go in turn, their requests, ids of an answer."""
 
@@ -200,7 +218,7 @@ def fill_cluster(url: str, vectors: Any) -> None:
         documents = [
             {
                 "id": str(start + place),
-                "vector": {"f32": base64.b64encode(vector.astype("<f4").tobytes()).decode()},
+                "vector": {"f32": packed(vector)},
                 "metadata": {"share": (start + place) % 100},
             }
             for place, vector in enumerate(piece)
@@ -226,19 +244,24 @@ async def settle(urls: Sequence[str]) -> None:
             await asyncio.sleep(0.5)
 
 
-def of_cluster(
-    name: str, urls: Sequence[str], pids: tuple[int, ...], queries: Any, consistency: str
-) -> System:
+def packed(vector: Any) -> str:
+    return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+
+
+def of_cluster(urls: Sequence[str], pids: tuple[int, ...], queries: Any, way: Way) -> System:
+    consistency = way.consistency
+
     def body(vector: list[float]) -> Any:
+        given = {"f32": packed(vector)} if way.packs else vector
         return {
             "collection": COLLECTION,
             "operation": "vector_search",
-            "parameters": {"vector": vector, "limit": LIMIT},
+            "parameters": {"vector": given, "limit": LIMIT},
             "requirements": {"consistency": consistency},
         }
 
     return System(
-        name,
+        f"hivemem, {consistency}, {way.where}{', base64' * way.packs}",
         tuple(map(place_of, urls)),
         requests("localhost", "/v1/query", body, queries),
         pids,
@@ -343,12 +366,7 @@ async def _cluster_systems(cluster: LocalCluster, vectors: Any, queries: Any) ->
     await settle(urls)
     pids = tuple(node.pid for node in cluster.nodes if node.pid is not None)
     return [
-        of_cluster(f"hivemem, {consistency}, at {where}", asked, pids, queries, consistency)
-        for where, asked, consistency in (
-            ("the leader", [leader], "linearizable"),
-            ("all three", urls, "linearizable"),
-            ("all three", urls, "stale"),
-        )
+        of_cluster([leader] if way.where == LEADER else urls, pids, queries, way) for way in WAYS
     ]
 
 
