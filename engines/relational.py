@@ -34,7 +34,8 @@ from engines.space import ItemChange, Space, View
 from engines.text_parameters import Given
 
 STATEMENTS_MAX: Final = 1_000  # of one write
-STEPS_MAX: Final = 50_000_000  # of SQLite's virtual machine, of one write
+# Of SQLite's virtual machine, of one write: 0.2 s or so, in which no replica does anything else.
+STEPS_MAX: Final = 10_000_000
 _STEPS: Final = 10_000  # between two looks
 _READ_STEPS: Final = 1_000  # of a read, which may be tried on the event loop
 ROWS_DEFAULT: Final = 1_000
@@ -184,6 +185,8 @@ class Connections:
         with self._lock:
             keep = (
                 not self._closed
+                # A statement that is under way would show the next reader its own snapshot.
+                and reader.database.idle
                 and len(self._free) < CONNECTIONS_MAX
                 and len(reader.random) + len(reader.costly) < REMEMBERED_MAX
             )
@@ -230,7 +233,7 @@ def _execute(database: Database, settings: Settings, statements: Any) -> Value:
         rules.reason = None
         before = connection.total_changes()
         try:
-            columns, rows, more = _answer(database, sql, params, ROWS_MAX, room, explain=False)
+            columns, rows, more = _answer(database, sql, params, ROWS_MAX, room, reads=False)
         except (SQLError, InvalidArgument, ValueError) as error:
             if database.trouble is not None or isinstance(error, OutOfMemory):
                 raise  # This replica's trouble, and no refusal, which is every replica's.
@@ -322,17 +325,25 @@ def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
 
 
 def _answer(
-    database: Database, sql: str, params: Any, limit: int, room: int, *, explain: bool = True
+    database: Database, sql: str, params: Any, limit: int, room: int, *, reads: bool = True
 ) -> tuple[list[Value], list[Value], bool]:
-    """Columns, rows, and whether there are more of them. `explain`: may it explain a statement,
-    which tells addresses of this process?"""
+    """Columns, rows, and whether there are more of them. `reads`: it is one statement, and may
+    explain another, which tells addresses of this process."""
     columns: list[Value] = []
     cursor = database.connection.cursor()
+    begun = 0
 
     def trace(cursor: Any, statement: str, bindings: Any) -> bool:
-        if cursor.is_explain and not explain:
+        nonlocal begun
+        begun += 1
+        if cursor.is_explain and not reads:
             raise ValueError("EXPLAIN is for sql_query")
-        columns[:] = [name for name, *_ in cursor.get_description()]
+        own = [name for name, *_ in cursor.get_description()]
+        if reads and begun > 1 and own:
+            raise ValueError("holds more than one statement")
+        if columns and own:
+            raise ValueError("two statements in one text return rows: give them as statements")
+        columns.extend(own)
         return True
 
     cursor.exec_trace = trace
@@ -342,12 +353,15 @@ def _answer(
             shown = [_shown(value) for value in row]
             room -= sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
             if len(rows) == limit or (room < 0 and rows):
-                cursor.close(True)
                 return columns, rows, True
             rows.append(shown)
     except KeyError as error:
         # What apsw says of an object that lacks a name of the statement.
         raise ValueError(f"params hold no value for {error.args[0]}") from error
+    finally:
+        # However it ends: a statement under way holds its snapshot, and whoever holds the error
+        # holds the cursor.
+        cursor.close(True)
     return columns, rows, False
 
 
@@ -358,6 +372,8 @@ def _rows(database: Database, sql: str, params: Any) -> Iterator[tuple[Any, ...]
 def _message(error: Exception, rules: Rules) -> str:
     if rules.reason is not None:
         return rules.reason
+    if isinstance(error, UnicodeDecodeError):
+        return "the answer holds text that is not UTF-8: select CAST(column AS BLOB)"
     text = str(error)
     name, colon, rest = text.partition(": ")
     return rest if colon and name.endswith("Error") else text

@@ -171,6 +171,11 @@ class Database:
         for _ in self.connection.execute(statements):
             pass
 
+    @property
+    def idle(self) -> bool:
+        """Is no statement under way, which would hold its snapshot?"""
+        return self.connection.txn_state() == apsw.SQLITE_TXN_NONE
+
     def stamp(self, now_ms: int, seed: int) -> None:
         """The time and the randomness of what follows."""
         self.now_ms = now_ms

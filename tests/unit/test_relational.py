@@ -14,7 +14,9 @@ from engines.codec import pack_value, unpack_value
 from engines.collection_requests import QueryCollection
 from engines.errors import CorruptRecord, InvalidArgument, QueryCancelled
 from engines.interfaces import CollectionResult, RejectCode, Rejected
-from engines.relational import RELATIONAL
+from engines.kv import KvReader
+from engines.relational import RELATIONAL, Connections
+from engines.space import View
 from engines.tuning import Tuning
 from tests.unit.engine_state import State
 
@@ -330,3 +332,70 @@ def test_a_statement_that_was_brief_is_not_when_its_view_changes(state: State) -
     write(state, "DROP VIEW v", "CREATE VIEW v AS SELECT upper('x') AS n")
     with pytest.raises(QueryCancelled):
         ask()
+
+
+NOT_TEXT = "cast(x'ff00fe' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        # Rows before and behind the one that cannot be shown.
+        f"SELECT name FROM people UNION ALL SELECT {NOT_TEXT} UNION ALL SELECT name FROM people",
+        f"SELECT {NOT_TEXT} FROM people",
+        "SELECT abs(-9223372036854775808) FROM people",
+        "SELECT name FROM people WHERE age = :age",
+        "SELECT 1; SELECT 2",
+    ],
+)
+def test_a_read_that_fails_leaves_no_snapshot_behind(state: State, failing: str) -> None:
+    """The next read on its connection would be answered from it: an acknowledged write would be
+    missing."""
+    write(state, PEOPLE, *(f"INSERT INTO people (name) VALUES ('n{n}')" for n in range(5)))
+    held: list[Exception] = []  # as whoever answers holds them for a while, with all their frames
+    for number in range(3):
+        with pytest.raises(InvalidArgument) as refused:
+            rows(state, failing)
+        held.append(refused.value)
+        write(state, f"INSERT INTO people (name) VALUES ('later {number}')")
+        assert rows(state, "SELECT count(*) FROM people") == [[6 + number]]
+
+
+def test_a_connection_that_holds_a_snapshot_is_not_kept(state: State) -> None:
+    """Whatever forgot to end a statement."""
+    write(state, PEOPLE, *(f"INSERT INTO people (name) VALUES ('n{n}')" for n in range(5)))
+    with state.store.read() as snapshot:
+        collection = KvReader(snapshot, state.machine.registry).collections.find("n", "c")
+        items = snapshot.databases.items
+        view = View(snapshot.txn, items, collection, state.machine.applied_index)
+        pool = Connections()
+        reader = pool.take(view)
+        cursor = reader.database.connection.execute("SELECT name FROM people")
+        next(cursor)
+        pool.give(reader)
+        assert pool.take(view) is not reader
+
+
+def test_text_that_is_not_utf8_says_how_to_see_it(state: State) -> None:
+    write(state, PEOPLE, f"INSERT INTO people (name) VALUES ({NOT_TEXT})")
+    with pytest.raises(InvalidArgument, match="CAST") as refused:
+        rows(state, "SELECT name FROM people")
+    assert refused.value.field == "parameters.sql"
+    assert rows(state, "SELECT cast(name AS BLOB) FROM people") == [[{"base64": "/wD+"}]]
+
+
+def test_one_statement_is_read_at_a_time(state: State) -> None:
+    write(state, PEOPLE)
+    with pytest.raises(InvalidArgument, match="one statement"):
+        rows(state, "SELECT 1, 2; SELECT 3")
+    assert rows(state, "SELECT 1; -- and no more\n ;") == [[1]]
+
+
+def test_rows_of_two_statements_are_not_mixed(state: State) -> None:
+    refused = write(
+        state, f"{PEOPLE}; INSERT INTO people (name) VALUES ('a') RETURNING id; SELECT 1, 2"
+    )
+    assert isinstance(refused, Rejected)
+    assert "statements" in refused.message
+    (made,) = write(state, f"{PEOPLE}; INSERT INTO people (name) VALUES ('a') RETURNING id")
+    assert (made["columns"], made["rows"]) == (["id"], [[1]])
