@@ -148,6 +148,11 @@ class CollectionService:
 
     # --- Queries -------------------------------------------------------------------
 
+    def writes(self, operation: str) -> bool:
+        """Does it, as far as is known here?"""
+        known = self.registry.operations.get(operation)
+        return known is not None and known.kind is Kind.WRITE
+
     async def query(self, query: Query, deadline: float) -> Outcome:
         """Raises: BadRequest, NotFound, Conflict, Unavailable, DeadlineExceeded."""
         operation = self.registry.operations.get(query.operation)

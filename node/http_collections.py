@@ -24,7 +24,7 @@ from node.http_limits import (
 from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit, read_options
 from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
-from node.http_wire import Answer, BodyReader, Call
+from node.http_wire import Answer, BodyReader, Call, while_the_client_waits
 from node.reads import (
     LINEARIZABLE,
     PRIORITIES,
@@ -159,7 +159,12 @@ class CollectionHandlers:
             _routing(fields, options),
             "explain" in fields and fields.boolean("explain"),
         )
-        outcome = await self._collections.query(query, call.start + fields.timeout_ms() / 1000)
+        deadline = call.start + fields.timeout_ms() / 1000
+        if self._collections.writes(query.operation):
+            outcome = await self._collections.query(query, deadline)
+        else:
+            with while_the_client_waits(call):
+                outcome = await self._collections.query(query, deadline)
         if len(outcome.packed) <= INLINE_BYTES_MAX:
             encoded = dump(_outcome(query, outcome))
         else:

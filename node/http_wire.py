@@ -7,7 +7,8 @@ raw target (see http_params), and what the parser itself refuses gets our one er
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -105,7 +106,7 @@ class Connection(web.RequestHandler):
     def __init__(self, door: Door, **options: object) -> None:
         super().__init__(door, **options)  # type: ignore[arg-type]
         self._door = door
-        self.on_lost: Callable[[], None] | None = None  # for who waits and does not write
+        self.on_lost: Callable[[], object] | None = None  # for who waits and does not write
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._door.admit(self):
@@ -143,6 +144,19 @@ class Connection(web.RequestHandler):
         response = error_response(error, None)
         response.force_close()
         return response
+
+
+@contextmanager
+def while_the_client_waits(call: Call) -> Iterator[None]:
+    """Work that is cancelled when the client is gone: for reads that may take long."""
+    connection, task = call.request.protocol, asyncio.current_task()
+    assert isinstance(connection, Connection)
+    assert task is not None
+    connection.on_lost = task.cancel
+    try:
+        yield
+    finally:
+        connection.on_lost = None
 
 
 def _refused_connection() -> bytes:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.errors import QueryCancelled
 from engines.registry import BUILT_IN, Registry
+from engines.space import View
 from node.http_limits import INLINE_BYTES_MAX
 from tests.example_engine.hivemem_tally import TALLY
-from tests.unit.http_door import OpenDoor, Reply, open_door
+from tests.unit.http_door import WAIT_SECONDS, OpenDoor, Reply, open_door
 
 REGISTRY = Registry((*BUILT_IN, TALLY))
 
@@ -180,3 +184,42 @@ async def test_a_large_query_does_not_hold_up_the_loop(tmp_path: Path) -> None:
         assert (small.json()["result"], large.json()["result"]) == ({"total": 1}, {"total": 2})
     assert threads[0] == threading.current_thread().name
     assert threads[1] != threads[0]
+
+
+class Patient(type(TALLY)):  # type: ignore[misc]
+    """Its reads end when nobody waits for them; `ended` says that one did."""
+
+    name = "patient"
+    aliases = ()
+
+    def __init__(self) -> None:
+        self.begun, self.ended = threading.Event(), threading.Event()
+
+    def query(self, view: View, settings: Any, operation: str, parameters: Any) -> Any:
+        self.begun.set()
+        try:
+            while True:
+                view.step()
+                time.sleep(0.0005)
+        except QueryCancelled:
+            self.ended.set()
+            raise
+
+
+async def test_a_read_ends_with_the_connection_of_who_asked(tmp_path: Path) -> None:
+    engine = Patient()
+    async with open_door(tmp_path, registry=Registry((engine,))) as door:
+        await create(door, engine="patient")
+        body = json.dumps(
+            {"operation": "tally_get", "collection": "c", "parameters": {"name": "a"},
+             "timeout_ms": 60_000}
+        ).encode()  # fmt: skip
+        _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        head = f"POST /v1/query HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        assert await asyncio.to_thread(engine.begun.wait, WAIT_SECONDS)
+        assert not engine.ended.is_set()
+        writer.close()
+        assert await asyncio.to_thread(engine.ended.wait, WAIT_SECONDS)
+        # And the door goes on as if nothing had been.
+        assert (await send(door, "GET", "/v1/collections/default/c")).status == 200
