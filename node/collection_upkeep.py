@@ -13,9 +13,9 @@ from engines.command import CollectionCommand
 from engines.interfaces import Rejected
 from engines.registry import Registry
 from node.clock import Clock
-from node.errors import DeadlineExceeded, HivememError
+from node.errors import HivememError
 from node.local_reads import Readers, ReaderThreads
-from node.quarantine import ReplicaQuarantined
+from node.reads import Priority
 from node.service import Router
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,10 @@ class CollectionUpkeep:
             place = self._place or BEGINNING
             try:
                 deadline = self._clock.monotonic() + LOOK_SECONDS_MAX
-                due, self._place = await self._threads.offload(partial(self._look, place), deadline)
-            except (ReplicaQuarantined, DeadlineExceeded) as error:
+                due, self._place = await self._threads.offload(
+                    partial(self._look, place), deadline, Priority.LOW
+                )
+            except HivememError as error:  # callers come first, or this replica has no state now
                 logger.info("what is due in collections was not looked for: %s", error)
                 break
             if due is not None:
@@ -103,7 +105,7 @@ class CollectionUpkeep:
             logger.info("%s of %s was not confirmed: %s", due.operation, collection.name, error)
             return False
         if isinstance(result, Rejected):
-            # The collection may have changed meanwhile.
+            # The collection may have changed meanwhile; others must not wait for it.
             logger.info("%s of %s was refused: %s", due.operation, collection.name, result)
-            return False
+            self._place = Place(collection.key + b"\x00", b"")
         return True

@@ -12,12 +12,14 @@ from engines.codec import pack_value
 from engines.collection_reader import BEGINNING, Due, Place
 from engines.collection_writes import CREATE
 from engines.command import CollectionCommand
+from engines.interfaces import RejectCode, Rejected
 from engines.kv import KvReader
 from engines.timeseries_upkeep import LOOK_SERIES_MAX
 from node import collection_upkeep
 from node.clock import SystemClock
 from node.collection_upkeep import CollectionUpkeep
 from node.errors import Unavailable
+from node.reads import Priority
 from tests.unit.http_door import OpenDoor, open_door
 from tests.unit.series_state import SeriesState, series_state
 
@@ -158,6 +160,42 @@ async def test_what_could_not_be_written_is_found_again(tmp_path: Path) -> None:
         assert await leader.round() == 0
         door.router.error = None
         assert await leader.round() == 1
+
+
+async def test_an_overloaded_node_looks_later(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        await fill(door, "a")
+        leader = duties(door, Later())
+        queue = leader._threads.queue
+
+        async def full(priority: Priority) -> None:
+            raise Unavailable("reads_waiting_max: too many", code="OVERLOADED")
+
+        enter, queue.enter = queue.enter, full  # type: ignore[method-assign]
+        assert await leader.round() == 0
+        queue.enter = enter  # type: ignore[method-assign]
+        assert await leader.round() == 1
+
+
+async def test_a_write_that_is_refused_keeps_no_other_collection_waiting(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    async with open_door(tmp_path) as door:
+        for name in ("a", "b"):
+            await fill(door, name)
+        leader = duties(door, Later())
+        propose = door.router.propose
+
+        async def refusing(command: Any, deadline: float) -> Any:
+            if command.session == "a":
+                return Rejected(RejectCode.INVALID_ARGUMENT, "no")
+            return await propose(command, deadline)
+
+        monkeypatch.setattr(door.router, "propose", refusing)
+        await leader.round()
+        with door.router._reads._readers() as reader:
+            assert reader.collections.find("n", "a").items > 0
+            assert reader.collections.find("n", "b").items == 0
 
 
 async def test_a_round_is_bounded_and_the_next_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
