@@ -15,6 +15,7 @@ import numpy.typing as npt
 from usearch.compiled import MetricKind, ScalarKind
 from usearch.index import BatchMatches, Index
 
+from engines.vector_distance import Doubles
 from engines.vector_rows import Array, Places
 
 _METRICS: Final = {"cos": MetricKind.Cos, "l2sq": MetricKind.L2sq, "ip": MetricKind.IP}
@@ -62,21 +63,25 @@ class Graph:
         """Shape: (n,) and (n, d)."""
         self._index.add(rows.astype(np.uint64), vectors, threads=1)
 
-    def search(self, queries: Array, count: int) -> Places:
-        """The nearest rows of each query, best first; -1 where there are fewer.
+    def search(self, queries: Array, count: int) -> tuple[Places, Doubles]:
+        """The nearest rows of each query, best first, and how far away it takes them to be; -1
+        and inf where there are fewer.
 
-        Shape: (m, d) → (m, count). The library looks at as many candidates as are asked for,
-        if that is more than `expansion_search`.
+        Shape: (m, d) → (m, count), twice. The library looks at as many candidates as are asked
+        for, if that is more than `expansion_search`.
         """
         found = self._index.search(queries, count, threads=1)
         keys: npt.NDArray[np.int64] = np.asarray(found.keys).astype(np.int64)
+        told: Doubles = np.asarray(found.distances).astype(np.float64)
         if isinstance(found, BatchMatches):
             short = np.asarray(found.counts)[:, None] <= np.arange(keys.shape[1])[None, :]
-            keys[short] = -1
-            return keys
+            keys[short], told[short] = -1, np.inf
+            return keys, told
         padded = np.full((1, count), -1, np.int64)
         padded[0, : len(keys)] = keys
-        return padded
+        away = np.full((1, count), np.inf)
+        away[0, : len(keys)] = told
+        return padded, away
 
     def dump(self) -> bytes:
         return bytes(self._index.save() or b"")

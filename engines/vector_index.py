@@ -38,6 +38,7 @@ IDLE_SECONDS: Final = 0.2  # without changes, before a small batch is added
 BATCH_ROWS_MIN: Final = 1_024
 BATCH_ROWS_MAX: Final = 16_384
 BATCH_SHARE: Final = 8  # a batch is this part of the graph, which is copied for it
+DOUBTS_MAX: Final = 32  # searches repeated exactly, before the graph is to round less
 CHUNK_ROWS: Final = 64  # added between two looks at whether the index is still wanted
 DEAD_SHARE: Final = 4  # rows are renumbered when this part of them is dead
 DEAD_ROWS_MIN: Final = 1_024
@@ -57,6 +58,7 @@ class Sight:
     inverse: Doubles
     visible: Callable[[Places], Any]  # rows → booleans
     lock: threading.Lock | None
+    doubted: Callable[[int], None] = lambda count: None  # of so many searches rounding was in doubt
 
     def postings(self, path: str) -> Postings:
         """Those of one field, over all rows of this sight."""
@@ -84,6 +86,8 @@ class VectorIndex:
         self._graph: Graph | None = None
         self._graph_rows = 0
         self._unsaved = 0  # rows added since the graph was saved
+        self._doubts = 0  # since the graph rounds as it does
+        self._floor = BY_WIDTH[0]  # nothing narrower: it was in doubt
         self._narrowest = "f32"  # the index's own thread's, as the next
         self._scalar_rows = 0  # that were looked at to tell
         self._closed = False
@@ -153,8 +157,15 @@ class VectorIndex:
 
             return Sight(
                 rows, self._graph, self._graph_rows, rows.count, rows.vectors, rows.inverse,
-                visible, self._lock,
+                visible, self._lock, self._doubted,
             )  # fmt: skip
+
+    def _doubted(self, count: int) -> None:
+        """Searches that had to be repeated exactly, for what the graph rounds away."""
+        if count:
+            self._doubts += count
+            if self._doubts >= DOUBTS_MAX:
+                self._tell()
 
     def settled(self, seconds: float) -> bool:
         """Wait until everything is in the graph that is to be there; whether it is. For tests:
@@ -257,6 +268,8 @@ class VectorIndex:
         while not self._closed:
             heard = self._heard
             pending = self._pending()
+            if self._doubts >= DOUBTS_MAX:
+                self._widen()
             if self._wasteful():
                 self._renumber()
             elif not pending:
@@ -274,7 +287,9 @@ class VectorIndex:
     def _await_news(self, heard: int, seconds: float | None) -> bool:
         """Wait for changes behind those heard; whether there are any."""
         with self._news:
-            return self._news.wait_for(lambda: self._closed or self._heard != heard, seconds)
+            return self._news.wait_for(
+                lambda: self._closed or self._heard != heard or self._doubts >= DOUBTS_MAX, seconds
+            )
 
     def _overrun(self, changes: Sequence[ItemChange], log_index: int) -> bool:
         """Count what waits while the index is built; whether it is given up, for being too much."""
@@ -337,7 +352,15 @@ class VectorIndex:
             with suppress(QueryCancelled):
                 self._narrowest = narrowest(self._settings["metric"], vectors, self._must_go_on)
                 self._scalar_rows = len(vectors)
-        return self._narrowest
+        return max(self._narrowest, self._floor, key=BY_WIDTH.index)
+
+    def _widen(self) -> None:
+        """Make the graph anew, with more of each component."""
+        graph, self._doubts = self._graph, 0
+        ours = self._settings["scalar"] == "f32"  # else the collection's settings say what it holds
+        if ours and graph is not None and _is_wider("f32", graph.scalar):
+            self._floor = BY_WIDTH[BY_WIDTH.index(graph.scalar) + 1]
+            self._extend()
 
     def _must_go_on(self) -> None:
         if self._closed:

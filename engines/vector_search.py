@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from engines.tuning import Tuning
-from engines.vector_distance import exact, rough
+from engines.vector_distance import Doubles, exact, rough
+from engines.vector_doubt import in_doubt
 from engines.vector_filter import Filter
 from engines.vector_index import Sight
 from engines.vector_items import unpack_metadata
@@ -117,48 +118,64 @@ def _by_graph(
     if wanted.condition is not None:
         pending = _filtered(sight, pending, wanted.condition, step)
     found: list[Hits] = []
+    again: list[int] = []  # queries of which rounding may have hidden something
     block = max(1, CELLS_MAX // (enough * queries.shape[1]))
     for start in range(0, len(queries), block):
         step()
         some = queries[start : start + block]
-        near = _usable(sight, graph.search(some, count), enough, wanted.condition, step)
+        near, told = graph.search(some, count)
+        edge = told[:, -1]
+        near, told = _usable(sight, near, told, enough, wanted.condition, step)
+        away = _away(sight, some, near, wanted.metric)
+        if not graph.precise and count < sight.graph_rows:
+            doubts = in_doubt(away, told, edge, wanted.limit)
+            again += (start + np.flatnonzero(doubts)).tolist()
         if len(pending):
-            near = np.concatenate([near, _nearest(sight, some, pending, wanted, step)], axis=1)
-        found += _ranked(sight, some, near, wanted)
-    short = [place for place, hits in enumerate(found) if len(hits.rows) < wanted.limit]
-    if short:
+            more = _nearest(sight, some, pending, wanted, step)
+            near = np.concatenate([near, more], axis=1)
+            away = np.concatenate([away, _away(sight, some, more, wanted.metric)], axis=1)
+        found += _ranked(sight, near, away, wanted)
+    sight.doubted(len(again))
+    short = {place for place, hits in enumerate(found) if len(hits.rows) < wanted.limit}
+    if again or short:
         every = _matching(sight, wanted.condition, step)
-        if len(every) > min(len(found[place].rows) for place in short):
-            again = _among(sight, queries[short], every, wanted, step)
-            for place, hits in zip(short, again, strict=True):
-                found[place] = hits
+        places = sorted({*again, *(each for each in short if len(every) > len(found[each].rows))})
+        exactly = _among(sight, queries[places], every, wanted, step) if places else []
+        for place, hits in zip(places, exactly, strict=True):
+            found[place] = hits
     return found
 
 
 def _usable(
     sight: Sight,
     near: Places,
+    told: Doubles,
     count: int,
     condition: Filter | None,
     step: Callable[[], None],
-) -> Places:
-    """Of each query's candidates, best first, the first `count` that are visible and match."""
+) -> tuple[Places, Doubles]:
+    """Of each query's candidates, best first, the first `count` that are visible and match, and
+    what was told of them."""
     good = (near >= 0) & sight.visible(np.where(near < 0, 0, near))
     if condition is None:
         order = np.argsort(~good, axis=1, kind="stable")[:, :count]
-        return np.take_along_axis(np.where(good, near, -1), order, axis=1)
+        rows = np.take_along_axis(np.where(good, near, -1), order, axis=1)
+        return rows, np.take_along_axis(told, order, axis=1)
     kept = np.full((len(near), count), -1, np.int64)
+    kept_told = np.full((len(near), count), np.inf)
     metadata = sight.rows.metadata
     for place in range(len(near)):
         filled = 0
-        for row in near[place][good[place]].tolist():
+        for column in np.flatnonzero(good[place]).tolist():
             step()
+            row = int(near[place, column])
             if condition.matches(unpack_metadata(metadata[row])):
                 kept[place, filled] = row
+                kept_told[place, filled] = told[place, column]
                 filled += 1
                 if filled == count:
                     break
-    return kept
+    return kept, kept_told
 
 
 def _among(
@@ -170,7 +187,8 @@ def _among(
     block = max(1, CELLS_MAX // (count * queries.shape[1]))
     for start in range(0, len(queries), block):
         some = queries[start : start + block]
-        found += _ranked(sight, some, _nearest(sight, some, rows, wanted, step), wanted)
+        near = _nearest(sight, some, rows, wanted, step)
+        found += _ranked(sight, near, _away(sight, some, near, wanted.metric), wanted)
     return found
 
 
@@ -198,11 +216,16 @@ def _nearest(
     return best
 
 
-def _ranked(sight: Sight, queries: Array, candidates: Places, wanted: Wanted) -> list[Hits]:
+def _away(sight: Sight, queries: Array, candidates: Places, metric: str) -> Doubles:
+    """Exact distances of each query's candidates; inf where there is none (-1)."""
+    distances = exact(metric, queries, sight.vectors[np.where(candidates < 0, 0, candidates)])
+    distances[candidates < 0] = np.inf
+    return distances
+
+
+def _ranked(sight: Sight, candidates: Places, distances: Doubles, wanted: Wanted) -> list[Hits]:
     """The candidates, which are visible and match, by their exact distances; -1 is none."""
     known = np.where(candidates < 0, 0, candidates)
-    distances = exact(wanted.metric, queries, sight.vectors[known])
-    distances[candidates < 0] = np.inf
     order = np.argsort(distances, axis=1, kind="stable")
     counts = (candidates >= 0).sum(axis=1).tolist()
     rows = np.take_along_axis(known, order, axis=1).tolist()

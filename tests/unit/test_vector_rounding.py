@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from usearch.index import Index
 
 from engines.vector_distance import Array
+from engines.vector_doubt import in_doubt
 from engines.vector_rounding import narrowest, to_bfloat16, to_i8
 from tests.unit.vector_state import VectorState, vector_state
 
@@ -138,3 +141,43 @@ def test_a_saved_graph_returns_as_it_was(tmp_path: Path) -> None:
         stats = state.settle().stats()
         assert (stats["graph_scalar"], stats["pending_vectors"]) == ("i8", 0)
         assert found_by_graph(state, spread(20)) >= 0.99
+
+
+# --- What the sample did not see --------------------------------------------------------
+
+
+def test_what_rounding_may_hide_is_in_doubt() -> None:
+    away = np.array([[0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, np.inf], [0.1, 0.2, 0.3, 0.4]])
+    told = away + np.array([[0.01, -0.01, 0.0, 0.0], [0.5, 0.5, 0.5, 0.0], [0.3, -0.3, 0, 0]])
+    edge = np.array([0.4, 0.9, 0.4])
+    # Close to the truth; off, but all alike; and told at random.
+    assert in_doubt(away, told, edge, 2).tolist() == [False, False, True]
+    assert in_doubt(away, told, np.array([0.22, 0.72, 0.4]), 2).tolist() == [False, False, True]
+    assert in_doubt(away, told, np.array([0.2, 0.69, 0.4]), 2).tolist() == [True, True, True]
+
+
+def test_a_search_that_found_nothing_is_no_doubt_of_rounding() -> None:
+    nothing = np.full((1, 3), np.inf)
+    assert in_doubt(nothing, nothing, np.array([np.inf]), 2).tolist() == [False]
+
+
+def test_what_lies_close_together_is_found_in_a_graph_that_rounds(tmp_path: Path) -> None:
+    """Fewer than make the graph be looked at anew, and then rounded less: they were in doubt."""
+    with vector_state(tmp_path / "state", dimensions=16) as state:
+        fill(state, spread(3_000))
+        assert state.settle().stats()["graph_scalar"] == "i8"
+        chance = np.random.default_rng(9)
+        close = spread(1)[0] + 0.002 * chance.standard_normal((1_000, 16)).astype(np.float32)
+        fill(state, close, first=3_000)
+        index = state.settle()
+        assert found_by_graph(state, close[:200]) >= 0.99
+        assert wait(lambda: index.stats()["graph_scalar"] != "i8")
+        assert found_by_graph(state, close[:200]) >= 0.95
+        assert found_by_graph(state, spread(100)) >= 0.95
+
+
+def wait(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
