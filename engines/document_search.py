@@ -73,6 +73,7 @@ def make_index(settings: Mapping[str, Any]) -> TextIndex | None:
 
 def search(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
     """document_search. Raises InvalidArgument, CorruptRecord, QueryCancelled."""
+    view.long()  # searches of one collection take turns
     fields = Fields(
         parameters, "query", "mode", "weights", "filter", "projection", "limit", "snippets"
     )

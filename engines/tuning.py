@@ -39,11 +39,12 @@ class Tuning:
     to be computed on this thread; all else raises QueryCancelled, and is tried again elsewhere.
     """
 
-    __slots__ = ("brief", "exact_seconds", "explain", "work")
+    __slots__ = ("answers", "brief", "exact_seconds", "explain", "work")
 
     def __init__(self, *, brief: bool = False, explain: bool = False) -> None:
         self.brief = brief
         self.explain = explain
+        self.answers = 0  # that were computed
         self.exact_seconds = 0.0  # that a comparison with an exact search took
         self.work = Work()
 
@@ -82,4 +83,5 @@ class Tuning:
     def end(self, answers: int = 1) -> object:
         """The answer is there; `answers`: several that were computed together, as many requests
         of one pattern. Returns a note to keep beside it."""
+        self.answers = answers
         return None

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from engines.collection_requests import QueryAnswer, QueryCollection, query_together
 from engines.errors import EngineError, QueryCancelled
 from engines.read_requests import Shown
+from node.errors import HivememError
 from node.optimizer import Optimizer
 from node.reads import Priority
 
@@ -30,7 +32,7 @@ PARAMETER_BYTES_MAX: Final = 256 << 10  # of one of them; a vector has up to 150
 # Of one collection and operation at a time. More would only divide the processors.
 GROUPS_MAX: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
 BRIEF_SECONDS: Final = 0.001  # of one query, that the loop may be held up for
-TURN_SECONDS: Final = 0.002  # of a group that the loop answers
+TURN_SECONDS: Final = 0.002  # of groups that the loop answers before it looks at other things
 LINES_MAX: Final = 1_000  # kinds of queries whose times are remembered
 # Weight of the newest group in a mean: the first one may have built an index.
 _LONGER, _SHORTER = 0.2, 0.5
@@ -41,6 +43,7 @@ Answered: TypeAlias = Shown[QueryAnswer] | EngineError | None
 class _Member(NamedTuple):
     request: QueryCollection
     priority: Priority
+    due: float  # its place, as in the queue for threads
     answered: asyncio.Future[Answered]
 
 
@@ -68,6 +71,7 @@ class _Line:
     def next(self, most: int) -> list[_Member]:
         """Take up to so many who still wait."""
         members = [each for each in self.waiting if not each.answered.done()]
+        members.sort(key=lambda each: each.due)
         self.waiting = members[most:]
         return members[:most]
 
@@ -88,6 +92,8 @@ class GatheredReads:
         self._optimizer = optimizer
         self._operations = operations
         self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
+        self._ready: deque[_Line] = deque()  # whose next group the loop answers
+        self._turning = False
 
     @property
     def waiting(self) -> int:
@@ -108,10 +114,14 @@ class GatheredReads:
         if len(request.parameters) > PARAMETER_BYTES_MAX:
             return None
         line = self._line((request.namespace, request.session, request.operation))
-        member = _Member(request, priority, asyncio.get_running_loop().create_future())
-        line.waiting.append(member)
-        self._start(line)
-        found = await self._threads.until(deadline, member.answered)
+        answered: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        queue = self._threads.queue
+        member = _Member(request, priority, queue.due(priority), answered)
+        # What is brief is answered in a moment; the bound of requests is enough for it.
+        with nullcontext() if line.brief or line.groups < GROUPS_MAX else queue.beside(priority):
+            line.waiting.append(member)
+            self._start(line)
+            found = await self._threads.until(deadline, answered)
         if isinstance(found, EngineError):
             raise found
         return found
@@ -133,7 +143,8 @@ class GatheredReads:
             return
         if line.brief:
             line.due = True
-            asyncio.get_running_loop().call_soon(self._answer_here, line)
+            self._ready.append(line)
+            self._call_turn()
             return
         while line.groups < GROUPS_MAX:
             group = line.next(GROUP_MAX)
@@ -147,10 +158,33 @@ class GatheredReads:
             )
             work.add_done_callback(partial(self._ended, line, group))
 
+    def _call_turn(self) -> None:
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Groups of whatever lines, for a moment; the others in the loop's next turn."""
+        clock = self._threads.clock
+        end = clock.monotonic() + TURN_SECONDS
+        try:
+            while self._ready:
+                line = self._ready.popleft()
+                line.due = False
+                if line.brief:
+                    self._answer_here(line)
+                else:
+                    self._start(line)
+                if clock.monotonic() >= end:
+                    break
+        finally:  # whatever happens, the others go on
+            self._turning = False
+            if self._ready:
+                self._call_turn()
+
     def _answer_here(self, line: _Line) -> None:
-        line.due = False
         assert line.seconds is not None  # it is brief
-        room = int(TURN_SECONDS / max(line.seconds, TURN_SECONDS / GROUP_MAX))
+        room = max(1, int(TURN_SECONDS / max(line.seconds, TURN_SECONDS / GROUP_MAX)))
         group = line.next(room)
         if group:
             try:
@@ -158,7 +192,7 @@ class GatheredReads:
             except QueryCancelled:
                 line.waiting[:0] = group
                 line.seconds = None  # not known any more: a thread sees how long it takes
-            except Exception as error:  # whatever reading raises is for those who asked
+            except Exception as error:
                 _tell(group, error)
             else:
                 _tell(group, answers)
@@ -176,7 +210,8 @@ class GatheredReads:
             reader.tuning = tuning
             begun = clock.monotonic()
             answers = query_together(reader, [each.request for each in group])
-        line.took(clock.monotonic() - begun - tuning.exact_seconds, len(group))
+        if tuning.answers:  # those that were kept tell nothing
+            line.took(clock.monotonic() - begun - tuning.exact_seconds, tuning.answers)
         return answers
 
     def _ended(
@@ -205,7 +240,9 @@ def _tell(group: Sequence[_Member], outcome: Sequence[Answered] | BaseException)
             continue
         if isinstance(outcome, asyncio.CancelledError):
             member.answered.cancel()
-        elif isinstance(outcome, BaseException):
+        elif isinstance(outcome, EngineError | HivememError):
             member.answered.set_exception(outcome)
+        elif isinstance(outcome, BaseException):
+            member.answered.set_result(None)  # by itself it meets its own trouble
         else:
             member.answered.set_result(outcome[place])

@@ -160,6 +160,7 @@ class Execution(Tuning):
             )
 
     def end(self, answers: int = 1) -> object:
+        super().end(answers)
         optimizer, pattern, work = self._optimizer, self.pattern, self.work
         assert pattern is not None
         seconds = optimizer.clock.monotonic() - self._begun - self.exact_seconds

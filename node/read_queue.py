@@ -17,7 +17,8 @@ import asyncio
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from node.errors import Unavailable
@@ -55,15 +56,34 @@ class ReadQueue:
         if self.running < self._threads_max:
             self.running += 1
             return
-        if len(self._heap) >= SHARES[priority] * self._waiting_max:
+        self._must_have_room(priority)
+        await self._turn(priority)
+
+    @contextmanager
+    def beside(self, priority: Priority) -> Iterator[None]:
+        """For one that waits in a line of its own, within the same bound. Raises: Unavailable
+        OVERLOADED."""
+        self._must_have_room(priority)
+        self.waiting[priority] += 1
+        try:
+            yield
+        finally:
+            self.waiting[priority] -= 1
+
+    def due(self, priority: Priority) -> float:
+        """The place of one that comes now: the least is first."""
+        return self._monotonic() - AGE_SECONDS * priority.level
+
+    def _must_have_room(self, priority: Priority) -> None:
+        waiting = self.waiting.total()
+        if waiting >= SHARES[priority] * self._waiting_max:
             self.shed[priority] += 1
             raise Unavailable(
-                f"reads_waiting_max: {len(self._heap)} reads wait already, and one of priority "
+                f"reads_waiting_max: {waiting} reads wait already, and one of priority "
                 f"{priority.value} waits behind at most "
                 f"{int(SHARES[priority] * self._waiting_max)}; retry",
                 code="OVERLOADED",
             )
-        await self._turn(priority)
 
     def leave(self) -> None:
         """One that ran has ended: the next one runs."""
@@ -77,8 +97,7 @@ class ReadQueue:
 
     async def _turn(self, priority: Priority) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        due = self._monotonic() - AGE_SECONDS * priority.level
-        place = due, next(self._numbers), priority, future
+        place = self.due(priority), next(self._numbers), priority, future
         heapq.heappush(self._heap, place)
         self.waiting[priority] += 1
         try:
