@@ -8,49 +8,13 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from node import bench, cli, console
-from node.client import HivememClient
-from tests.unit.client_nodes import addressed_door, door_address, refused_address
-from tests.unit.http_door import OpenDoor
-
-
-@dataclass
-class Ran:
-    status: int
-    out: bytes
-    err: str
-
-    @property
-    def text(self) -> str:
-        return self.out.decode()
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
-class Shell:
-    """Runs commands against a door, as a person would."""
-
-    door: OpenDoor
-    client: HivememClient
-    capture: pytest.CaptureFixture[bytes]
-
-    async def __call__(self, *arguments: str) -> Ran:
-        self.capture.readouterr()
-        try:
-            # In a thread, because a command runs an event loop of its own.
-            status = await asyncio.to_thread(cli.main, arguments)
-        except SystemExit as exit_:  # argparse's way
-            status = int(exit_.code or 0)
-        out, err = self.capture.readouterr()
-        return Ran(status, out, err.decode())
+from tests.unit.cli_shell import Shell, open_shell
+from tests.unit.client_nodes import refused_address
 
 
 @pytest.fixture
@@ -59,14 +23,8 @@ async def run(
     monkeypatch: pytest.MonkeyPatch,
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> AsyncIterator[Shell]:
-    async with (
-        addressed_door(tmp_path / "door") as door,
-        HivememClient([door_address(door)]) as client,
-    ):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("HIVEMEM_TOKEN", raising=False)
-        monkeypatch.setenv("HIVEMEM_ENDPOINTS", door_address(door))
-        yield Shell(door, client, capsysbinary)
+    async with open_shell(tmp_path, monkeypatch, capsysbinary) as shell:
+        yield shell
 
 
 async def test_put_get_and_rm(run: Shell):
@@ -153,6 +111,8 @@ async def test_an_unknown_outcome_says_how_to_repeat_it(run: Shell):
     assert ran.status == 5
     found = re.search(r"--request-id (\S+)\)", ran.err)
     assert found
+    told = await run("rm", "n/s/k", "--timeout-ms", "300", "--request-id", "mine", "-o", "json")
+    assert json.loads(told.err)["error"]["request_id"] == "mine"
     run.door.router.error = None
     for _ in range(2):
         again = await run("put", "n/s/k", "v", "--request-id", found[1], "-o", "json")
