@@ -8,11 +8,13 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from node import bench, cli, console
+from node.views import ClusterView
 from tests.unit.cli_shell import Shell, open_shell
 from tests.unit.client_nodes import refused_address
 
@@ -198,6 +200,23 @@ async def test_status_shows_every_node_and_whether_there_is_a_quorum(run: Shell)
     assert nowhere.err.count("\n") == 1
 
 
+async def test_status_tells_a_node_without_a_leader_from_one_that_does_not_answer(
+    run: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    (own,) = (await run.door.info.cluster_status(1)).nodes
+    alone = replace(own, healthy=False, role="follower")
+    lost = [replace(own, id=name, name=name, healthy=False, role=None) for name in ("b", "c")]
+
+    async def seen(timeout: float) -> ClusterView:
+        return ClusterView("c1", None, 4, (alone, *lost))
+
+    monkeypatch.setattr(run.door.info, "cluster_status", seen)
+    ran = await run("status")
+    assert ran.status == 1
+    assert ran.err == "hivemem: no quorum: 1 of 3 voters answer, 0 of them with a leader\n"
+    assert [line.split()[3] for line in ran.text.splitlines()[1:]].count("unreachable") == 2
+
+
 async def test_import_and_export(run: Shell, tmp_path: Path):
     lines = [{"namespace": "n", "session": "s", "key": f"{i}", "value": "v"} for i in range(9)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -260,6 +279,28 @@ async def test_collections_are_imported_and_exported(run: Shell, tmp_path: Path)
         assert (said or "vectors") in ran.err
     assert (await run("export", "--collection", "n/none")).status == 3
     assert (await run("import", "in.csv", "--collection", "n/none")).status == 3
+
+
+async def test_a_flag_that_a_collection_needs_is_named(run: Shell, tmp_path: Path):
+    for engine in ("relational", "graph", "document"):
+        await run.client.create_collection("default", engine, engine)
+    (tmp_path / "in.csv").write_text("id\na\n")
+    (tmp_path / "in.jsonl").write_text('{"node": {"id": "a"}}\n')
+    cases = [
+        (("import", "in.csv", "--collection", "relational"), "--table: "),
+        (("import", "in.csv", "--collection", "document", "--table", "t"), "--table: "),
+        (("import", "in.csv", "--collection", "document", "--part", "nodes"), "--part: "),
+        (("import", "in.csv", "--collection", "graph"), "--part nodes"),
+        (("import", "in.jsonl", "--collection", "graph", "--part", "nodes"), "--part nodes"),
+        (("export", "--collection", "relational"), "--table or --sql: "),
+        (("export", "--collection", "document", "--sql", "SELECT 1"), "--table or --sql: "),
+    ]
+    for arguments, flag in cases:
+        ran = await run(*arguments)
+        assert (ran.status, ran.out) == (2, b""), arguments
+        assert ran.err.startswith(f"hivemem {arguments[0]}: {flag}"), ran.err
+    ran = await run("import", "in.csv", "--collection", "graph", "--part", "nodes")
+    assert ran.text == "imported 1 records\n"
 
 
 async def test_bench_measures_and_cleans_up(run: Shell, monkeypatch: pytest.MonkeyPatch):
