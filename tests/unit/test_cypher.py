@@ -362,6 +362,23 @@ def test_what_is_wrong_is_said(state: CypherState, text: str, message: str) -> N
     assert message in state.fails(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("MATCH (a) RETURN COUNT { (a)-->() }", "MATCH (a:Person) RETURN a {.age}"),
+        *("MATCH (a:Person) WHERE exists(a.age) RETURN a", "PROFILE MATCH (a) RETURN a"),
+        *("MATCH (a:Person|Dog) RETURN a", "MATCH (a:!Dog) RETURN a", "RETURN 'text'[0]"),
+        *("RETURN timestamp()", "RETURN datetime()", "RETURN date()", "RETURN rand()"),
+        *("RETURN randomUUID()", "RETURN reduce(s = 0, x IN [1] | s + x)"),
+        *("RETURN any(x IN [1] WHERE x = 1)", "RETURN all(x IN [1] WHERE x = 1)"),
+        *("RETURN none(x IN [1] WHERE x = 1)", "RETURN single(x IN [1] WHERE x = 1)"),
+        *("CALL { RETURN 1 } RETURN 2", "FOREACH (x IN [1] | CREATE ())"),
+    ],
+)
+def test_what_the_page_leaves_out_is_refused(people: CypherState, text: str) -> None:
+    assert people.fails(text)
+
+
 def test_a_pattern_that_reads_as_a_subtraction_is_told_so(people: CypherState) -> None:
     told = people.fails("MATCH (a {id: 'ann'}), (b) WHERE (a)--(b) RETURN a")
     assert "- of a node; a pattern is no expression; as a condition it stands in EXISTS" in told
