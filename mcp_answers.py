@@ -347,17 +347,34 @@ def _assess(view: client.ClusterView) -> tuple[CoordinatorHealth, list[str], lis
     nodes = view["nodes"]
     down = [node for node in nodes if not node["healthy"]]
     quorum = len(nodes) // 2 + 1
-    issues = [f"node {node['name']} does not answer or knows no leader" for node in down]
-    advice = [f"Start {node['name']} again, or look into its log" for node in down]
+    issues = [
+        f"node {node['name']} {'knows no leader' if _answers(node) else 'does not answer'}"
+        for node in down
+    ]
+    advice = [
+        f"Look into the log of {node['name']} if it stays so"
+        if _answers(node)
+        else f"Start {node['name']} again, or look into its log"
+        for node in down
+    ]
     leader = next((node for node in nodes if node["id"] == view["leader"]), None)
     if len(nodes) - len(down) < quorum:
-        issues.insert(0, f"no quorum: {len(nodes) - len(down)} of {len(nodes)} nodes are healthy")
+        answering = sum(map(_answers, nodes))
+        issues.insert(
+            0,
+            f"no quorum: {answering} of {len(nodes)} nodes answer, {len(nodes) - len(down)} of "
+            "them with a leader",
+        )
         return CoordinatorHealth(status="critical"), issues, advice
     if leader is None or not leader["healthy"]:
         issues.insert(0, "no leader is known")
         advice.insert(0, "Wait for the election, a second or two, and check again")
         return CoordinatorHealth(status="critical"), issues, advice
     return CoordinatorHealth(status="degraded" if down else "healthy"), issues, advice
+
+
+def _answers(node: client.NodeView) -> bool:
+    return node["role"] is not None
 
 
 def _coordinator_details(

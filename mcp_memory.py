@@ -17,7 +17,8 @@ import mcp_values
 from mcp_answers import rfc3339
 from mcp_cluster import Cluster
 from mcp_collections import Wanted
-from node.errors import Conflict, NotFound
+from node.client_collections import QueryResult
+from node.errors import BadRequest, Conflict, NotFound
 
 COLLECTION = "memory"
 ENGINE = "text"
@@ -56,11 +57,28 @@ async def remember(
 
 async def _upsert(here: Cluster, namespace: str, document: dict[str, Any]) -> dict[str, Any]:
     parameters = {"documents": [document]}
-    done = await here.collections.query(
-        Wanted(namespace, COLLECTION, "text_upsert", parameters, writes=True)
-    )
+    done = await _query(here, Wanted(namespace, COLLECTION, "text_upsert", parameters, writes=True))
     result: dict[str, Any] = done["result"]
     return result
+
+
+async def _query(here: Cluster, wanted: Wanted) -> QueryResult:
+    """Raises: HivememError; Refused if the collection is of another engine."""
+    try:
+        return await here.collections.query(wanted)
+    except BadRequest as error:
+        if error.field != "operation":
+            raise
+        found = await here.client.collection(wanted.namespace, COLLECTION)
+        if found["engine"] == ENGINE:
+            raise
+        raise answers.Refused(
+            f"INVALID_ARGUMENT: the collection {COLLECTION} of namespace {wanted.namespace} is of "
+            f"engine {found['engine']}; remember and recall need it to be of engine {ENGINE}. "
+            "Nothing was changed. Use another namespace here, or keep texts in a collection of "
+            f"engine {ENGINE} with another name (database_collection makes it, database_query "
+            f"fills and searches it), or have {COLLECTION} dropped by whoever made it."
+        ) from error
 
 
 async def _make_collection(here: Cluster, namespace: str) -> None:
@@ -68,7 +86,7 @@ async def _make_collection(here: Cluster, namespace: str) -> None:
     try:
         await here.client.create_collection(namespace, COLLECTION, ENGINE)
     except Conflict as error:
-        # If what is there is of another engine, the write says so.
+        # If what is there is of another engine, `_query` says so.
         if error.code != "COLLECTION_EXISTS":
             raise
     finally:
@@ -98,8 +116,8 @@ async def recall(
     with answers.query_explained(writes=False):
         mcp_values.to_bytes(parameters, "metadata")
         try:
-            found = await here.collections.query(
-                Wanted(namespace, COLLECTION, "text_search", parameters, writes=False)
+            found = await _query(
+                here, Wanted(namespace, COLLECTION, "text_search", parameters, writes=False)
             )
         except NotFound as error:
             _require_missing(error)

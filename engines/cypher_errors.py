@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from engines.cypher_tree import Place
 from engines.interfaces import RejectCode
+
+PATTERN_HINT: Final = "a pattern is no expression; as a condition it stands in EXISTS { }"
 
 
 class CypherError(Exception):

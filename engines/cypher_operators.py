@@ -7,8 +7,8 @@ from math import fmod, isfinite
 from operator import add, mul, sub
 from typing import Any, Final
 
-from engines.cypher_errors import CypherError
-from engines.cypher_values import INTEGER_MAX, INTEGER_MIN, equal, group_key, kind_of, less
+from engines.cypher_errors import PATTERN_HINT, CypherError
+from engines.cypher_values import INTEGER_MAX, INTEGER_MIN, NodeRef, equal, group_key, kind_of, less
 
 
 def negated(value: bool | None) -> bool | None:
@@ -17,7 +17,9 @@ def negated(value: bool | None) -> bool | None:
 
 def _number(value: Any, operator: str) -> Any:
     if type(value) not in (int, float):
-        raise CypherError(f"{operator} of {kind_of(value)}")
+        # `(a)--(b)` is read as the subtraction of a negative.
+        hint = f"; {PATTERN_HINT}" if operator == "-" and type(value) is NodeRef else ""
+        raise CypherError(f"{operator} of {kind_of(value)}{hint}")
     return value
 
 

@@ -11,7 +11,7 @@ from lark.exceptions import UnexpectedToken, VisitError
 from lark.visitors import Transformer_NonRecursive
 
 from engines import cypher_tree as tree
-from engines.cypher_errors import CypherError
+from engines.cypher_errors import PATTERN_HINT, CypherError
 from engines.cypher_grammar import GRAMMAR, NOT_OFFERED
 from engines.cypher_parts import (
     ANY_EDGE,
@@ -34,6 +34,9 @@ _KEPT_STATEMENTS: Final = 256  # parsed, for who asks the same again; some 10 Mi
 _KEPT_CHARACTERS_MAX: Final = 1_000  # of each
 _UNBOUNDED: Final = "* needs an upper bound, as in *1..3"
 _EXPECTED_MAX: Final = 8  # that an error names
+# A node and the beginning of a relationship, where the grammar wants an expression.
+_PATTERN: Final = re.compile(r"\([^()]*\)\s*(<\s*)?-\s*(\[[^\]]*\]\s*)?-\s*>?\s*\(?")
+_OF_EXPRESSIONS: Final = frozenset({"_CASE", "PERCENT"})  # can stand in no other place
 _CLASSES: Final = frozenset({"NAME", "INTEGER", "FLOAT", "STRING"})
 
 
@@ -77,7 +80,20 @@ def _syntax_error(text: str, error: UnexpectedInput) -> CypherError:
         return CypherError(f"{found.group()} is not part of what is offered", place)
     what = re.match(r"\w+|.", text[start:], re.DOTALL)
     shown = "" if what is None else what.group()[:40]
-    return CypherError(f"unexpected {shown!r}; {_expected(error)}", place)
+    hint = PATTERN_HINT if _is_pattern(text, error) else _expected(error)
+    return CypherError(f"unexpected {shown!r}; {hint}", place)
+
+
+def _is_pattern(text: str, error: UnexpectedInput) -> bool:
+    """Whether what stands there is a pattern used as an expression."""
+    start: Any = error.pos_in_stream
+    found = any(each.start() < start <= each.end() for each in _PATTERN.finditer(text))
+    return found and not _OF_EXPRESSIONS.isdisjoint(_accepted(error))
+
+
+def _accepted(error: UnexpectedInput) -> set[str]:
+    """Names of terminals that could stand there."""
+    return getattr(error, "accepts", None) or getattr(error, "allowed", None) or set()
 
 
 def _word_before(text: str, start: int) -> str:
@@ -88,7 +104,7 @@ def _word_before(text: str, start: int) -> str:
 
 def _expected(error: UnexpectedInput) -> str:
     """What could stand there, in words, as far as it is not too much."""
-    names = getattr(error, "accepts", None) or getattr(error, "allowed", None) or set()
+    names = _accepted(error)
     terminals = {each.name: each.pattern.value for each in _parser().terminals}
     words = sorted(
         name.removeprefix("_") if name.startswith("_") or name in _CLASSES

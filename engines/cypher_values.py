@@ -12,7 +12,7 @@ from engines.cypher_errors import CypherError
 
 VALUE_DEPTH_MAX: Final = 100  # lists and maps within each other
 INTEGER_MIN: Final = -(1 << 63)
-INTEGER_MAX: Final = (1 << 64) - 1  # as other operations can store; sums stay below 2^63
+INTEGER_MAX: Final = (1 << 64) - 1  # of results, too: other operations can store as much
 
 
 class NodeRef(NamedTuple):

@@ -142,7 +142,7 @@ def _status_of(error: HivememError) -> int:
 
 def _report(error: HivememError, options: argparse.Namespace) -> None:
     if getattr(options, "output", "table") == "json":
-        names = ("code", "message", "definite", "leader", "field", "version")
+        names = ("code", "message", "definite", "leader", "field", "version", "request_id")
         console.say_json({"error": {name: getattr(error, name) for name in names}})
         return
     message = error.message

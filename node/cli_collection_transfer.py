@@ -7,14 +7,15 @@ import json
 import os
 import stat
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from node import console
 from node.cli_options import EXIT_DONE, EXIT_FAILED, UsageError
-from node.errors import Conflict, HivememError
+from node.errors import BadRequest, Conflict, HivememError
 
 if TYPE_CHECKING:
     from node.client import HivememClient
@@ -68,6 +69,18 @@ def refuse_without_collection(options: argparse.Namespace, names: tuple[str, ...
             raise UsageError(f"--{name.replace('_', '-')} needs --collection")
 
 
+@contextmanager
+def _named_flags(flags: Mapping[str, str]) -> Iterator[None]:
+    """A refusal of one of these fields is wrong usage of its flag."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.field is None or error.field not in flags:
+            raise
+        said = error.message.removeprefix(f"{error.field}: ")
+        raise UsageError(f"{flags[error.field]}: {said}") from None
+
+
 # --- Import ------------------------------------------------------------------------------
 
 
@@ -86,7 +99,8 @@ async def load(client: HivememClient, options: argparse.Namespace) -> int:
         if options.vectors is not None:
             vectors = VectorFile(stack.enter_context(options.vectors.open("rb")))
         found = await _collection(client, namespace, name, options, vectors)
-        target = target_of(found["engine"], table=options.table, part=options.part)
+        with _named_flags({"table": "--table", "part": "--part"}):
+            target = target_of(found["engine"], table=options.table, part=options.part)
         rows = _rows(options, found["engine"], target, vectors)
         progress = stack.enter_context(console.progress("import", size))
         run = CollectionImport(
@@ -170,6 +184,8 @@ def _rows(
         if engine != "vector" or form != "jsonl":
             raise UsageError("--vectors goes with JSON Lines for a collection of engine vector")
         return VectorRows(vectors)
+    if engine == "graph" and (form == "csv") != (options.part is not None):
+        raise UsageError("--part nodes or --part edges: CSV of a graph needs it, nothing else does")
     return CsvRows(target) if form == "csv" else JsonRows()
 
 
@@ -204,9 +220,10 @@ async def dump(
         raise UsageError("--resume is for keys: a collection is exported whole")
     namespace, name = _place(options.collection)
     found = await client.collection(namespace, name)
-    run = CollectionExport(
-        client, Request(namespace, name, options.table, options.sql), found["engine"]
-    )
+    with _named_flags({"table": "--table or --sql"}):
+        run = CollectionExport(
+            client, Request(namespace, name, options.table, options.sql), found["engine"]
+        )
     with ExitStack() as stack:
         if out is None:
             file: BinaryIO = sys.stdout.buffer

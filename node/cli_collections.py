@@ -5,30 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from node import console
-from node.cli_options import EXIT_DONE, UsageError, add_client_command
+from node.cli_answers import cell, show_result
+from node.cli_options import (
+    EXIT_DONE,
+    UsageError,
+    add_client_command,
+    add_request_id,
+    repeatable,
+)
 
 if TYPE_CHECKING:
     from node.client import HivememClient
 
 NAMESPACE = "default"
-CELL_CHARACTERS_MAX = 60  # of one value, in tables
 _HEADINGS = ("collection", "engine", "items", "bytes", "settings")
-# What answers hold their rows under, whichever engine gives them.
-_ROWS = (
-    "hits",
-    "matches",
-    "documents",
-    "items",
-    "rows",
-    "points",
-    "nodes",
-    "edges",
-    "series",
-    "buckets",
-)
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -48,9 +42,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     query.add_argument(
         "--explain", action="store_true", help="how the answer comes about, instead of the answer"
     )
-    query.add_argument(
-        "--request-id", metavar="ID", help="repeats with the same id are applied only once"
-    )
+    add_request_id(query)
 
 
 def _add_collection(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -66,6 +58,8 @@ def _add_collection(subparsers: argparse._SubParsersAction[Any]) -> None:
     drop = add_client_command(actions, "drop", "remove a collection and all it holds", _drop)
     for command in (show, alter, drop):
         command.add_argument("collection", metavar="[NAMESPACE/]COLLECTION")
+    for command in (create, alter, drop):
+        add_request_id(command)
     for command in (create, alter):
         command.add_argument("--settings", default="{}", metavar="JSON", help="an object")
     add_client_command(actions, "engines", "the engines of the cluster's nodes", _engines)
@@ -84,7 +78,7 @@ async def _list(client: HivememClient, options: argparse.Namespace) -> int:
                     each["engine"],
                     str(each["items"]),
                     console.size(each["item_bytes"]),
-                    _cell(each["settings"]),
+                    cell(each["settings"]),
                 )
                 for each in found
             ],
@@ -95,7 +89,10 @@ async def _list(client: HivememClient, options: argparse.Namespace) -> int:
 async def _create(client: HivememClient, options: argparse.Namespace) -> int:
     namespace, name = _place(options.collection)
     settings = _object(options.settings, "--settings")
-    answer = await client.create_collection(namespace, name, options.engine, settings)
+    with repeatable(options.request_id) as request_id:
+        answer = await client.create_collection(
+            namespace, name, options.engine, settings, request_id=request_id
+        )
     return _answered(options, answer, f"created {namespace}/{name}, engine {answer['engine']}")
 
 
@@ -104,8 +101,8 @@ async def _show(client: HivememClient, options: argparse.Namespace) -> int:
     if options.output == "json":
         console.write_json(found)
     else:
-        rows = [(name, _cell(value)) for name, value in found.items() if name != "settings"]
-        rows += [(f"settings.{name}", _cell(each)) for name, each in found["settings"].items()]
+        rows = [(name, cell(value)) for name, value in found.items() if name != "settings"]
+        rows += [(f"settings.{name}", cell(each)) for name, each in found["settings"].items()]
         console.table(("what", "value"), rows)
     return EXIT_DONE
 
@@ -113,14 +110,16 @@ async def _show(client: HivememClient, options: argparse.Namespace) -> int:
 async def _alter(client: HivememClient, options: argparse.Namespace) -> int:
     namespace, name = _place(options.collection)
     settings = _object(options.settings, "--settings")
-    answer = await client.alter_collection(namespace, name, settings)
+    with repeatable(options.request_id) as request_id:
+        answer = await client.alter_collection(namespace, name, settings, request_id=request_id)
     said = "changed" if answer["altered"] else "nothing to change in"
     return _answered(options, answer, f"{said} {namespace}/{name}")
 
 
 async def _drop(client: HivememClient, options: argparse.Namespace) -> int:
     namespace, name = _place(options.collection)
-    dropped = await client.drop_collection(namespace, name)
+    with repeatable(options.request_id) as request_id:
+        dropped = await client.drop_collection(namespace, name, request_id=request_id)
     said = "dropped" if dropped else "there is no collection"
     return _answered(options, {"dropped": dropped}, f"{said} {namespace}/{name}")
 
@@ -146,51 +145,27 @@ async def _engines(client: HivememClient, options: argparse.Namespace) -> int:
 async def _query(client: HivememClient, options: argparse.Namespace) -> int:
     namespace, name = _place(options.collection)
     text = sys.stdin.read() if options.parameters == "-" else options.parameters
-    answer = await client.query(
-        namespace,
-        name,
-        options.operation,
-        _object(text, "JSON"),
-        consistency=options.consistency,
-        priority=options.priority,
-        request_id=options.request_id,
-        explain=options.explain,
-    )
+    parameters = _object(text, "JSON")
+    writes = await client.is_write(options.operation)
+    with repeatable(options.request_id) if writes else nullcontext() as request_id:
+        answer = await client.query(
+            namespace,
+            name,
+            options.operation,
+            parameters,
+            writes=writes,
+            consistency=options.consistency,
+            priority=options.priority,
+            request_id=request_id,
+            explain=options.explain,
+        )
     if options.output == "json":
         console.write_json(answer)
     elif options.explain:
-        _show_result(answer.get("explain"))
+        show_result(answer.get("explain"), reads=False)
     else:
-        _show_result(answer["result"])
+        show_result(answer["result"], reads=not writes)
     return EXIT_DONE
-
-
-def _show_result(result: Any) -> None:
-    """Rows as a table, and what stands beside them as lines."""
-    if not isinstance(result, dict):
-        console.write(_json(result))
-        return
-    if isinstance(columns := result.get("columns"), list):
-        rows = [dict(zip(columns, row, strict=True)) for row in result["rows"]]
-        result = {"rows": rows, **{k: v for k, v in result.items() if k not in ("columns", "rows")}}
-    shown = next((name for name in _ROWS if isinstance(result.get(name), list)), None)
-    if shown is not None:
-        _show_rows(result[shown])
-    for name, value in result.items():
-        if name != shown and value is not None:
-            console.write(f"{name}: {_json(value)}")
-
-
-def _show_rows(rows: list[Any]) -> None:
-    objects = [row if isinstance(row, dict) else {"value": row} for row in rows]
-    headings = list(dict.fromkeys(name for row in objects for name in row))
-    if not headings:
-        console.write("nothing found")
-        return
-    console.table(
-        headings,
-        [[_cell(row[name]) if name in row else "" for name in headings] for row in objects],
-    )
 
 
 def _answered(options: argparse.Namespace, answer: Any, said: str) -> int:
@@ -199,19 +174,6 @@ def _answered(options: argparse.Namespace, answer: Any, said: str) -> int:
     else:
         console.write(said)
     return EXIT_DONE
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = value if isinstance(value, str) else _json(value)
-    if len(text) > CELL_CHARACTERS_MAX:
-        text = text[: CELL_CHARACTERS_MAX - 1] + "…"
-    return console.printable(text)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -14,14 +14,14 @@ from node.cli_options import (
     UsageError,
     add_client_command,
     add_path,
+    add_request_id,
     as_json,
     positive,
     prefix_place,
     record_place,
+    repeatable,
     shown_time,
 )
-from node.clock import SystemClock
-from node.errors import HivememError
 
 if TYPE_CHECKING:
     from node.client import Event, HistoryItem, HivememClient, Item
@@ -97,9 +97,7 @@ def _add_writes(subparsers: argparse._SubParsersAction[Any]) -> None:
         command.add_argument(
             "--if-version", type=int, metavar="N", help="only over this version; 0: only if absent"
         )
-        command.add_argument(
-            "--request-id", metavar="ID", help="repeats with the same id are applied only once"
-        )
+        add_request_id(command)
 
 
 async def _get(client: HivememClient, options: argparse.Namespace) -> int:
@@ -124,8 +122,7 @@ async def _get(client: HivememClient, options: argparse.Namespace) -> int:
 async def _put(client: HivememClient, options: argparse.Namespace) -> int:
     place = record_place(options)
     value, content_type = _given_value(options)
-    request_id = options.request_id or SystemClock().new_id()
-    try:
+    with repeatable(options.request_id) as request_id:
         result = await client.put(
             *place,
             value,
@@ -134,8 +131,6 @@ async def _put(client: HivememClient, options: argparse.Namespace) -> int:
             if_version=options.if_version,
             request_id=request_id,
         )
-    except HivememError as error:
-        raise _repeatable(error, request_id) from error
     if options.output == "json":
         console.write_json({**as_json(result), "request_id": request_id})
     else:
@@ -161,20 +156,10 @@ def _given_value(options: argparse.Namespace) -> tuple[bytes, str]:
     return data, TEXT
 
 
-def _repeatable(error: HivememError, request_id: str) -> HivememError:
-    """Say how to repeat a write whose outcome is unknown."""
-    if not error.definite:
-        error.message += f" (here: --request-id {request_id})"
-    return error
-
-
 async def _rm(client: HivememClient, options: argparse.Namespace) -> int:
     place = record_place(options)
-    request_id = options.request_id or SystemClock().new_id()
-    try:
+    with repeatable(options.request_id) as request_id:
         result = await client.delete(*place, if_version=options.if_version, request_id=request_id)
-    except HivememError as error:
-        raise _repeatable(error, request_id) from error
     if options.output == "json":
         console.write_json({**as_json(result), "request_id": request_id})
     elif result.deleted:

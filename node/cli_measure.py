@@ -62,7 +62,12 @@ async def _status(client: HivememClient, options: argparse.Namespace) -> int:
         return EXIT_DONE if quorum else EXIT_FAILED
     console.table(_HEADINGS, [_row(node) for node in nodes])
     if not quorum:
-        console.say(f"hivemem: no quorum: {healthy} of {len(voters)} voters are healthy")
+        # A node that answers and knows no leader is not healthy, but it is not what is missing.
+        answering = sum(node["role"] is not None for node in voters)
+        console.say(
+            f"hivemem: no quorum: {answering} of {len(voters)} voters answer, {healthy} of them "
+            "with a leader"
+        )
     return EXIT_DONE if quorum else EXIT_FAILED
 
 

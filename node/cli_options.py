@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from node import discovery
+from node.clock import SystemClock
+from node.errors import HivememError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -79,6 +82,26 @@ def add_client_command(
     )
     parser.set_defaults(run=lambda options: asyncio.run(_with_client(work, options)))
     return parser
+
+
+def add_request_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--request-id", metavar="ID", help="repeats with the same id are applied only once"
+    )
+
+
+@contextmanager
+def repeatable(given: str | None) -> Iterator[str]:
+    """The request id of a write, made unless given; an error that leaves its outcome unknown says
+    how to repeat it."""
+    request_id = given or SystemClock().new_id()
+    try:
+        yield request_id
+    except HivememError as error:
+        if not error.definite:
+            error.request_id = request_id
+            error.message += f" (here: --request-id {request_id})"
+        raise
 
 
 def add_path(parser: argparse.ArgumentParser, shape: str, *, optional: bool = False) -> None:

@@ -30,10 +30,12 @@ class HivememError(Exception):
 
     `definite` True: the request certainly had no effect. `leader`: HTTP address of the
     leader, if known. `field`: the input at fault. `version`: for VERSION_CONFLICT.
+    `request_id`: with which a write of unknown outcome can be repeated, where its caller says so.
     """
 
     status = 500
     code = "INTERNAL"
+    request_id: str | None = None
 
     def __init__(
         self,

@@ -23,6 +23,15 @@ COMMAND = re.compile(r"^ *((?:curl|hivemem) (?:[^'\n]|'[^']*')*)$", re.MULTILINE
 COMMANDS_MIN = 30  # on all pages together: fewer, and the pattern misses some
 
 
+# The pages whose examples make collections, and how: a reader tries one page after the other.
+MAKING = (ROOT / "README.md", ROOT / "docs/cli.md", ROOT / "docs/mcp.md", *PAGES)
+MADE = re.compile(
+    r"""collection\ create\ (\w+) | "name":\ "(\w+)",\ "engine" | --collection\ (\w+)\ --create
+    | "action":\ "create",\ "collection":\ "(\w+)" """,
+    re.VERBOSE,
+)
+
+
 def commands(page: Path) -> list[str]:
     return [match[1] for match in COMMAND.finditer(page.read_text())]
 
@@ -37,15 +46,26 @@ def test_every_page_has_examples() -> None:
     )
 
 
+def test_no_page_takes_the_name_of_a_collection_of_another() -> None:
+    found = [
+        (name, page.name)
+        for page in MAKING
+        for match in MADE.finditer(page.read_text())
+        for name in match.groups()
+        if name is not None
+    ]
+    assert {page for _, page in found} == {page.name for page in MAKING}
+    names = [name for name, _ in found]
+    assert len({*names}) == len(names), found
+    assert "memory" not in names, "MCP's remember makes it"
+
+
 async def test_examples_work_as_printed(tmp_path: Path) -> None:
     assert shutil.which("curl"), "the examples use curl"
-    async with running_cluster(tmp_path, 1) as cluster, cluster.client(0) as client:
+    async with running_cluster(tmp_path, 1) as cluster:
         for page in PAGES:
             for command in commands(page):
                 await asyncio.to_thread(run, command, page, cluster)
-            # The next page may use the same names.
-            async for each in client.collections("default"):
-                await client.drop_collection("default", each["name"])
 
 
 def run(command: str, page: Path, cluster: LocalCluster) -> None:

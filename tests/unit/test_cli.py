@@ -8,49 +8,15 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from node import bench, cli, console
-from node.client import HivememClient
-from tests.unit.client_nodes import addressed_door, door_address, refused_address
-from tests.unit.http_door import OpenDoor
-
-
-@dataclass
-class Ran:
-    status: int
-    out: bytes
-    err: str
-
-    @property
-    def text(self) -> str:
-        return self.out.decode()
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
-class Shell:
-    """Runs commands against a door, as a person would."""
-
-    door: OpenDoor
-    client: HivememClient
-    capture: pytest.CaptureFixture[bytes]
-
-    async def __call__(self, *arguments: str) -> Ran:
-        self.capture.readouterr()
-        try:
-            # In a thread, because a command runs an event loop of its own.
-            status = await asyncio.to_thread(cli.main, arguments)
-        except SystemExit as exit_:  # argparse's way
-            status = int(exit_.code or 0)
-        out, err = self.capture.readouterr()
-        return Ran(status, out, err.decode())
+from node.views import ClusterView
+from tests.unit.cli_shell import Shell, open_shell
+from tests.unit.client_nodes import refused_address
 
 
 @pytest.fixture
@@ -59,14 +25,8 @@ async def run(
     monkeypatch: pytest.MonkeyPatch,
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> AsyncIterator[Shell]:
-    async with (
-        addressed_door(tmp_path / "door") as door,
-        HivememClient([door_address(door)]) as client,
-    ):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("HIVEMEM_TOKEN", raising=False)
-        monkeypatch.setenv("HIVEMEM_ENDPOINTS", door_address(door))
-        yield Shell(door, client, capsysbinary)
+    async with open_shell(tmp_path, monkeypatch, capsysbinary) as shell:
+        yield shell
 
 
 async def test_put_get_and_rm(run: Shell):
@@ -153,6 +113,8 @@ async def test_an_unknown_outcome_says_how_to_repeat_it(run: Shell):
     assert ran.status == 5
     found = re.search(r"--request-id (\S+)\)", ran.err)
     assert found
+    told = await run("rm", "n/s/k", "--timeout-ms", "300", "--request-id", "mine", "-o", "json")
+    assert json.loads(told.err)["error"]["request_id"] == "mine"
     run.door.router.error = None
     for _ in range(2):
         again = await run("put", "n/s/k", "v", "--request-id", found[1], "-o", "json")
@@ -238,6 +200,23 @@ async def test_status_shows_every_node_and_whether_there_is_a_quorum(run: Shell)
     assert nowhere.err.count("\n") == 1
 
 
+async def test_status_tells_a_node_without_a_leader_from_one_that_does_not_answer(
+    run: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    (own,) = (await run.door.info.cluster_status(1)).nodes
+    alone = replace(own, healthy=False, role="follower")
+    lost = [replace(own, id=name, name=name, healthy=False, role=None) for name in ("b", "c")]
+
+    async def seen(timeout: float) -> ClusterView:
+        return ClusterView("c1", None, 4, (alone, *lost))
+
+    monkeypatch.setattr(run.door.info, "cluster_status", seen)
+    ran = await run("status")
+    assert ran.status == 1
+    assert ran.err == "hivemem: no quorum: 1 of 3 voters answer, 0 of them with a leader\n"
+    assert [line.split()[3] for line in ran.text.splitlines()[1:]].count("unreachable") == 2
+
+
 async def test_import_and_export(run: Shell, tmp_path: Path):
     lines = [{"namespace": "n", "session": "s", "key": f"{i}", "value": "v"} for i in range(9)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -300,6 +279,28 @@ async def test_collections_are_imported_and_exported(run: Shell, tmp_path: Path)
         assert (said or "vectors") in ran.err
     assert (await run("export", "--collection", "n/none")).status == 3
     assert (await run("import", "in.csv", "--collection", "n/none")).status == 3
+
+
+async def test_a_flag_that_a_collection_needs_is_named(run: Shell, tmp_path: Path):
+    for engine in ("relational", "graph", "document"):
+        await run.client.create_collection("default", engine, engine)
+    (tmp_path / "in.csv").write_text("id\na\n")
+    (tmp_path / "in.jsonl").write_text('{"node": {"id": "a"}}\n')
+    cases = [
+        (("import", "in.csv", "--collection", "relational"), "--table: "),
+        (("import", "in.csv", "--collection", "document", "--table", "t"), "--table: "),
+        (("import", "in.csv", "--collection", "document", "--part", "nodes"), "--part: "),
+        (("import", "in.csv", "--collection", "graph"), "--part nodes"),
+        (("import", "in.jsonl", "--collection", "graph", "--part", "nodes"), "--part nodes"),
+        (("export", "--collection", "relational"), "--table or --sql: "),
+        (("export", "--collection", "document", "--sql", "SELECT 1"), "--table or --sql: "),
+    ]
+    for arguments, flag in cases:
+        ran = await run(*arguments)
+        assert (ran.status, ran.out) == (2, b""), arguments
+        assert ran.err.startswith(f"hivemem {arguments[0]}: {flag}"), ran.err
+    ran = await run("import", "in.csv", "--collection", "graph", "--part", "nodes")
+    assert ran.text == "imported 1 records\n"
 
 
 async def test_bench_measures_and_cleans_up(run: Shell, monkeypatch: pytest.MonkeyPatch):

@@ -99,6 +99,8 @@ def people(state: CypherState) -> CypherState:
         ("[1, 2] < [1, 3]", True),
         ("null IS NULL", True),
         ("1 + null", None),
+        ("9223372036854775807 + 9223372036854775807 + 1", (1 << 64) - 1),
+        ("-9223372036854775807 - 1", -(1 << 63)),
         ("7 / 2", 3),
         ("-7 / 2", -3),
         ("-7 % 2", -1),
@@ -332,6 +334,16 @@ def test_few_rows_are_kept_for_the_first_of_many(state: CypherState) -> None:
         ("RETURN 1 / 0", "a division by zero"),
         ("RETURN 1 + true", "+ of a boolean"),
         ("RETURN 9223372036854775807 * 4", "does not fit 64 bits"),
+        ("RETURN -9223372036854775807 - 2", "does not fit 64 bits"),
+        ("RETURN 9223372036854775808", "beyond 2^63 - 1"),
+        ("MATCH (a) WHERE (a)-->() RETURN a", "column 22: unexpected '>'; a pattern is no"),
+        ("MATCH (a) WHERE NOT (a)-[:X]->(:B) RETURN a", "stands in EXISTS { }"),
+        ("MATCH (a) WHERE (a)<-[r:X]-() RETURN a", "stands in EXISTS { }"),
+        ("MATCH (a) WHERE (a)<--() RETURN a", "stands in EXISTS { }"),
+        ("MATCH (a) WHERE (a {x: 1})-->() RETURN a", "stands in EXISTS { }"),
+        ("MATCH (a) WHERE (:A)-->(a) RETURN a", "stands in EXISTS { }"),
+        ("MATCH (a) RETURN size((a)-->())", "stands in EXISTS { }"),
+        ("MATCH (a)-[:X y]->(b) RETURN a", "unexpected 'y'; expected one of"),
         ("RETURN 1e308 * 10", "no finite number"),
         ("UNWIND [1] AS x WITH x WHERE x RETURN x", "a condition is a number"),
         ("RETURN NOT 1", "NOT of a number"),
@@ -348,6 +360,28 @@ def test_few_rows_are_kept_for_the_first_of_many(state: CypherState) -> None:
 )
 def test_what_is_wrong_is_said(state: CypherState, text: str, message: str) -> None:
     assert message in state.fails(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("MATCH (a) RETURN COUNT { (a)-->() }", "MATCH (a:Person) RETURN a {.age}"),
+        *("MATCH (a:Person) WHERE exists(a.age) RETURN a", "PROFILE MATCH (a) RETURN a"),
+        *("MATCH (a:Person|Dog) RETURN a", "MATCH (a:!Dog) RETURN a", "RETURN 'text'[0]"),
+        *("RETURN timestamp()", "RETURN datetime()", "RETURN date()", "RETURN rand()"),
+        *("RETURN randomUUID()", "RETURN reduce(s = 0, x IN [1] | s + x)"),
+        *("RETURN any(x IN [1] WHERE x = 1)", "RETURN all(x IN [1] WHERE x = 1)"),
+        *("RETURN none(x IN [1] WHERE x = 1)", "RETURN single(x IN [1] WHERE x = 1)"),
+        *("CALL { RETURN 1 } RETURN 2", "FOREACH (x IN [1] | CREATE ())"),
+    ],
+)
+def test_what_the_page_leaves_out_is_refused(people: CypherState, text: str) -> None:
+    assert people.fails(text)
+
+
+def test_a_pattern_that_reads_as_a_subtraction_is_told_so(people: CypherState) -> None:
+    told = people.fails("MATCH (a {id: 'ann'}), (b) WHERE (a)--(b) RETURN a")
+    assert "- of a node; a pattern is no expression; as a condition it stands in EXISTS" in told
 
 
 def test_parameters(state: CypherState) -> None:

@@ -346,4 +346,9 @@ async def test_a_collection_of_that_name_that_is_no_memory(tmp_path: Path, engin
         for tool, arguments in (("remember", {"text": "x"}), ("recall", {"query": "x"})):
             told = await refusal(client, tool, **arguments)
             assert told.startswith("INVALID_ARGUMENT")
-            assert engine in told
+            assert f"collection memory of namespace default is of engine {engine};" in told
+            assert "Nothing was changed" in told
+            assert "another namespace" in told
+            assert "another name (database_collection" in told
+        await call(client, "remember", text="bees", namespace="other")
+        assert (await call(client, "recall", query="bees", namespace="other"))["hits"]

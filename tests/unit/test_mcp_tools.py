@@ -365,6 +365,11 @@ HEALTH = [
     (view(), "healthy", ""),
     (view(node("a"), node("b"), node("c", healthy=False)), "degraded", "node c"),
     (view(node("a"), node("b", healthy=False), node("c", healthy=False)), "critical", "no quorum"),
+    (
+        view({**node("a"), "healthy": False}, *(node(each, healthy=False) for each in "bc")),
+        "critical",
+        "no quorum: 1 of 3 nodes answer, 0 of them with a leader; node a knows no leader",
+    ),
     (view(leader=None), "critical", "no leader"),
     (view(node("a", healthy=False), node("b"), node("c")), "critical", "no leader"),
     (view(node("a")), "healthy", ""),
@@ -381,7 +386,7 @@ async def test_health_is_what_the_cluster_says(
     assert health["components"]["coordinator"]["status"] == overall
     assert health["components"]["optimizer"]["status"] == "healthy"
     assert bool(health["issues"]) is bool(issue)
-    assert issue in " ".join(health["issues"])
+    assert issue in "; ".join(health["issues"])
     assert bool(health["recommendations"]) is bool(issue)
     assert health["components"]["backends"]["total"] == len(seen["nodes"])
 

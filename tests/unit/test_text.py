@@ -47,6 +47,14 @@ def found(state: State, query: str, **more: Any) -> list[str]:
     return [hit["id"] for hit in hits]
 
 
+def test_without_spaces_a_word_is_the_whole_run(state: State) -> None:
+    write(state, "text_insert", documents=[{"id": "z", "text": "我喜欢绿茶。你好 世界 🎉"}])
+    assert found(state, "我喜欢绿茶") == found(state, "我喜*") == found(state, "世界") == ["z"]
+    assert found(state, "绿茶") == []
+    with pytest.raises(InvalidArgument, match="word"):
+        found(state, "🎉")
+
+
 @pytest.mark.parametrize(
     ("query", "more", "ids"),
     [
