@@ -40,6 +40,6 @@ async def test_a_refusal_names_the_place(tmp_path: Path) -> None:
         reply = await door.request("POST", queries, json.dumps(insert).encode())
         assert (reply.status, reply.code) == (400, "INVALID_ARGUMENT")
         assert reply.json()["error"]["field"] == "parameters.documents[1].vector"
-        count = {"operation": "vector_count", "collection": "notes"}
+        count = {"operation": "vector_count", "collection": insert["collection"]}
         reply = await door.request("POST", queries, json.dumps(count).encode())
         assert reply.json()["result"] == {"count": 0}
