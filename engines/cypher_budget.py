@@ -16,6 +16,7 @@ class CypherLimits(NamedTuple):
     held_bytes_max: int  # of rows that wait to be sorted, grouped or written
     result_rows_max: int
     result_bytes_max: int
+    compiled_max: int = 20_000  # parts of expressions, some microseconds each, before it runs
     changed_max: int = 0  # nodes and edges made, changed or deleted
 
 
@@ -52,6 +53,7 @@ class Budget:
         "_nodes",
         "_rows",
         "_work",
+        "compiled_parts",
         "limits",
         "step",
     )
@@ -60,7 +62,13 @@ class Budget:
         self.limits = limits
         self.step = step
         self._nodes = self._edges = self._rows = self._work = self._bytes = self._changes = 0
-        self._answered = 0
+        self._answered = self.compiled_parts = 0
+
+    def compiled(self, count: int = 1) -> None:
+        """Parts of an expression: some are compiled for more than one use."""
+        self.compiled_parts += count
+        if self.compiled_parts > self.limits.compiled_max:
+            raise CypherLimit(f"has more than {self.limits.compiled_max} parts")
 
     def node(self) -> None:
         self._nodes += 1

@@ -103,6 +103,7 @@ class Compiler:
             slot = self.scope.known.get(bare(of))
             if slot is not None:
                 return lambda row: row[slot]
+        self.graph.budget.compiled()
         return COMPILERS[type(of)](self, of)
 
     def condition(self, of: tree.Expression) -> Callable[[Row], bool]:

@@ -97,11 +97,11 @@ def _coalesce(graph: Graph, *values: Any) -> Any:
 def _range(graph: Graph, first: Any, last: Any, step: Any = 1) -> Any:
     if any(type(each) is not int for each in (first, last, step)) or step == 0:
         raise CypherError("range takes whole numbers, and a step that is not 0")
-    numbers = range(first, last + (1 if step > 0 else -1), step)
-    if len(numbers) > LIST_ITEMS_MAX:
+    count = max(0, (last - first) // step + 1)  # len() of a range ends at 2^63
+    if count > LIST_ITEMS_MAX:
         raise CypherError(f"range makes more than {LIST_ITEMS_MAX} numbers")
-    graph.budget.work(len(numbers) // 8)
-    return list(numbers)
+    graph.budget.work(count // 8)
+    return [first + place * step for place in range(count)]
 
 
 def _to_integer(graph: Graph, value: Any) -> int | None:

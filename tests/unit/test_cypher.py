@@ -12,13 +12,23 @@ from unittest.mock import patch
 import pytest
 
 from engines import graph_cypher
-from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS
-from engines.cypher_check import CLAUSES_MAX, COLUMNS_MAX, HOPS_MAX, PATTERN_EDGES_MAX
+from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS, Budget
+from engines.cypher_check import (
+    CLAUSES_MAX,
+    COLUMNS_MAX,
+    EXISTS_DEPTH_MAX,
+    HOPS_MAX,
+    PATTERN_EDGES_MAX,
+)
 from engines.cypher_codec import plain, rebuild
+from engines.cypher_errors import CypherLimit
 from engines.cypher_functions import FUNCTIONS
+from engines.cypher_graph import Graph, Nothing
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
+from engines.cypher_run import Program
 from engines.cypher_tree import Statement, bare
-from engines.engine import Kind
+from engines.cypher_writer import Writer
+from engines.engine import Kind, Stamp
 from engines.errors import InvalidArgument, UnknownCommand
 from engines.graph_cypher import PARAMETERS_BYTES_MAX
 from engines.interfaces import RejectCode, Rejected
@@ -422,11 +432,64 @@ def test_reads_are_bounded(people: CypherState) -> None:
     with patch.object(graph_cypher, "READ_LIMITS", READ_LIMITS._replace(visited_nodes_max=1)):
         assert len(people.ask("MATCH (n) RETURN n LIMIT 1")) == 1
     assert "more than 10000 numbers" in people.fails("RETURN range(1, 10001)")
+    ends = {"a": -(1 << 63), "b": (1 << 64) - 1}
+    assert "more than 10000 numbers" in people.fails("RETURN range($a, $b)", **ends)
+    assert people.ask("RETURN range($a, $b, $b), range(5, 1, -2), range(1, 5, -1)", **ends) == [
+        [[ends["a"], (1 << 63) - 1], [5, 3, 1], []]
+    ]
+    answer = people.execute("CREATE () WITH range($a, $b) AS x RETURN size(x)", **ends)
+    refused(answer, RejectCode.INVALID_ARGUMENT, "more than 10000 numbers")
     doubled = "WITH $x AS x " + "WITH [x, x] AS x " * 6 + "RETURN size(x)"
     assert "a list or map of more than" in people.fails(doubled, x="y" * 100_000)
     deeper = "WITH 1 AS x " + f"WITH {'[' * 50}x{']' * 50} AS x " * 30 + "RETURN x"
     assert "nested deeper than 100" in people.fails(deeper)
     assert "+ makes more than" in people.fails("RETURN $x + $x", x="y" * 600_000)
+
+
+def nested_exists(depth: int, innermost: str = "true") -> str:
+    """Of a condition on n: each in a place that is both tested and looked up."""
+    test = innermost
+    for _ in range(depth):
+        test = f"EXISTS {{ MATCH (n) WHERE n.id = CASE WHEN {test} THEN 1 END }}"
+    return f"MATCH (x) WHERE {test} "
+
+
+def test_nested_exists_is_bounded(state: CypherState) -> None:
+    assert state.ask(nested_exists(EXISTS_DEPTH_MAX) + "RETURN 1") == []
+    for depth in (EXISTS_DEPTH_MAX + 1, 10):
+        text = nested_exists(depth)
+        assert state.fails(text + "RETURN 1") == "EXISTS is nested deeper than 4"
+        with pytest.raises(InvalidArgument, match="EXISTS is nested deeper than 4"):
+            state.engine.prepare("graph_execute", {"query": text + "CREATE ()"})
+    text = f"MATCH (x) WHERE {'EXISTS { MATCH () WHERE ' * 5}true{' }' * 5} CREATE ()"
+    refusal = state.command("graph_execute", [1, "query", plain(parse(text)), {}])
+    assert isinstance(refusal, Rejected)
+    assert "EXISTS is nested deeper than 4" in refusal.message
+
+
+def test_what_is_compiled_is_counted(state: CypherState) -> None:
+    def parts(text: str, **parameters: Any) -> int:
+        budget = Budget(WRITE_LIMITS, lambda *_: None)
+        graph = Graph(Nothing(), parameters, budget, writing=True)
+        Program(parse(text), graph, Writer(graph, Stamp(0, 0)))
+        return budget.compiled_parts
+
+    # A condition is compiled once, whatever it is within; what is looked up, once more.
+    plainly = ["EXISTS { MATCH (n) WHERE " * n + "true" + " }" * n for n in (1, 2, 3)]
+    assert [parts(f"MATCH (x) WHERE {each} CREATE ()") for each in plainly] == [2, 3, 4]
+    numbers = ", ".join("1" * 2_600)
+    for text in (
+        f"CREATE ({{x: [{numbers}]}})",
+        f"MERGE (n {{id: [{numbers}]}})",
+        nested_exists(2, f"1 IN [{numbers}]") + "CREATE ()",
+        "MATCH (a) " + "WITH a ORDER BY a.x " * (CLAUSES_MAX - 2) + "SET a.x = 1",
+        "MATCH " + ", ".join(["(a)-[:T {x: 1}]->()"] * PATTERN_EDGES_MAX) + " SET a.x = 1",
+    ):
+        assert len(text) < STATEMENT_BYTES_MAX
+        assert parts(text) < WRITE_LIMITS.compiled_max
+    wide = {f"p{number}": 1 for number in range(WRITE_LIMITS.compiled_max)}
+    with pytest.raises(CypherLimit, match="more than 20000 parts"):
+        parts("MATCH (a $wide) SET a.x = 1", wide=wide)
 
 
 # --- Writes ----------------------------------------------------------------------------
@@ -594,6 +657,8 @@ def test_the_document_names_every_function_and_limit() -> None:
     assert f"| {answers[0]} | {answers[1]} |" in DOCUMENT
     assert f"| – | {WRITE_LIMITS.changed_max:,} |" in DOCUMENT
     bounds = f"{CLAUSES_MAX}; {COLUMNS_MAX}; {PATTERN_EDGES_MAX}; {HOPS_MAX}"
+    assert f"| {bounds} | {bounds} |" in DOCUMENT
+    bounds = f"{EXISTS_DEPTH_MAX}; {WRITE_LIMITS.compiled_max:,}"
     assert f"| {bounds} | {bounds} |" in DOCUMENT
 
 
