@@ -15,6 +15,7 @@ from engines.cypher_graph import Graph
 from engines.cypher_values import (
     INTEGER_MAX,
     INTEGER_MIN,
+    SIZED,
     EdgeRef,
     NodeRef,
     Path,
@@ -28,6 +29,11 @@ LIST_ITEMS_MAX: Final = 10_000  # that range makes
 _BLANKS: Final = " \t\n\r\v\f"
 _WORK_BYTES: Final = 256  # of values that a unit of work copies
 _WORK_ITEMS: Final = 256
+_SORTED_NAMES: Final = 8  # for a unit of work
+_COPIED_MEMBERS: Final = 64
+_SPLIT_PARTS: Final = 8
+_PART_BYTES: Final = 60  # of a text in a list, besides its characters
+_MADE_BYTES_MAX: Final = 1 << 20
 _KEPT_BYTES: Final = 60  # of a value's place in a list or set
 
 
@@ -51,7 +57,7 @@ def _of(name: str, kinds: tuple[type, ...], run: Callable[[Graph, Any], Any]) ->
             return None
         if type(value) not in kinds:
             raise _fails(name, value)
-        if type(value) in (list, str):
+        if type(value) in SIZED:
             graph.budget.work(len(value) // _WORK_ITEMS)
         return run(graph, value)
 
@@ -79,11 +85,17 @@ def _labels(graph: Graph, node: NodeRef) -> list[str]:
 
 
 def _keys(graph: Graph, value: Any) -> list[str]:
-    return sorted(value if type(value) is dict else graph.properties(value))
+    names = value if type(value) is dict else graph.properties(value)
+    graph.budget.work(len(names) // _SORTED_NAMES)
+    return sorted(names)
 
 
 def _properties(graph: Graph, value: Any) -> Any:
-    return value if type(value) is dict else {**graph.properties(value)}
+    if type(value) is dict:
+        return value
+    properties = graph.properties(value)
+    graph.budget.work(len(properties) // _COPIED_MEMBERS)
+    return {**properties}
 
 
 def _end(place: int) -> Callable[[Graph, Any], Any]:
@@ -160,6 +172,8 @@ def _texts(name: str, run: Callable[..., Any], count: int, optional: int = 0) ->
             found = run(*values)
         except TypeError:
             raise _fails(name, values[-1]) from None
+        if type(found) is list:
+            graph.budget.work(len(found) // _SPLIT_PARTS)
         return found
 
     return Function(count - optional, count, all_of)
@@ -184,12 +198,15 @@ def _replace(text: str, old: str, new: str) -> str:
     if old == "":
         return text
     found = text.count(old)
-    if len(text) + found * len(new) > 1 << 20:
+    if len(text) + found * len(new) > _MADE_BYTES_MAX:
         raise CypherError("replace makes more than a mebibyte")
     return text.replace(old, new)
 
 
 def _split(text: str, separator: str) -> list[str]:
+    count = len(text) if separator == "" else text.count(separator) + 1
+    if len(text) + count * _PART_BYTES > _MADE_BYTES_MAX:
+        raise CypherError("split makes more than a mebibyte")
     return [*text] if separator == "" else text.split(separator)
 
 
@@ -250,16 +267,19 @@ class Aggregate:
         self._count = 0
         self._total: Any = 0
         self._best: Any = None
+        self._best_key: Any = None
+        self._best_size = 0  # of its key, bytes
         self._items: list[Any] = []
 
     def add(self, value: Any) -> None:
         if value is None:
             return
         if self._seen is not None:
+            size = self._graph.budget.keys(value)
             key = group_key(value)
             if key in self._seen:
                 return
-            self._graph.budget.hold(_KEPT_BYTES + weight(value))
+            self._graph.budget.hold(_KEPT_BYTES + size)
             self._seen.add(key)
         self._count += 1
         match self._name:
@@ -289,12 +309,13 @@ class Aggregate:
                 return self._best
 
     def _choose(self, value: Any) -> None:
-        if self._best is None:
-            self._best = value
+        if value is self._best:
             return
-        new, old = order_key(value), order_key(self._best)
-        if new < old if self._name == "min" else new > old:
-            self._best = value
+        size = self._graph.budget.keys(value) if type(value) in SIZED else 0
+        key, old = order_key(value), self._best_key
+        if old is None or (key < old if self._name == "min" else key > old):
+            self._graph.budget.hold(size - self._best_size)
+            self._best, self._best_key, self._best_size = value, key, size
 
     def _checked(self, value: Any) -> Any:
         if type(value) is int and _fitting(value) is None:

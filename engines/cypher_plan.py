@@ -10,7 +10,7 @@ counts, which are the same on every replica.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
@@ -30,9 +30,10 @@ from engines.cypher_match import (
     Stream,
     chained,
 )
-from engines.cypher_values import EdgeRef, equal
+from engines.cypher_values import EdgeRef
 
 _BY_ID, _BY_IDS, _NO_ANCHOR = 1, 10, 1 << 62  # estimated rows
+_FITTING: Final = 8  # properties looked at for a unit of work
 Names = frozenset[str]
 
 
@@ -53,6 +54,7 @@ class Condition(NamedTuple):
 class Compiled(NamedTuple):
     run: Callable[[Row], bool]
     names: Names
+    parts: int
 
 
 class Identity(NamedTuple):
@@ -138,7 +140,8 @@ class _Planner:
             # Once: each time all within it is compiled, too. A pattern in EXISTS may have names
             # of its own.
             run = self._compiler.condition(condition.test)
-            self._compiled.append(Compiled(run, condition.names & known))
+            parts = tree.size_of(condition.test)
+            self._compiled.append(Compiled(run, condition.names & known, parts))
             self._take_identity(condition.test)
         given = Given(self._graph, [self._slot(each) for each in dict.fromkeys(self._given)])
         self._settle(given, ())
@@ -313,9 +316,10 @@ class _Planner:
     def _fits(self, edge: EdgeRef, wanted: Mapping[str, Any]) -> bool:
         if not wanted:
             return True
-        own = self._graph.edge(edge.id).properties
+        own, budget = self._graph.edge(edge.id).properties, self._graph.budget
+        budget.work(len(wanted) // _FITTING)
         return all(
-            equal(edge.id if name == "id" else own.get(name), value) is True
+            budget.equal(edge.id if name == "id" else own.get(name), value) is True
             for name, value in wanted.items()
         )
 
@@ -344,6 +348,7 @@ class _Planner:
         for condition in self._compiled:
             if condition.names <= self._bound:
                 step.conditions.append(condition.run)
+                step.parts += condition.parts
             else:
                 left.append(condition)
         self._compiled = left

@@ -39,6 +39,7 @@ _NAMES: Final = (
     "a map", "a node", "a relationship", "a list", "a path", "bytes", "text", "a boolean",
     "a number", "null",
 )  # fmt: skip
+SIZED: Final = frozenset({str, bytes, list, dict})  # a pass over them may be long
 
 
 def kind_of(value: Any) -> str:
@@ -120,6 +121,11 @@ def weight(value: Any, depth: int = 0) -> int:
     if kind is Path:
         return 100 + 400 * len(value.nodes)
     return 200 if kind in (NodeRef, EdgeRef) else 32
+
+
+def depth_of(value: Any) -> int:
+    """Of lists within each other; 0: it is none."""
+    return 1 + max(map(depth_of, value), default=0) if type(value) is list else 0
 
 
 def is_true(value: Any) -> bool:
