@@ -80,7 +80,7 @@ class Projection:
 
     def _plain(self, rows: Iterator[Row]) -> Iterator[tuple[Row, Row]]:
         values, wide = self._values, bool(self._order) and not self._clause.distinct
-        units, work = len(values) // 4, self._graph.budget.work
+        units, work = 1 + len(values) // 4, self._graph.budget.work
         for row in rows:
             work(units)
             new = [value(row) for value in values]
@@ -198,15 +198,18 @@ class Grouping:
     def run(self, rows: Iterator[Row]) -> Iterator[Row]:
         groups: dict[Any, tuple[list[Any], list[Aggregate]]] = {}
         keys, calls, graph = self._keys, self._calls, self._graph
+        units = 1 + len(calls) // 2
         if not keys:
             alone = self._fresh()
             pairs = [(each, argument) for each, (_, argument) in zip(alone, calls, strict=True)]
             for row in rows:
+                graph.budget.work(units)
                 for aggregate, argument in pairs:
                     aggregate.add(argument(row))
             groups[()] = [], alone
         for row in rows:
             values = [key(row) for key in keys]
+            graph.budget.work(units)
             size = graph.budget.keys(*values)
             place = tuple(map(group_key, values))
             group = groups.get(place)

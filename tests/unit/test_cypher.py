@@ -669,6 +669,20 @@ def test_passes_over_whole_values_are_charged(text: str) -> None:
     assert steps > loose.work_max // 10
 
 
+def test_rows_that_pass_on_are_charged() -> None:
+    limits = READ_LIMITS._replace(work_max=10_000)
+    many = ", ".join(f"max(x + {number}) AS m{number}" for number in range(20))
+    for text in (
+        "WITH x " * 12 + "RETURN count(x)",
+        f"RETURN {many}",
+        f"RETURN x % 2 AS y, {many}",
+        "WITH x ORDER BY " + ", ".join(["x"] * 20) + " RETURN count(x)",
+    ):
+        assert passes(limits, f"UNWIND range(1, 100) AS x {text}")[0] is None
+        message, _ = passes(limits, f"UNWIND range(1, 1000) AS x {text}")
+        assert message == "takes more than 10000 units of work"
+
+
 def test_a_list_that_stays_is_looked_through_once() -> None:
     ids = [f"n{number}" for number in range(5_000)]
     for text in (
