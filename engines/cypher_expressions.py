@@ -18,9 +18,11 @@ from engines.cypher_operators import BINARY, Members, arithmetic, negated
 from engines.cypher_tree import bare, size_of
 from engines.cypher_values import (
     SIZED,
+    VALUE_BYTES_MAX,
     EdgeRef,
     NodeRef,
     boolean,
+    check_made,
     depth_of,
     is_true,
     kind_of,
@@ -28,7 +30,6 @@ from engines.cypher_values import (
 )
 
 HIDDEN: Final = "\x00"  # begins the names of what has none in the text
-VALUE_BYTES_MAX: Final = 1 << 20  # of a text, list or map that an expression makes
 _WORK_BYTES: Final = 256  # of values compared or copied for a unit of work
 WORK_PARTS: Final = 16  # of an expression
 
@@ -178,7 +179,9 @@ class Compiler:
             if type(value) is not list or any(type(end) not in (int, type(None)) for end in ends):
                 raise CypherError(f"a slice of {kind_of(value)}, or its bounds are no numbers")
             graph.budget.work(len(value) // 8)
-            return value[ends[0] : ends[1]]
+            found = value[ends[0] : ends[1]]
+            check_made(found, "a slice")
+            return found
 
         return get
 

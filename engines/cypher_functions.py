@@ -16,9 +16,11 @@ from engines.cypher_values import (
     INTEGER_MAX,
     INTEGER_MIN,
     SIZED,
+    VALUE_BYTES_MAX,
     EdgeRef,
     NodeRef,
     Path,
+    check_made,
     group_key,
     kind_of,
     order_key,
@@ -29,11 +31,11 @@ LIST_ITEMS_MAX: Final = 10_000  # that range makes
 _BLANKS: Final = " \t\n\r\v\f"
 _WORK_BYTES: Final = 256  # of values that a unit of work copies
 _WORK_ITEMS: Final = 256
+_COPYING: Final = frozenset({"tail", "reverse", "keys"})
 _SORTED_NAMES: Final = 8  # for a unit of work
 _COPIED_MEMBERS: Final = 64
 _SPLIT_PARTS: Final = 8
 _PART_BYTES: Final = 60  # of a text in a list, besides its characters
-_MADE_BYTES_MAX: Final = 1 << 20
 _KEPT_BYTES: Final = 60  # of a value's place in a list or set
 
 
@@ -59,6 +61,8 @@ def _of(name: str, kinds: tuple[type, ...], run: Callable[[Graph, Any], Any]) ->
             raise _fails(name, value)
         if type(value) in SIZED:
             graph.budget.work(len(value) // _WORK_ITEMS)
+            if name in _COPYING:
+                check_made(value, name)
         return run(graph, value)
 
     return Function(1, 1, one)
@@ -198,14 +202,14 @@ def _replace(text: str, old: str, new: str) -> str:
     if old == "":
         return text
     found = text.count(old)
-    if len(text) + found * len(new) > _MADE_BYTES_MAX:
+    if len(text) + found * len(new) > VALUE_BYTES_MAX:
         raise CypherError("replace makes more than a mebibyte")
     return text.replace(old, new)
 
 
 def _split(text: str, separator: str) -> list[str]:
     count = len(text) if separator == "" else text.count(separator) + 1
-    if len(text) + count * _PART_BYTES > _MADE_BYTES_MAX:
+    if len(text) + count * _PART_BYTES > VALUE_BYTES_MAX:
         raise CypherError("split makes more than a mebibyte")
     return [*text] if separator == "" else text.split(separator)
 

@@ -16,10 +16,11 @@ from engines.cypher_expressions import HIDDEN, Compiler, Evaluate, Row, Scope
 from engines.cypher_functions import AGGREGATES, Aggregate
 from engines.cypher_graph import Graph
 from engines.cypher_tree import bare, children
-from engines.cypher_values import group_key, is_true, order_key, weight
+from engines.cypher_values import group_key, is_true, order_key, shallow_size, weight
 
 _ROW_BYTES: Final = 200  # of a row that is held, besides its values
 _SPARE_ROWS: Final = 1_000  # beyond the wanted ones, before the rest is let go
+_LARGE_ROW_BYTES: Final = 4_096  # smaller ones are not counted while they pass
 _LONG_KEY_BYTES: Final = 1_024  # of what the keys of a row take
 
 
@@ -64,10 +65,18 @@ class Projection:
             end = None if self.limit is None else self.skip + self.limit
             made = islice((new for _, new in pairs), self.skip, end)
         padding = [None] * (self.scope.size - len(self.columns))
+        hold = self._graph.budget.hold
         for row in made:
             full = row + padding
             if self._where is None or is_true(self._where(full)):
+                size = sum(map(shallow_size, row))
+                if size < _LARGE_ROW_BYTES:
+                    yield full
+                    continue
+                # A row of each clause is there at a time.
+                hold(size)
                 yield full
+                hold(-size)
 
     def _pairs(self, rows: Iterator[Row]) -> Iterator[tuple[Row, Row]]:
         """Each new row with what ORDER BY may look at."""

@@ -21,7 +21,7 @@ from engines.cypher_check import (
     PATTERN_EDGES_MAX,
 )
 from engines.cypher_codec import plain, rebuild
-from engines.cypher_errors import CypherLimit
+from engines.cypher_errors import CypherError, CypherLimit
 from engines.cypher_functions import FUNCTIONS
 from engines.cypher_graph import Graph, Nothing
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
@@ -706,6 +706,24 @@ def test_sort_keys_are_held() -> None:
     # Those that are let go are not counted any more.
     text = "UNWIND range(1, 1500) AS x WITH x ORDER BY $a LIMIT 1 RETURN x"
     assert passes(READ_LIMITS, text, a=[1] * 200)[0] is None
+
+
+def test_values_of_rows_that_pass_are_held() -> None:
+    """Rows of all clauses are there at a time, and each may have values of its own."""
+    made = ", ".join(f"$s + 'x' AS s{number}" for number in range(10))
+    text = f"WITH {made} " * 8
+    message, _ = passes(READ_LIMITS, f"{text} RETURN 1", s="x" * 1_000_000)
+    assert message is not None
+    assert message.startswith(f"holds rows of more than {64 << 20} bytes")
+    # Of rows that pass one after another, only one.
+    text = "UNWIND range(1, 1000) AS x WITH x, $s + 'x' AS s RETURN count(s)"
+    assert passes(READ_LIMITS, text, s="x" * 1_000_000)[0] is None
+    for copied in ("tail($a)", "reverse($a)", "$a[1..]", "keys($m)"):
+        with pytest.raises(CypherError, match="makes more than 1048576 bytes"):
+            passes(
+                READ_LIMITS, f"RETURN {copied}",
+                a=[1] * 140_000, m=dict.fromkeys(map(str, range(140_000))),
+            )  # fmt: skip
 
 
 def test_writes_with_large_parameters_are_refused(people: CypherState) -> None:
