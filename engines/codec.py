@@ -25,6 +25,7 @@ Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[st
 T = TypeVar("T")
 
 VALUE_DEPTH_MAX = 32  # arrays and objects within each other
+BODY_DEPTH_MAX = VALUE_DEPTH_MAX + 8  # what engines put around callers' values in the log
 _VECTOR_MIN = 16  # numbers; shorter ones are looked at one by one
 _INTEGER_MIN, _INTEGER_MAX = -(1 << 63), (1 << 64) - 1  # what MessagePack can hold
 

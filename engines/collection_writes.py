@@ -22,7 +22,7 @@ from engines.catalog import (
     find_collection,
     pack_collection,
 )
-from engines.codec import VALUE_DEPTH_MAX, Value, check_value, pack_value, unpack_value
+from engines.codec import BODY_DEPTH_MAX, Value, check_value, pack_value, unpack_value
 from engines.counters import Counters
 from engines.engine import Engine, Kind, Refused, Stamp
 from engines.errors import InvalidArgument, UnknownCommand
@@ -48,7 +48,6 @@ _UNFORESEEN: Final = (
 )  # fmt: skip
 # Always the same: it may be kept with a request id, and other builds word exceptions otherwise.
 _UNFIT: Final = "the engine cannot do this command"
-_BODY_DEPTH_MAX: Final = VALUE_DEPTH_MAX + 8  # what engines put around callers' values
 
 
 class CollectionWrites:
@@ -226,7 +225,7 @@ def _remains(identity: bytes) -> Collection:
 def _body(command: CollectionCommand) -> Any:
     """What `prepare` returned, if a sound node wrote it. Raises Malformed, InvalidArgument."""
     body = unpack_value(command.body)
-    check_value(body, "parameters", _BODY_DEPTH_MAX)
+    check_value(body, "parameters", BODY_DEPTH_MAX)
     return body
 
 

@@ -18,6 +18,7 @@ COLUMNS_MAX: Final = 64  # and keys of ORDER BY, changes of SET, targets of DELE
 PATTERN_EDGES_MAX: Final = 16  # relationships in the patterns of one clause
 TYPES_MAX: Final = 32  # of a relationship in a pattern
 HOPS_MAX: Final = 30  # of a relationship of variable length
+EXISTS_DEPTH_MAX: Final = 4  # EXISTS within each other
 VARIABLE_BYTES_MAX: Final = 256
 _WRITES: Final = (tree.Create, tree.Merge, tree.Update, tree.Delete)
 
@@ -41,9 +42,13 @@ def check_statement(statement: tree.Statement) -> None:
         raise CypherError("must end with RETURN, or with a clause that writes")
 
 
-def _check(of: Any) -> None:
-    """The tree below a clause, too. Its depth is bounded."""
+def _check(of: Any, around: int = 0) -> None:
+    """The tree below a clause, too. Its depth is bounded. `around`: how many EXISTS are."""
     kind = type(of)
+    if kind is tree.Exists:
+        around += 1
+        if around > EXISTS_DEPTH_MAX:
+            raise CypherError(f"EXISTS is nested deeper than {EXISTS_DEPTH_MAX}")
     if kind is tree.PathPattern:
         if len(of.nodes) != len(of.edges) + 1:
             raise CypherError("a path has one node more than relationships")
@@ -81,7 +86,7 @@ def _check(of: Any) -> None:
         _check_count(len(of.targets), "targets", COLUMNS_MAX)
     if isinstance(of, tuple):
         for each in of:
-            _check(each)
+            _check(each, around)
 
 
 def _check_count(count: int, what: str, most: int) -> None:

@@ -14,22 +14,24 @@ from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
 from engines.cypher_functions import AGGREGATES, FUNCTIONS, Function
 from engines.cypher_graph import Graph
-from engines.cypher_operators import BINARY, arithmetic, negated
+from engines.cypher_operators import BINARY, Members, arithmetic, negated
 from engines.cypher_tree import bare, size_of
 from engines.cypher_values import (
+    SIZED,
+    VALUE_BYTES_MAX,
     EdgeRef,
     NodeRef,
     boolean,
-    equal,
+    check_made,
+    depth_of,
     is_true,
     kind_of,
     weight,
 )
 
 HIDDEN: Final = "\x00"  # begins the names of what has none in the text
-VALUE_BYTES_MAX: Final = 1 << 20  # of a text, list or map that an expression makes
 _WORK_BYTES: Final = 256  # of values compared or copied for a unit of work
-_WORK_PARTS: Final = 16  # of an expression
+WORK_PARTS: Final = 16  # of an expression
 
 Row = list[Any]
 Evaluate = Callable[[Row], Any]
@@ -87,7 +89,7 @@ class Compiler:
 
     def compile(self, of: tree.Expression) -> Evaluate:
         """A whole expression; a large one is work each time."""
-        evaluate, units = self._part(of), size_of(of) // _WORK_PARTS
+        evaluate, units = self._part(of), size_of(of) // WORK_PARTS
         if units == 0:
             return evaluate
         work = self.graph.budget.work
@@ -103,10 +105,12 @@ class Compiler:
             slot = self.scope.known.get(bare(of))
             if slot is not None:
                 return lambda row: row[slot]
+        self.graph.budget.compiled()
         return COMPILERS[type(of)](self, of)
 
     def condition(self, of: tree.Expression) -> Callable[[Row], bool]:
-        evaluate = self.compile(of)
+        """Who tests it counts its parts."""
+        evaluate = self._part(of)
         return lambda row: is_true(evaluate(row))
 
     def literal(self, of: tree.Literal) -> Evaluate:
@@ -175,7 +179,9 @@ class Compiler:
             if type(value) is not list or any(type(end) not in (int, type(None)) for end in ends):
                 raise CypherError(f"a slice of {kind_of(value)}, or its bounds are no numbers")
             graph.budget.work(len(value) // 8)
-            return value[ends[0] : ends[1]]
+            found = value[ends[0] : ends[1]]
+            check_made(found, "a slice")
+            return found
 
         return get
 
@@ -190,6 +196,7 @@ class Compiler:
                 return all(label == value.type for label in labels)
             if type(value) is not NodeRef:
                 raise CypherError(f"{kind_of(value)} has no labels")
+            graph.budget.work(len(labels))
             return graph.has_labels(value.id, labels)
 
         return has
@@ -207,22 +214,27 @@ class Compiler:
                 return lambda row: arithmetic(sub, 0, inner(row), "-")
 
     def binary(self, of: tree.Binary) -> Evaluate:
-        left, right, work = self._part(of.left), self._part(of.right), self.graph.budget.work
+        left, right, budget = self._part(of.left), self._part(of.right), self.graph.budget
         operator = of.operator
+        if operator == "IN":
+            members = Members(budget)
+            return lambda row: members.contain(left(row), right(row))
         apply = BINARY[operator]
-        if operator in ("+", "IN", "=", "<>", "<", "<=", ">", ">=", "CONTAINS"):
+        if operator in ("-", "*", "/", "%"):
+            return lambda row: apply(left(row), right(row))
+        ordering = operator in ("<", "<=", ">", ">=")
 
-            def sized(row: Row) -> Any:
-                a, b = left(row), right(row)
-                if type(a) in _SIZED or type(b) in _SIZED:
-                    size = weight(a) + weight(b)
-                    work(size // _WORK_BYTES)
-                    if operator == "+" and size > VALUE_BYTES_MAX:
-                        raise CypherError(f"+ makes more than {VALUE_BYTES_MAX} bytes")
-                return apply(a, b)
+        def sized(row: Row) -> Any:
+            a, b = left(row), right(row)
+            if type(a) in SIZED or type(b) in SIZED:
+                # What lists differ in first is compared again, a list further down.
+                times = depth_of(a) if ordering and type(a) is type(b) is list else 1
+                size = budget.compare(a, b, times)
+                if operator == "+" and size > VALUE_BYTES_MAX:
+                    raise CypherError(f"+ makes more than {VALUE_BYTES_MAX} bytes")
+            return apply(a, b)
 
-            return sized
-        return lambda row: apply(left(row), right(row))
+        return sized
 
     def junction(self, of: tree.Junction) -> Evaluate:
         operands, operator = [self._part(each) for each in of.operands], of.operator
@@ -287,6 +299,8 @@ class Compiler:
         whens = [(self._part(each.condition), self._part(each.result)) for each in of.whens]
         default = self._part(tree.Literal(None) if of.default is None else of.default)
 
+        equal = self.graph.budget.equal
+
         def choose(row: Row) -> Any:
             value = None if subject is None else subject(row)
             for condition, result in whens:
@@ -298,7 +312,6 @@ class Compiler:
         return choose
 
 
-_SIZED: Final = frozenset({str, bytes, list, dict})
 # EXISTS is added by what plans patterns, which compiles expressions itself.
 COMPILERS: Final[dict[type, Callable[[Compiler, Any], Evaluate]]] = {
     tree.Literal: Compiler.literal,

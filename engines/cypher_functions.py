@@ -15,9 +15,12 @@ from engines.cypher_graph import Graph
 from engines.cypher_values import (
     INTEGER_MAX,
     INTEGER_MIN,
+    SIZED,
+    VALUE_BYTES_MAX,
     EdgeRef,
     NodeRef,
     Path,
+    check_made,
     group_key,
     kind_of,
     order_key,
@@ -28,6 +31,11 @@ LIST_ITEMS_MAX: Final = 10_000  # that range makes
 _BLANKS: Final = " \t\n\r\v\f"
 _WORK_BYTES: Final = 256  # of values that a unit of work copies
 _WORK_ITEMS: Final = 256
+_COPYING: Final = frozenset({"tail", "reverse", "keys"})
+_SORTED_NAMES: Final = 8  # for a unit of work
+_COPIED_MEMBERS: Final = 64
+_SPLIT_PARTS: Final = 8
+_PART_BYTES: Final = 60  # of a text in a list, besides its characters
 _KEPT_BYTES: Final = 60  # of a value's place in a list or set
 
 
@@ -51,8 +59,10 @@ def _of(name: str, kinds: tuple[type, ...], run: Callable[[Graph, Any], Any]) ->
             return None
         if type(value) not in kinds:
             raise _fails(name, value)
-        if type(value) in (list, str):
+        if type(value) in SIZED:
             graph.budget.work(len(value) // _WORK_ITEMS)
+            if name in _COPYING:
+                check_made(value, name)
         return run(graph, value)
 
     return Function(1, 1, one)
@@ -79,11 +89,17 @@ def _labels(graph: Graph, node: NodeRef) -> list[str]:
 
 
 def _keys(graph: Graph, value: Any) -> list[str]:
-    return sorted(value if type(value) is dict else graph.properties(value))
+    names = value if type(value) is dict else graph.properties(value)
+    graph.budget.work(len(names) // _SORTED_NAMES)
+    return sorted(names)
 
 
 def _properties(graph: Graph, value: Any) -> Any:
-    return value if type(value) is dict else {**graph.properties(value)}
+    if type(value) is dict:
+        return value
+    properties = graph.properties(value)
+    graph.budget.work(len(properties) // _COPIED_MEMBERS)
+    return {**properties}
 
 
 def _end(place: int) -> Callable[[Graph, Any], Any]:
@@ -97,11 +113,11 @@ def _coalesce(graph: Graph, *values: Any) -> Any:
 def _range(graph: Graph, first: Any, last: Any, step: Any = 1) -> Any:
     if any(type(each) is not int for each in (first, last, step)) or step == 0:
         raise CypherError("range takes whole numbers, and a step that is not 0")
-    numbers = range(first, last + (1 if step > 0 else -1), step)
-    if len(numbers) > LIST_ITEMS_MAX:
+    count = max(0, (last - first) // step + 1)  # len() of a range ends at 2^63
+    if count > LIST_ITEMS_MAX:
         raise CypherError(f"range makes more than {LIST_ITEMS_MAX} numbers")
-    graph.budget.work(len(numbers) // 8)
-    return list(numbers)
+    graph.budget.work(count // 8)
+    return [first + place * step for place in range(count)]
 
 
 def _to_integer(graph: Graph, value: Any) -> int | None:
@@ -160,6 +176,8 @@ def _texts(name: str, run: Callable[..., Any], count: int, optional: int = 0) ->
             found = run(*values)
         except TypeError:
             raise _fails(name, values[-1]) from None
+        if type(found) is list:
+            graph.budget.work(len(found) // _SPLIT_PARTS)
         return found
 
     return Function(count - optional, count, all_of)
@@ -184,12 +202,15 @@ def _replace(text: str, old: str, new: str) -> str:
     if old == "":
         return text
     found = text.count(old)
-    if len(text) + found * len(new) > 1 << 20:
+    if len(text) + found * len(new) > VALUE_BYTES_MAX:
         raise CypherError("replace makes more than a mebibyte")
     return text.replace(old, new)
 
 
 def _split(text: str, separator: str) -> list[str]:
+    count = len(text) if separator == "" else text.count(separator) + 1
+    if len(text) + count * _PART_BYTES > VALUE_BYTES_MAX:
+        raise CypherError("split makes more than a mebibyte")
     return [*text] if separator == "" else text.split(separator)
 
 
@@ -250,16 +271,19 @@ class Aggregate:
         self._count = 0
         self._total: Any = 0
         self._best: Any = None
+        self._best_key: Any = None
+        self._best_size = 0  # of its key, bytes
         self._items: list[Any] = []
 
     def add(self, value: Any) -> None:
         if value is None:
             return
         if self._seen is not None:
+            size = self._graph.budget.keys(value)
             key = group_key(value)
             if key in self._seen:
                 return
-            self._graph.budget.hold(_KEPT_BYTES + weight(value))
+            self._graph.budget.hold(_KEPT_BYTES + size)
             self._seen.add(key)
         self._count += 1
         match self._name:
@@ -289,12 +313,13 @@ class Aggregate:
                 return self._best
 
     def _choose(self, value: Any) -> None:
-        if self._best is None:
-            self._best = value
+        if value is self._best:
             return
-        new, old = order_key(value), order_key(self._best)
-        if new < old if self._name == "min" else new > old:
-            self._best = value
+        size = self._graph.budget.keys(value) if type(value) in SIZED else 0
+        key, old = order_key(value), self._best_key
+        if old is None or (key < old if self._name == "min" else key > old):
+            self._graph.budget.hold(size - self._best_size)
+            self._best, self._best_key, self._best_size = value, key, size
 
     def _checked(self, value: Any) -> Any:
         if type(value) is int and _fitting(value) is None:

@@ -7,14 +7,15 @@ run in between. So nothing is held but one row, and what is found is filtered at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from engines.cypher_errors import CypherError
-from engines.cypher_expressions import Evaluate, Row
+from engines.cypher_expressions import WORK_PARTS, Evaluate, Row
 from engines.cypher_graph import Graph
 from engines.cypher_values import EdgeRef, NodeRef, Path, kind_of
 from engines.graph_items import read_degrees
 
+_LISTED_IDS: Final = 4  # looked at for a unit of work
 Stream = Callable[[Row], Iterator[None]]
 Conditions = list[Callable[[Row], bool]]
 
@@ -25,6 +26,7 @@ class Step:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.conditions: Conditions = []
+        self.parts = 0  # of the conditions
 
     def ways(self, row: Row) -> Iterator[None]:
         raise NotImplementedError
@@ -34,9 +36,12 @@ class Step:
 
     def stream(self, following: Stream | None) -> Stream:
         ways, conditions = self.ways, tuple(self.conditions)
+        units, work = self.parts // WORK_PARTS, self.graph.budget.work
 
         def run(row: Row) -> Iterator[None]:
             for _ in ways(row):
+                if units:
+                    work(units)
                 for condition in conditions:
                     if not condition(row):
                         break
@@ -78,17 +83,26 @@ class NodeById(Step):
     def __init__(self, graph: Graph, name: str, slot: int, wanted: Evaluate, many: bool) -> None:
         super().__init__(graph)
         self.name, self.slot, self.wanted, self.many = name, slot, wanted, many
+        self._list: Any = None
+        self._ids: list[str] = []  # in it
 
     def ways(self, row: Row) -> Iterator[None]:
         found = self.wanted(row)
         if self.many and found is not None and type(found) is not list:
             raise CypherError(f"IN {kind_of(found)}, not a list")
-        ids = (found or []) if self.many else [found]
-        for identity in dict.fromkeys(each for each in ids if type(each) is str):
+        for identity in self._ids_in((found or []) if self.many else [found]):
             self.graph.budget.node()
             if identity and self.graph.is_node(identity):
                 row[self.slot] = NodeRef(identity)
                 yield
+
+    def _ids_in(self, found: list[Any]) -> list[str]:
+        """Looked through once while it stays the same list."""
+        if found is not self._list:
+            self.graph.budget.work(len(found) // _LISTED_IDS)
+            self._ids = [*dict.fromkeys(each for each in found if type(each) is str)]
+            self._list = found
+        return self._ids
 
     def explained(self) -> dict[str, Any]:
         return {"operator": "NodeById", "variable": self.name, "estimated_rows": 1}

@@ -7,8 +7,11 @@ from math import fmod, isfinite
 from operator import add, mul, sub
 from typing import Any, Final
 
+from engines.cypher_budget import Budget
 from engines.cypher_errors import PATTERN_HINT, CypherError
 from engines.cypher_values import INTEGER_MAX, INTEGER_MIN, NodeRef, equal, group_key, kind_of, less
+
+_NULL: Final = group_key(None)
 
 
 def negated(value: bool | None) -> bool | None:
@@ -67,20 +70,40 @@ def _added(left: Any, right: Any) -> Any:
     return arithmetic(add, left, right, "+")
 
 
+class Members:
+    """`left IN right` for many left ones; a list is looked through once while it stays."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._list: Any = None
+        self._keys: frozenset[Any] = frozenset()
+        self._size = 0  # of the keys, bytes
+
+    def contain(self, left: Any, right: Any) -> bool | None:
+        if type(right) is not list or type(left) in (list, dict) or left is None:
+            if type(right) is list:
+                self._budget.compare(left, right)
+            return _contained(left, right)
+        if right is not self._list:
+            size = self._budget.keys(right)
+            self._budget.hold(size - self._size)
+            self._size, self._list = size, right
+            self._keys = frozenset(
+                group_key(each)
+                for each in right
+                if type(each) is not list and type(each) is not dict
+            )
+        if group_key(left) in self._keys:
+            return True
+        return None if _NULL in self._keys else False
+
+
 def _contained(left: Any, right: Any) -> bool | None:
     """`left IN right`."""
     if right is None:
         return None
     if type(right) is not list:
         raise CypherError(f"IN {kind_of(right)}, not a list")
-    if left is not None and type(left) is not list and type(left) is not dict:
-        wanted = group_key(left)
-        if any(
-            type(each) is not list and type(each) is not dict and group_key(each) == wanted
-            for each in right
-        ):
-            return True
-        return None if None in right else False
     unknown = False
     for each in right:
         same = equal(left, each)

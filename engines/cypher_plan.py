@@ -9,8 +9,8 @@ counts, which are the same on every replica.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
@@ -30,9 +30,10 @@ from engines.cypher_match import (
     Stream,
     chained,
 )
-from engines.cypher_values import EdgeRef, equal
+from engines.cypher_values import EdgeRef
 
 _BY_ID, _BY_IDS, _NO_ANCHOR = 1, 10, 1 << 62  # estimated rows
+_FITTING: Final = 8  # properties looked at for a unit of work
 Names = frozenset[str]
 
 
@@ -48,6 +49,20 @@ class Link(NamedTuple):
 class Condition(NamedTuple):
     test: tree.Expression
     names: Names  # that it depends on
+
+
+class Compiled(NamedTuple):
+    run: Callable[[Row], bool]
+    names: Names
+    parts: int
+
+
+class Identity(NamedTuple):
+    """What a condition says that an id is, or (`many`) that it is one of."""
+
+    value: tree.Expression
+    many: bool
+    names: Names  # of the value
 
 
 class Plan(NamedTuple):
@@ -82,6 +97,7 @@ def wanted_properties(
     value = graph.parameter(given.name)
     if not isinstance(value, Mapping):
         raise CypherError(f"parameter {given.name} is to be a map of properties")
+    graph.budget.compiled(len(value))
     return [(name, tree.Element(given, tree.Literal(name))) for name in value]
 
 
@@ -106,6 +122,8 @@ class _Planner:
         self._links: list[Link] = []
         self._edges: list[Link] = []  # followed
         self._conditions: list[Condition] = []
+        self._compiled: list[Compiled] = []  # of the conditions, those not tested yet
+        self._ids: dict[str, list[Identity]] = {}  # by the variable
         self._steps: list[Step] = []
         self._named: list[tuple[str, str, list[str]]] = []  # path, first node, edges
 
@@ -118,10 +136,13 @@ class _Planner:
             if isinstance(each, tree.HasLabels) and isinstance(each.of, tree.Variable):
                 self._labels.setdefault(each.of.name, []).extend(each.labels)
         known = self._scope.bindings.keys()
-        for place, condition in enumerate(self._conditions):
-            self._compiler.compile(condition.test)  # Is every name known?
-            # A pattern in EXISTS may have names of its own.
-            self._conditions[place] = Condition(condition.test, condition.names & known)
+        for condition in self._conditions:
+            # Once: each time all within it is compiled, too. A pattern in EXISTS may have names
+            # of its own.
+            run = self._compiler.condition(condition.test)
+            parts = tree.size_of(condition.test)
+            self._compiled.append(Compiled(run, condition.names & known, parts))
+            self._take_identity(condition.test)
         given = Given(self._graph, [self._slot(each) for each in dict.fromkeys(self._given)])
         self._settle(given, ())
         while self._links or self._nodes:
@@ -182,6 +203,17 @@ class _Planner:
                 self._require(tree.Binary("=", tree.Property(variable, wanted), value))
         return name
 
+    def _take_identity(self, test: tree.Expression) -> None:
+        if not isinstance(test, tree.Binary) or test.operator not in ("=", "IN"):
+            return
+        many = test.operator == "IN"
+        sides = [(test.left, test.right), (test.right, test.left)]
+        for asked, value in sides[:1] if many else sides:
+            name = _with_id(asked)
+            if name is not None:
+                found = Identity(value, many, frozenset(names_in(value)))
+                self._ids.setdefault(name, []).append(found)
+
     def _require(self, test: tree.Expression) -> None:
         self._conditions.append(Condition(test, frozenset(names_in(test))))
 
@@ -220,37 +252,29 @@ class _Planner:
         return link.pattern.most is not None, not both
 
     def _cost(self, name: str) -> int:
-        wanted = self._identities(name)
+        wanted = self._identity(name)
         if wanted is not None:
-            return _BY_IDS if wanted[1] else _BY_ID
+            return _BY_IDS if wanted.many else _BY_ID
         return min(
             (self._graph.count(label) for label in self._labels.get(name, ())),
             default=self._graph.count(None),
         )
 
-    def _identities(self, name: str) -> tuple[tree.Expression, bool] | None:
-        """What a condition says that the id of a variable is, or (true) that it is one of."""
-        for condition in self._conditions:
-            test = condition.test
-            if not isinstance(test, tree.Binary) or test.operator not in ("=", "IN"):
-                continue
-            sides = [(test.left, test.right), (test.right, test.left)]
-            for asked, value in sides if test.operator == "=" else sides[:1]:
-                if _is_id(asked, name) and self._bound >= {*names_in(value)}:
-                    return value, test.operator == "IN"
-        return None
+    def _identity(self, name: str) -> Identity | None:
+        """The first one of what is bound already. `name`: is not."""
+        return next((each for each in self._ids.get(name, ()) if each.names <= self._bound), None)
 
     def _edge_id(self, link: Link) -> tree.Expression | None:
-        wanted = None if link.pattern.most is not None else self._identities(link.name)
-        return None if wanted is None or wanted[1] else wanted[0]
+        wanted = None if link.pattern.most is not None else self._identity(link.name)
+        return None if wanted is None or wanted.many else wanted.value
 
     def _begin(self, name: str) -> None:
         slot, graph = self._slot(name), self._graph
         shown = "" if name.startswith(HIDDEN) else name
-        wanted = self._identities(name)
+        wanted = self._identity(name)
         if wanted is not None:
-            value, many = wanted
-            step: Step = NodeById(graph, shown, slot, self._compiler.compile(value), many)
+            value = self._compiler.compile(wanted.value)
+            step: Step = NodeById(graph, shown, slot, value, wanted.many)
         else:
             labels = self._labels.get(name)
             label = min(labels, key=graph.count) if labels else None
@@ -292,9 +316,10 @@ class _Planner:
     def _fits(self, edge: EdgeRef, wanted: Mapping[str, Any]) -> bool:
         if not wanted:
             return True
-        own = self._graph.edge(edge.id).properties
+        own, budget = self._graph.edge(edge.id).properties, self._graph.budget
+        budget.work(len(wanted) // _FITTING)
         return all(
-            equal(edge.id if name == "id" else own.get(name), value) is True
+            budget.equal(edge.id if name == "id" else own.get(name), value) is True
             for name, value in wanted.items()
         )
 
@@ -319,25 +344,26 @@ class _Planner:
         self._bound.update(names)
         for name in names:
             self._nodes.pop(name, None)
-        left: list[Condition] = []
-        for condition in self._conditions:
+        left: list[Compiled] = []
+        for condition in self._compiled:
             if condition.names <= self._bound:
-                step.conditions.append(self._compiler.condition(condition.test))
+                step.conditions.append(condition.run)
+                step.parts += condition.parts
             else:
                 left.append(condition)
-        self._conditions = left
+        self._compiled = left
         self._steps.append(step)
 
 
-def _is_id(asked: tree.Expression, name: str) -> bool:
-    """`id(name)` or `name.id`."""
+def _with_id(asked: tree.Expression) -> str | None:
+    """The name in `id(name)` or `name.id`."""
     if isinstance(asked, tree.Property):
         of: Any = asked.of if asked.name == "id" else None
     elif isinstance(asked, tree.Call) and asked.name in ("id", "elementid"):
         of = asked.arguments[0] if len(asked.arguments) == 1 else None
     else:
-        return False
-    return isinstance(of, tree.Variable) and of.name == name
+        return None
+    return of.name if isinstance(of, tree.Variable) else None
 
 
 def _exists(compiler: Compiler, of: tree.Exists) -> Evaluate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from engines import cypher_tree as tree
 from engines.cypher_errors import CypherError
@@ -16,10 +16,21 @@ from engines.cypher_expressions import HIDDEN, Compiler, Evaluate, Row, Scope
 from engines.cypher_functions import AGGREGATES, Aggregate
 from engines.cypher_graph import Graph
 from engines.cypher_tree import bare, children
-from engines.cypher_values import group_key, is_true, order_key, weight
+from engines.cypher_values import group_key, is_true, order_key, shallow_size, weight
 
 _ROW_BYTES: Final = 200  # of a row that is held, besides its values
 _SPARE_ROWS: Final = 1_000  # beyond the wanted ones, before the rest is let go
+_LARGE_ROW_BYTES: Final = 4_096  # smaller ones are not counted while they pass
+_LONG_KEY_BYTES: Final = 1_024  # of what the keys of a row take
+
+
+class Held(NamedTuple):
+    """A row that waits to be sorted. Sizes in bytes; `size`: of all of it."""
+
+    keys: list[Any]
+    row: Row
+    keys_size: int
+    size: int
 
 
 class Projection:
@@ -54,10 +65,18 @@ class Projection:
             end = None if self.limit is None else self.skip + self.limit
             made = islice((new for _, new in pairs), self.skip, end)
         padding = [None] * (self.scope.size - len(self.columns))
+        hold = self._graph.budget.hold
         for row in made:
             full = row + padding
             if self._where is None or is_true(self._where(full)):
+                size = sum(map(shallow_size, row))
+                if size < _LARGE_ROW_BYTES:
+                    yield full
+                    continue
+                # A row of each clause is there at a time.
+                hold(size)
                 yield full
+                hold(-size)
 
     def _pairs(self, rows: Iterator[Row]) -> Iterator[tuple[Row, Row]]:
         """Each new row with what ORDER BY may look at."""
@@ -70,7 +89,7 @@ class Projection:
 
     def _plain(self, rows: Iterator[Row]) -> Iterator[tuple[Row, Row]]:
         values, wide = self._values, bool(self._order) and not self._clause.distinct
-        units, work = len(values) // 4, self._graph.budget.work
+        units, work = 1 + len(values) // 4, self._graph.budget.work
         for row in rows:
             work(units)
             new = [value(row) for value in values]
@@ -80,11 +99,10 @@ class Projection:
         seen: set[Any] = set()
         budget = self._graph.budget
         for pair in pairs:
-            size = sum(map(weight, pair[1]))
-            budget.work(size // 256)
+            size = budget.keys(*pair[1])
             key = tuple(map(group_key, pair[1]))
             if key not in seen:
-                budget.hold(2 * size + _ROW_BYTES)
+                budget.hold(size + _ROW_BYTES)
                 seen.add(key)
                 yield pair
 
@@ -92,25 +110,26 @@ class Projection:
         """Rows that are equal in all keys stay in the order that they came in."""
         wanted = None if self.limit is None else self.skip + self.limit
         budget = self._graph.budget
-        held: list[tuple[list[Any], Row, int]] = []
+        held: list[Held] = []
         for wide, new in pairs:
-            keys = [order_key(key(wide)) for key, _ in self._order]
-            size = _ROW_BYTES + sum(map(weight, new)) * 2
+            values = [key(wide) for key, _ in self._order]
+            keys_size = budget.keys(*values)
+            size = _ROW_BYTES + sum(map(weight, new)) + keys_size
             budget.hold(size)
-            held.append((keys, new, size))
+            held.append(Held([*map(order_key, values)], new, keys_size, size))
             if wanted is not None and len(held) >= 2 * wanted + _SPARE_ROWS:
                 held = self._best(held, wanted)
         held = self._best(held, len(held) if wanted is None else wanted)
-        for _, new, _ in held[self.skip :]:
-            yield new
+        for each in held[self.skip :]:
+            yield each.row
 
-    def _best(
-        self, held: list[tuple[list[Any], Row, int]], wanted: int
-    ) -> list[tuple[list[Any], Row, int]]:
-        self._graph.budget.work(len(held) // 2)
+    def _best(self, held: list[Held], wanted: int) -> list[Held]:
+        # Short keys are compared within the time that is counted for their rows.
+        compared = sum(each.keys_size // _LONG_KEY_BYTES for each in held)
+        self._graph.budget.work(len(held) // 2 + compared * len(held).bit_length())
         for place in reversed(range(len(self._order))):
-            held.sort(key=lambda each: each[0][place], reverse=self._order[place][1])
-        self._graph.budget.hold(-sum(each[2] for each in held[wanted:]))
+            held.sort(key=lambda each: each.keys[place], reverse=self._order[place][1])
+        self._graph.budget.hold(-sum(each.size for each in held[wanted:]))
         return held[:wanted]
 
     def _all_columns(self) -> list[tree.Column]:
@@ -188,20 +207,23 @@ class Grouping:
     def run(self, rows: Iterator[Row]) -> Iterator[Row]:
         groups: dict[Any, tuple[list[Any], list[Aggregate]]] = {}
         keys, calls, graph = self._keys, self._calls, self._graph
+        units = 1 + len(calls) // 2
         if not keys:
             alone = self._fresh()
             pairs = [(each, argument) for each, (_, argument) in zip(alone, calls, strict=True)]
             for row in rows:
+                graph.budget.work(units)
                 for aggregate, argument in pairs:
                     aggregate.add(argument(row))
             groups[()] = [], alone
         for row in rows:
             values = [key(row) for key in keys]
+            graph.budget.work(units)
+            size = graph.budget.keys(*values)
             place = tuple(map(group_key, values))
             group = groups.get(place)
             if group is None:
-                size = sum(map(weight, values)) + _ROW_BYTES * (1 + len(calls))
-                graph.budget.hold(size)
+                graph.budget.hold(size + _ROW_BYTES * (1 + len(calls)))
                 group = groups[place] = values, self._fresh()
             for aggregate, (_, argument) in zip(group[1], calls, strict=True):
                 aggregate.add(argument(row))

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 from engines.cypher_errors import CypherError
 
 VALUE_DEPTH_MAX: Final = 100  # lists and maps within each other
+VALUE_BYTES_MAX: Final = 1 << 20  # of a text, list or map that an expression makes
+_PLACE_BYTES: Final = 8  # of a value in a list, besides itself
 INTEGER_MIN: Final = -(1 << 63)
 INTEGER_MAX: Final = (1 << 64) - 1  # of results, too: other operations can store as much
 
@@ -39,6 +41,7 @@ _NAMES: Final = (
     "a map", "a node", "a relationship", "a list", "a path", "bytes", "text", "a boolean",
     "a number", "null",
 )  # fmt: skip
+SIZED: Final = frozenset({str, bytes, list, dict})  # a pass over them may be long
 
 
 def kind_of(value: Any) -> str:
@@ -120,6 +123,25 @@ def weight(value: Any, depth: int = 0) -> int:
     if kind is Path:
         return 100 + 400 * len(value.nodes)
     return 200 if kind in (NodeRef, EdgeRef) else 32
+
+
+def shallow_size(value: Any) -> int:
+    """Bytes of it without those of values within, which it may share."""
+    kind = type(value)
+    return (
+        len(value) * (1 if kind is str or kind is bytes else _PLACE_BYTES) if kind in SIZED else 0
+    )
+
+
+def check_made(value: Any, what: str) -> None:
+    """Of values that were there before. Raises CypherError."""
+    if shallow_size(value) > VALUE_BYTES_MAX:
+        raise CypherError(f"{what} makes more than {VALUE_BYTES_MAX} bytes")
+
+
+def depth_of(value: Any) -> int:
+    """Of lists within each other; 0: it is none."""
+    return 1 + max(map(depth_of, value), default=0) if type(value) is list else 0
 
 
 def is_true(value: Any) -> bool:

@@ -27,6 +27,7 @@ from engines.timeseries_parameters import one_text
 
 _STORABLE: Final = frozenset({type(None), bool, int, float, str, bytes, list, dict})
 _LABEL_WORK: Final = 8  # units for each label: an item, and a count
+_WORK_NAMES: Final = 8
 _WORK_BYTES: Final = 64  # of a record, encoded for a unit of work
 
 
@@ -83,6 +84,7 @@ class Writer:
         if changes.get("id", of.id) != of.id:
             raise CypherError(f"the id of {of.id} cannot change")
         self.graph.budget.change()
+        self.graph.budget.work(len(changes) // _WORK_NAMES)  # any number of them may be null
         before = self.graph.properties(of)
         after = {} if replaces else {**before}
         for name, value in changes.items():

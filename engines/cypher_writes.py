@@ -18,6 +18,7 @@ from engines.cypher_values import EdgeRef, NodeRef, Path, kind_of, weight
 from engines.cypher_writer import Writer
 
 _ROW_BYTES: Final = 200  # of a row that is held, besides its values
+_WORK_VALUES: Final = 8  # of properties, for a unit of work
 Change = Callable[[Row], None]
 
 
@@ -80,7 +81,9 @@ class Merge(Clause):
     def changed(self, rows: list[Row]) -> list[Row]:
         made: list[Row] = []
         budget = self._writer.graph.budget
+        units = len(self._wanted) // _WORK_VALUES
         for row in rows:
+            budget.work(units)
             if any(value(row) is None for value in self._wanted):
                 raise CypherError("MERGE of a property that is null")
             found: list[Row] = []
@@ -224,7 +227,13 @@ def _given(
 ) -> Callable[[Row], dict[str, Any]]:
     compiler = Compiler(graph, scope)
     parts = [(name, compiler.compile(value)) for name, value in wanted_properties(graph, pattern)]
-    return lambda row: {name: value(row) for name, value in parts}
+    units, work = len(parts) // _WORK_VALUES, graph.budget.work
+
+    def given(row: Row) -> dict[str, Any]:
+        work(units)
+        return {name: value(row) for name, value in parts}
+
+    return given
 
 
 def updates(writer: Writer, scope: Scope, changes: tuple[tree.Change, ...]) -> list[Change]:

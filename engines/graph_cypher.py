@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from engines.codec import Malformed, Value, check_value, pack_value
+from engines.codec import BODY_DEPTH_MAX, Malformed, Value, check_value, pack_value
 from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS, Budget
 from engines.cypher_check import check_statement, is_write
 from engines.cypher_codec import plain, rebuild
@@ -28,6 +28,7 @@ from engines.space import Space, View
 QUERY: Final = "graph_query"
 EXECUTE: Final = "graph_execute"
 PARAMETERS_BYTES_MAX: Final = 1 << 20  # packed
+WRITE_PARAMETERS_BYTES_MAX: Final = 256 << 10  # one pass over them is some 0.05 s of each replica
 STATEMENTS: Final = ("query", "cypher")  # of the statement: ours, and the one of older callers
 _VERSION: Final = 1  # of a write in the log: its shape, and what it does
 _NO_STAMP: Final = Stamp(0, 0)
@@ -35,7 +36,7 @@ _NO_STAMP: Final = Stamp(0, 0)
 
 def graph_query(view: View, given: Mapping[str, Any]) -> Value:
     """{columns, rows}; with `explain` {columns, plan}."""
-    name, statement, parameters = _given(given, frozenset({"explain"}))
+    name, statement, parameters = _given(given, PARAMETERS_BYTES_MAX, frozenset({"explain"}))
     explain = boolean(given.get("explain", False), f"{PREFIX}.explain") or statement.explain
     writes = is_write(statement)
     if writes and not explain:
@@ -55,7 +56,7 @@ def graph_query(view: View, given: Mapping[str, Any]) -> Value:
 
 def prepare_execute(given: Mapping[str, Any]) -> Value:
     """What the log carries. Raises InvalidArgument."""
-    name, statement, parameters = _given(given)
+    name, statement, parameters = _given(given, WRITE_PARAMETERS_BYTES_MAX)
     if statement.explain:
         raise InvalidArgument(f"{PREFIX}.{name}", f"EXPLAIN changes nothing: use {QUERY}")
     if not is_write(statement):
@@ -64,7 +65,16 @@ def prepare_execute(given: Mapping[str, Any]) -> Value:
         _program(statement, Nothing(), parameters, _NO_STAMP)
     except CypherError as error:
         _refuse(error, name)
-    return [_VERSION, name, plain(statement), dict(parameters)]
+    body: Value = [_VERSION, name, plain(statement), dict(parameters)]
+    try:
+        check_value(body, PREFIX, BODY_DEPTH_MAX)  # as apply will, when it is in the log
+    except InvalidArgument:
+        # Whatever else it checks holds: the parameters were checked, and texts are from a text.
+        raise InvalidArgument(
+            f"{PREFIX}.{name}",
+            f"is nested too deep for a write: more than {BODY_DEPTH_MAX} levels in the log",
+        ) from None
+    return body
 
 
 def apply_execute(space: Space, body: Any, stamp: Stamp) -> Value:
@@ -95,7 +105,7 @@ def _program(
 
 
 def _given(
-    given: Mapping[str, Any], optional: frozenset[str] = frozenset()
+    given: Mapping[str, Any], bytes_max: int, optional: frozenset[str] = frozenset()
 ) -> tuple[str, Statement, Mapping[str, Any]]:
     """Which name the statement came under, the statement, its parameters."""
     exactly(given, PREFIX, frozenset(), frozenset({*STATEMENTS, "parameters"}) | optional)
@@ -108,8 +118,8 @@ def _given(
         _refuse(error, name)
     parameters = members(given.get("parameters", {}), f"{PREFIX}.parameters")
     check_value(parameters, f"{PREFIX}.parameters")
-    if len(pack_value(parameters)) > PARAMETERS_BYTES_MAX:
-        raise InvalidArgument(f"{PREFIX}.parameters", f"is over {PARAMETERS_BYTES_MAX} bytes")
+    if len(pack_value(parameters)) > bytes_max:
+        raise InvalidArgument(f"{PREFIX}.parameters", f"is over {bytes_max} bytes")
     return name, statement, parameters
 
 
@@ -138,5 +148,5 @@ def _refuse(error: CypherError, name: str) -> NoReturn:
     raise InvalidArgument(f"{PREFIX}.{name}", str(error)) from error
 
 
-def _no_step() -> None:
+def _no_step(more: int) -> None:
     """Within an apply nobody can stop waiting."""

@@ -12,15 +12,25 @@ from unittest.mock import patch
 import pytest
 
 from engines import graph_cypher
-from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS
-from engines.cypher_check import CLAUSES_MAX, COLUMNS_MAX, HOPS_MAX, PATTERN_EDGES_MAX
+from engines.cypher_budget import READ_LIMITS, WRITE_LIMITS, Budget, CypherLimits
+from engines.cypher_check import (
+    CLAUSES_MAX,
+    COLUMNS_MAX,
+    EXISTS_DEPTH_MAX,
+    HOPS_MAX,
+    PATTERN_EDGES_MAX,
+)
 from engines.cypher_codec import plain, rebuild
+from engines.cypher_errors import CypherError, CypherLimit
 from engines.cypher_functions import FUNCTIONS
+from engines.cypher_graph import Graph, Nothing
 from engines.cypher_parser import STATEMENT_BYTES_MAX, parse
-from engines.cypher_tree import Statement, bare
-from engines.engine import Kind
+from engines.cypher_run import Program
+from engines.cypher_tree import EXPRESSION_DEPTH_MAX, Statement, bare
+from engines.cypher_writer import Writer
+from engines.engine import Kind, Stamp
 from engines.errors import InvalidArgument, UnknownCommand
-from engines.graph_cypher import PARAMETERS_BYTES_MAX
+from engines.graph_cypher import PARAMETERS_BYTES_MAX, WRITE_PARAMETERS_BYTES_MAX
 from engines.interfaces import RejectCode, Rejected
 from tests.unit.one_collection import collection
 from tests.unit.test_graph import GraphState
@@ -386,11 +396,14 @@ def test_a_pattern_that_reads_as_a_subtraction_is_told_so(people: CypherState) -
 
 def test_parameters(state: CypherState) -> None:
     assert state.ask("RETURN $a, $1, $a.b", **{"a": {"b": 2}, "1": 3}) == [[{"b": 2}, 3, 2]]
-    for operation, text in (("graph_query", "RETURN $x"), ("graph_execute", "CREATE ({a: $x})")):
+    for operation, text, most in (
+        ("graph_query", "RETURN $x", PARAMETERS_BYTES_MAX),
+        ("graph_execute", "CREATE ({a: $x})", WRITE_PARAMETERS_BYTES_MAX),
+    ):
         for given, field in (
             ({"query": text}, "parameters.x"),
             ({"query": text, "parameters": {"x": float("nan")}}, "parameters.x"),
-            ({"query": text, "parameters": {"x": "y" * PARAMETERS_BYTES_MAX}}, "parameters"),
+            ({"query": text, "parameters": {"x": "y" * most}}, "parameters"),
             ({"query": text, "parameters": []}, "parameters"),
             ({"query": text, "cypher": text}, "query"),
             ({"parameters": {}}, "query"),
@@ -456,11 +469,64 @@ def test_reads_are_bounded(people: CypherState) -> None:
     with patch.object(graph_cypher, "READ_LIMITS", READ_LIMITS._replace(visited_nodes_max=1)):
         assert len(people.ask("MATCH (n) RETURN n LIMIT 1")) == 1
     assert "more than 10000 numbers" in people.fails("RETURN range(1, 10001)")
+    ends = {"a": -(1 << 63), "b": (1 << 64) - 1}
+    assert "more than 10000 numbers" in people.fails("RETURN range($a, $b)", **ends)
+    assert people.ask("RETURN range($a, $b, $b), range(5, 1, -2), range(1, 5, -1)", **ends) == [
+        [[ends["a"], (1 << 63) - 1], [5, 3, 1], []]
+    ]
+    answer = people.execute("CREATE () WITH range($a, $b) AS x RETURN size(x)", **ends)
+    refused(answer, RejectCode.INVALID_ARGUMENT, "more than 10000 numbers")
     doubled = "WITH $x AS x " + "WITH [x, x] AS x " * 6 + "RETURN size(x)"
     assert "a list or map of more than" in people.fails(doubled, x="y" * 100_000)
     deeper = "WITH 1 AS x " + f"WITH {'[' * 50}x{']' * 50} AS x " * 30 + "RETURN x"
     assert "nested deeper than 100" in people.fails(deeper)
     assert "+ makes more than" in people.fails("RETURN $x + $x", x="y" * 600_000)
+
+
+def nested_exists(depth: int, innermost: str = "true") -> str:
+    """Of a condition on n: each in a place that is both tested and looked up."""
+    test = innermost
+    for _ in range(depth):
+        test = f"EXISTS {{ MATCH (n) WHERE n.id = CASE WHEN {test} THEN 1 END }}"
+    return f"MATCH (x) WHERE {test} "
+
+
+def test_nested_exists_is_bounded(state: CypherState) -> None:
+    assert state.ask(nested_exists(EXISTS_DEPTH_MAX) + "RETURN 1") == []
+    for depth in (EXISTS_DEPTH_MAX + 1, 10):
+        text = nested_exists(depth)
+        assert state.fails(text + "RETURN 1") == "EXISTS is nested deeper than 4"
+        with pytest.raises(InvalidArgument, match="EXISTS is nested deeper than 4"):
+            state.engine.prepare("graph_execute", {"query": text + "CREATE ()"})
+    text = f"MATCH (x) WHERE {'EXISTS { MATCH () WHERE ' * 5}true{' }' * 5} CREATE ()"
+    refusal = state.command("graph_execute", [1, "query", plain(parse(text)), {}])
+    assert isinstance(refusal, Rejected)
+    assert "EXISTS is nested deeper than 4" in refusal.message
+
+
+def test_what_is_compiled_is_counted(state: CypherState) -> None:
+    def parts(text: str, **parameters: Any) -> int:
+        budget = Budget(WRITE_LIMITS, lambda *_: None)
+        graph = Graph(Nothing(), parameters, budget, writing=True)
+        Program(parse(text), graph, Writer(graph, Stamp(0, 0)))
+        return budget.compiled_parts
+
+    # A condition is compiled once, whatever it is within; what is looked up, once more.
+    plainly = ["EXISTS { MATCH (n) WHERE " * n + "true" + " }" * n for n in (1, 2, 3)]
+    assert [parts(f"MATCH (x) WHERE {each} CREATE ()") for each in plainly] == [2, 3, 4]
+    numbers = ", ".join("1" * 2_600)
+    for text in (
+        f"CREATE ({{x: [{numbers}]}})",
+        f"MERGE (n {{id: [{numbers}]}})",
+        nested_exists(2, f"1 IN [{numbers}]") + "CREATE ()",
+        "MATCH (a) " + "WITH a ORDER BY a.x " * (CLAUSES_MAX - 2) + "SET a.x = 1",
+        "MATCH " + ", ".join(["(a)-[:T {x: 1}]->()"] * PATTERN_EDGES_MAX) + " SET a.x = 1",
+    ):
+        assert len(text) < STATEMENT_BYTES_MAX
+        assert parts(text) < WRITE_LIMITS.compiled_max
+    wide = {f"p{number}": 1 for number in range(WRITE_LIMITS.compiled_max)}
+    with pytest.raises(CypherLimit, match="more than 20000 parts"):
+        parts("MATCH (a $wide) SET a.x = 1", wide=wide)
 
 
 # --- Writes ----------------------------------------------------------------------------
@@ -591,6 +657,154 @@ def test_writes_are_bounded(people: CypherState) -> None:
     assert before != people.digest()  # refusals are remembered; items are as they were
 
 
+def passes(limits: CypherLimits, text: str, **parameters: Any) -> tuple[str | None, int]:
+    """What refuses a statement on an empty graph, if anything, and the steps that it took."""
+    steps = [0]
+
+    def step(more: int) -> None:
+        steps[0] += 1 + more
+
+    graph = Graph(Nothing(), parameters, Budget(limits, step), writing=False)
+    try:
+        Program(parse(text), graph, None).rows()
+    except CypherLimit as error:
+        return str(error), steps[0]
+    return None, steps[0]
+
+
+PASSES = (  # $a, $b: lists of numbers, equal but for the last; $m: a map; each row looks at them
+    "WITH $a AS a, count(*) AS c RETURN c",
+    "RETURN max([x] + $a)",
+    "RETURN count(DISTINCT $a)",
+    "WITH x ORDER BY $a LIMIT 1 RETURN x",
+    "WITH DISTINCT $a AS a RETURN 1",
+    "WITH CASE $a WHEN $b THEN 1 END AS y RETURN count(y)",
+    "WITH CASE [$a] WHEN [$b] THEN 1 END AS y RETURN count(y)",
+    "WITH $a = $b AS y RETURN count(y)",
+    "WITH [[[$a]]] < [[[$b]]] AS y RETURN count(y)",
+    "WITH x IN [x] + $a AS y RETURN count(y)",
+    "WITH size(keys($m)) AS y RETURN count(y)",
+    "WITH size($s) AS n, $s STARTS WITH $s AS y RETURN count(y)",
+    "WITH size(split($s, 'x')) AS y RETURN count(y)",
+    "MATCH (n) WHERE n.id IN [x] + $a RETURN count(n)",
+)
+
+
+@pytest.mark.parametrize("text", PASSES)
+def test_passes_over_whole_values_are_charged(text: str) -> None:
+    """Each row is: with all else unbounded, many rows are refused, and few pass."""
+    a = [1] * 4_000
+    given = {"a": a, "b": [*a[:-1], 2], "m": {f"k{n}": n for n in range(1_000)}, "s": "x" * 9_000}
+    loose = READ_LIMITS._replace(work_max=WRITE_LIMITS.work_max, held_bytes_max=1 << 40)
+    assert passes(loose, f"UNWIND range(1, 3) AS x {text}", **given)[0] is None
+    message, steps = passes(loose, f"UNWIND range(1, 3000) AS x {text}", **given)
+    assert message == f"takes more than {loose.work_max} units of work"
+    # And who waits no more is noticed meanwhile: an item is a step, and some units are.
+    assert steps > loose.work_max // 10
+
+
+def test_rows_that_pass_on_are_charged() -> None:
+    limits = READ_LIMITS._replace(work_max=10_000)
+    many = ", ".join(f"max(x + {number}) AS m{number}" for number in range(20))
+    for text in (
+        "WITH x " * 12 + "RETURN count(x)",
+        f"RETURN {many}",
+        f"RETURN x % 2 AS y, {many}",
+        "WITH x ORDER BY " + ", ".join(["x"] * 20) + " RETURN count(x)",
+    ):
+        assert passes(limits, f"UNWIND range(1, 100) AS x {text}")[0] is None
+        message, _ = passes(limits, f"UNWIND range(1, 1000) AS x {text}")
+        assert message == "takes more than 10000 units of work"
+
+
+def test_a_list_that_stays_is_looked_through_once() -> None:
+    ids = [f"n{number}" for number in range(5_000)]
+    for text in (
+        "UNWIND range(1, 3000) AS x WITH x IN $ids AS y RETURN count(y)",
+        "UNWIND range(1, 3000) AS x WITH x, $ids AS ids WHERE NOT x IN ids RETURN count(x)",
+        "UNWIND range(1, 3000) AS x WITH max($ids) AS y RETURN 1",
+    ):
+        limits = READ_LIMITS._replace(work_max=20_000)
+        assert passes(limits, text, ids=ids)[0] is None
+    assert passes(READ_LIMITS, "RETURN 1 IN $x, 2.0 IN $x, 5 IN $x", x=[1, 2, None])[0] is None
+
+
+def test_sort_keys_are_held() -> None:
+    """They take more than the values that they are of, even when those are one and the same."""
+    a = [1] * 10_000
+    for text in ("WITH x ORDER BY $a RETURN x", "WITH x ORDER BY $a + x RETURN x"):
+        limits = READ_LIMITS._replace(held_bytes_max=20 << 20)
+        message, _ = passes(limits, f"UNWIND range(1, 1000) AS x {text}", a=a)
+        assert message is not None
+        assert message.startswith(f"holds rows of more than {20 << 20} bytes")
+    # Those that are let go are not counted any more.
+    text = "UNWIND range(1, 1500) AS x WITH x ORDER BY $a LIMIT 1 RETURN x"
+    assert passes(READ_LIMITS, text, a=[1] * 200)[0] is None
+
+
+def test_values_of_rows_that_pass_are_held() -> None:
+    """Rows of all clauses are there at a time, and each may have values of its own."""
+    made = ", ".join(f"$s + 'x' AS s{number}" for number in range(10))
+    text = f"WITH {made} " * 8
+    message, _ = passes(READ_LIMITS, f"{text} RETURN 1", s="x" * 1_000_000)
+    assert message is not None
+    assert message.startswith(f"holds rows of more than {64 << 20} bytes")
+    # Of rows that pass one after another, only one.
+    text = "UNWIND range(1, 1000) AS x WITH x, $s + 'x' AS s RETURN count(s)"
+    assert passes(READ_LIMITS, text, s="x" * 1_000_000)[0] is None
+    for copied in ("tail($a)", "reverse($a)", "$a[1..]", "keys($m)"):
+        with pytest.raises(CypherError, match="makes more than 1048576 bytes"):
+            passes(
+                READ_LIMITS, f"RETURN {copied}",
+                a=[1] * 140_000, m=dict.fromkeys(map(str, range(140_000))),
+            )  # fmt: skip
+
+
+def test_writes_with_large_parameters_are_refused(people: CypherState) -> None:
+    """Whatever is done with a parameter of the size that is allowed, for each row."""
+    a = [1] * 200_000
+    before = people.one("MATCH (n) RETURN count(n)")
+    for text in (
+        "WITH $a AS a, count(*) AS c CREATE ()",
+        "WITH max($a) AS a CREATE ()",
+        "WITH x ORDER BY $a LIMIT 1 CREATE ()",
+        "WITH count(DISTINCT $a) AS a CREATE ()",
+        "WITH x WHERE x IN $a CREATE ()",
+        "WITH CASE $a WHEN $a THEN 1 END AS y CREATE ()",
+        "MATCH (n:Person) WHERE n.age IN $a SET n.x = 1",
+    ):
+        answer = people.execute(f"UNWIND range(1, 40) AS x {text}", a=a)
+        refused(answer, RejectCode.LIMIT_EXCEEDED, "takes more than 50000 units of work")
+    nulls = {f"k{number}": None for number in range(20_000)}
+    answer = people.execute("UNWIND range(1, 2000) AS x MATCH (n:Dog) SET n += $m", m=nulls)
+    refused(answer, RejectCode.LIMIT_EXCEEDED, "takes more than 50000 units of work")
+    labels = " AND ".join(["n:" + ":".join(["Person"] * 16)] * 60)
+    with patch.object(graph_cypher, "WRITE_LIMITS", WRITE_LIMITS._replace(work_max=2_000)):
+        answer = people.execute(f"MATCH (n) WHERE {labels} SET n.x = 1")
+    refused(answer, RejectCode.LIMIT_EXCEEDED, "takes more than 2000 units of work")
+    assert people.one("MATCH (n) RETURN count(n)") == before
+
+
+def test_a_write_nested_deeper_than_the_log_holds_is_refused_before_it(
+    people: CypherState,
+) -> None:
+    def done(depth: int) -> str:
+        text = f"MATCH (n:Dog) SET n.x = {'NOT ' * depth}true"
+        try:
+            answer = people.execute(text)
+        except InvalidArgument as error:
+            return str(error)
+        return str(answer["summary"]["properties_set"])
+
+    answers = [done(depth) for depth in range(20, EXPRESSION_DEPTH_MAX - 2)]
+    # Never a refusal from the log: what is prepared is what is applied.
+    fitting = answers.count("1")
+    assert 0 < fitting < len(answers)
+    assert answers[:fitting] == ["1"] * fitting
+    for answer in answers[fitting:]:
+        assert answer.startswith("parameters.query: is nested too deep for a write")
+
+
 # --- The document ---------------------------------------------------------------------
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "engines" / "graph.md").read_text()
@@ -619,6 +833,8 @@ def test_the_document_names_every_function_and_limit() -> None:
         pair = [getattr(limits, name) for limits in (READ_LIMITS, WRITE_LIMITS)]
         assert f"| {pair[0]:,} | {pair[1]:,} |" in DOCUMENT, name
     assert f"| bytes of a statement | {STATEMENT_BYTES_MAX >> 10} KiB |" in DOCUMENT
+    sizes = [each >> 10 for each in (PARAMETERS_BYTES_MAX, WRITE_PARAMETERS_BYTES_MAX)]
+    assert f"| bytes of `parameters` | {sizes[0] >> 10} MiB | {sizes[1]} KiB |" in DOCUMENT
     held = [limits.held_bytes_max >> 20 for limits in (READ_LIMITS, WRITE_LIMITS)]
     assert f"| {held[0]} MiB | {held[1]} MiB |" in DOCUMENT
     answers = [
@@ -628,6 +844,8 @@ def test_the_document_names_every_function_and_limit() -> None:
     assert f"| {answers[0]} | {answers[1]} |" in DOCUMENT
     assert f"| – | {WRITE_LIMITS.changed_max:,} |" in DOCUMENT
     bounds = f"{CLAUSES_MAX}; {COLUMNS_MAX}; {PATTERN_EDGES_MAX}; {HOPS_MAX}"
+    assert f"| {bounds} | {bounds} |" in DOCUMENT
+    bounds = f"{EXISTS_DEPTH_MAX}; {WRITE_LIMITS.compiled_max:,}"
     assert f"| {bounds} | {bounds} |" in DOCUMENT
 
 

@@ -182,6 +182,15 @@ def test_it_is_bounded_and_can_be_cancelled(state: GraphState) -> None:
         ):
             ask(state, algorithm)
         assert raised.value.field == f"parameters.{field}"
+    # Nodes without relationships do not count; each that has some counts for each.
+    state.nodes(*(f"alone{number}" for number in range(20)))
+    for limit, fits in ((100 * (100 + 99), True), (100 * (100 + 99) - 1, False)):
+        with patch.object(graph_algorithms, "BETWEENNESS_MAX", limit):
+            if fits:
+                assert ask(state, "betweenness")["nodes"] == 120
+            else:
+                with pytest.raises(InvalidArgument, match="100 nodes that have relationships"):
+                    ask(state, "betweenness")
     state.nodes("z1", "z2", labels=["Z"])
     with patch.object(graph_algorithms, "GRAPH_EDGES_MAX", 50):
         # The others are not looked at.
