@@ -188,6 +188,39 @@ async def test_a_graph_goes_node_by_node(place: Place, monkeypatch) -> None:
     assert await place.rows() == [*nodes, *edges]
 
 
+@pytest.mark.parametrize("names", ["alike", "different"])
+@pytest.mark.parametrize("corrected", ["removed", "replaced", "moved"])
+async def test_a_corrected_file_of_single_items_doubles_nothing(
+    place: Place, corrected: str, names: str
+) -> None:
+    """Nodes without ids. What was under way behind the bad row is stored already."""
+    await place.make("graph")
+    count = 60 if names == "different" else 1
+    lines: list[Any] = [{"node": {"properties": {"n": n % count}}} for n in range(60)]
+    lines[10] = {"node": {"labels": "none"}}
+    lines[14] = {"node": {"labels": 5}}
+    first = await place.load(place.write(lines))
+    assert first.bad_lines == 1
+    assert [problem.line for problem in place.problems] == [11]
+    assert 10 <= first.stored <= 10 + collection_import.SINGLES_INFLIGHT_MAX
+    again = await place.load(place.write(lines))
+    assert (again.bad_lines, again.resumed_lines) == (1, 10)
+    good = {"node": {"properties": {"n": -1}}}
+    if corrected == "removed":
+        lines[10:11] = []
+    else:
+        lines[10:11] = [good] if corrected == "replaced" else [good, good, good]
+    second = await place.load(place.write(lines))
+    assert second.bad_lines == 1
+    lines = [line for line in lines if line["node"].get("labels") != 5]
+    third = await place.load(place.write(lines))
+    assert third.bad_lines == 0
+    assert first.stored + again.stored + second.stored + third.stored == len(lines)
+    stored = [row["node"]["properties"]["n"] for row in await place.rows()]
+    assert sorted(stored) == sorted(line["node"]["properties"]["n"] for line in lines)
+    assert not path_of(place.folder / "in.jsonl").exists()
+
+
 async def test_graphs_come_from_csv_too(place: Place) -> None:
     await place.make("graph")
     nodes = place.write(["id,labels,age:number,note", "a,P;Q,41,", 'b,,,""'], "nodes.csv")
