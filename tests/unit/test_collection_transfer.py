@@ -140,6 +140,10 @@ async def test_a_table_is_exported_by_its_key(place: Place, monkeypatch) -> None
         "CREATE TABLE pairs (a TEXT, b INT, PRIMARY KEY (b, a)) WITHOUT ROWID",
         "CREATE VIEW seen AS SELECT * FROM pairs",
         'CREATE TABLE "odd ""name" ("a b" TEXT)',
+        "CREATE TABLE nulls (k TEXT PRIMARY KEY, rowid, _rowid_, oid)",
+        "CREATE TABLE whole (k TEXT PRIMARY KEY NOT NULL, rowid, _rowid_, oid)",
+        "INSERT INTO nulls (k) VALUES ('a'), (NULL), (NULL)",
+        "INSERT INTO whole (k) VALUES ('b'), ('a')",
     ):
         await place.query("sql_execute", sql=sql)
     odd = [None, "", "ü", 0, -(1 << 63), 1.5, {"base64": "AP8="}, 'x,"\n', True, False]
@@ -158,8 +162,9 @@ async def test_a_table_is_exported_by_its_key(place: Place, monkeypatch) -> None
     ]  # fmt: skip
     await place.load(place.write([{"a b": "v"}, {}]), table='odd "name')
     assert await place.rows(table='odd "name') == [{"a b": "v"}, {"a b": None}]
+    assert [row["k"] for row in await place.rows(table="whole")] == ["a", "b"]
     assert await place.rows(sql="SELECT 1 AS a, 2 AS a") == [{"a": 1, "a:1": 2}]
-    bad_ones: list[dict[str, str]] = [{"table": "seen"}, {}]
+    bad_ones: list[dict[str, str]] = [{"table": "seen"}, {}, {"table": "nulls"}]
     for bad in bad_ones:
         with pytest.raises(BadRequest):
             await place.rows(**bad)
