@@ -312,6 +312,10 @@ class CollectionReader:
     def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:
         """Of a snapshot that is newer than this one."""
         applied = load_counters(snapshot.txn, snapshot.databases).applied_index
+        get = partial(snapshot.txn.get, db=snapshot.databases.collections)
+        fresh = find_collection(get, collection.namespace, collection.name)
+        if fresh is not None and fresh.id == collection.id:
+            collection = fresh  # its items may have changed since
         # Not stopped with this query: what takes longer than a query may would never be built.
         return View(snapshot.txn, snapshot.databases.items, collection, applied)
 

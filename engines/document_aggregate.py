@@ -22,7 +22,7 @@ from engines.document_expressions import (
     parse_expression,
     present,
 )
-from engines.document_filter import Filter, must_be_light, parse_filter
+from engines.document_filter import Filter, before_trying, parse_filter
 from engines.document_find import Search
 from engines.document_order import order_key
 from engines.document_parameters import ANSWER_BYTES_MAX, LIMIT_DEFAULT, LIMIT_MAX, Fields
@@ -76,7 +76,7 @@ def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, 
     stages = [_stage(each, f"{field}[{place}]", budget) for place, each in enumerate(given)]
     search = _search(view, settings, given, field)
     walk = search.walk()
-    rows: Rows = _documents(search.filter, walk, f"{field}[0].$match")
+    rows: Rows = _documents(view, search.filter, walk, f"{field}[0].$match")
     for stage in stages:
         rows = stage(rows)
     found: list[Value] = []
@@ -100,9 +100,9 @@ def _search(view: View, settings: Mapping[str, Any], given: Any, field: str) -> 
     return Search(view, settings, wanted, ())
 
 
-def _documents(wanted: Filter, walk: Walk | Detour, field: str) -> Rows:
+def _documents(view: View, wanted: Filter, walk: Walk | Detour, field: str) -> Rows:
     for _, record in walk:
-        must_be_light(wanted, len(record.packed), field)
+        before_trying(view, wanted, len(record.packed), field)
         yield record.document()
 
 
@@ -120,8 +120,14 @@ def _match(body: Any, field: str, budget: _Budget) -> Stage:
     wanted = parse_filter(body, field)
     if wanted.regex:
         budget.long()
-    matches = wanted.matches
-    return lambda rows: (row for row in rows if matches(row))
+
+    def match(rows: Rows) -> Rows:
+        for row in rows:
+            budget.step(wanted.size)
+            if wanted.matches(row):
+                yield row
+
+    return match
 
 
 def _project(body: Any, field: str, budget: _Budget) -> Stage:

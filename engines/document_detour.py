@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from engines.document_filter import Filter
+from engines.document_filter import Filter, before_trying, is_light
 from engines.document_indexes import Index
-from engines.document_items import IndexState, Items, Record, document_key
+from engines.document_items import IndexState, Record, document_key
 from engines.document_plan import Plan
 from engines.document_walk import GivenUp, Walk, places
+from engines.space import View
 
 LOOKS_MAX: Final = 5_000  # entries or documents of another plan, until it is given up
 KEPT_MAX: Final = 1_000  # documents
@@ -29,10 +30,10 @@ class Detour:
     """As a `Walk` of `control`, but that it yields only what matches."""
 
     def __init__(
-        self, items: Items, wanted: Filter, control: tuple[Plan, Indexed | None], other: Walk,
+        self, view: View, wanted: Filter, control: tuple[Plan, Indexed | None], other: Walk,
         after: bytes | None,
     ) -> None:  # fmt: skip
-        self._items = items
+        self._view = view
         self._wanted = wanted
         self._plan, self._index = control
         self._other = other
@@ -53,7 +54,7 @@ class Detour:
             kept = self._kept()
         except GivenUp:
             self.given_up = True
-            walk = Walk(self._items, self._plan, self._index, self._after)
+            walk = Walk(self._view, self._plan, self._index, self._after)
             self._walks.append(walk)
             yield from walk
             return
@@ -65,6 +66,9 @@ class Detour:
         found: list[tuple[bytes, Record]] = []
         size = 0
         for _, record in self._other:
+            if not is_light(self._wanted, len(record.packed)):
+                raise GivenUp  # the control's walk may end before it
+            before_trying(self._view, self._wanted, len(record.packed), "filter")
             if not self._wanted.matches(record.document()):
                 continue
             place = self._place(record)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from engines.codec import Value, check_value, pack_value
 from engines.cursors import encode_cursor
-from engines.document_filter import Filter, must_be_light, parse_filter
+from engines.document_filter import Filter, parse_filter
 from engines.document_items import DOCUMENTS_END, Record, document_key, find_record, unpack_record
 from engines.document_parameters import (
     DOCUMENT_BYTES_MAX,
@@ -24,6 +24,7 @@ from engines.document_parameters import (
 from engines.document_plan import choose
 from engines.document_update import Change, parse_merge, parse_update, set_at
 from engines.document_walk import Walk
+from engines.document_work import Work, too_many, values_in
 from engines.document_writes import BUILD_DOCUMENTS_MAX, Documents
 from engines.engine import Refused
 from engines.errors import InvalidArgument
@@ -104,7 +105,7 @@ def _prepare_update(parameters: Mapping[str, Any]) -> Value:
     )
     kind = fields.one_of("update", "merge")
     if kind == "update":
-        parse_update(parameters["update"], f"{ROOT}.update")
+        parse_update(parameters["update"], f"{ROOT}.update", Work())
     else:
         parse_merge(parameters["merge"], f"{ROOT}.merge")
     upsert = fields.boolean("upsert")
@@ -190,8 +191,9 @@ def upsert(documents: Documents, body: Body) -> Value:
 
 def update(documents: Documents, body: Body) -> Value:
     """document_update."""
-    changes = _changes(body)
-    step = _step(documents, body)
+    work = Work()
+    changes = _changes(body, work)
+    step = _step(documents, body, work)
     matched = modified = 0
     version: int | None = None
     upserted: str | None = None
@@ -202,6 +204,7 @@ def update(documents: Documents, body: Body) -> Value:
         if _full(documents) or matched * size > UPDATE_WORK_BYTES_MAX:
             following = last
             break
+        work.on_document = 0
         new = _changed(documents, record, changes)
         matched += 1
         modified += new is not record
@@ -211,8 +214,8 @@ def update(documents: Documents, body: Body) -> Value:
         if following is not None:
             raise Refused(
                 RejectCode.LIMIT_EXCEEDED,
-                f"an upsert looks at {EXAMINED_MAX} documents at most; use a filter that an index "
-                "answers",
+                f"an upsert looks at {EXAMINED_MAX} documents at most, or fewer large ones; use a "
+                "filter that an index answers",
                 f"{ROOT}.upsert",
             )
         new = documents.insert(_upserted(documents, body, changes), ROOT)
@@ -229,7 +232,7 @@ def update(documents: Documents, body: Body) -> Value:
 
 def delete(documents: Documents, body: Body) -> Value:
     """document_delete."""
-    step = _step(documents, body)
+    step = _step(documents, body, Work())
     deleted = 0
     following = step.following
     last = None
@@ -258,7 +261,7 @@ class _Step(NamedTuple):
     following: str | None  # there may be more behind this id; None: there are not
 
 
-def _step(documents: Documents, body: Body) -> _Step:
+def _step(documents: Documents, body: Body, work: Work) -> _Step:
     if "id" in body:
         record = documents.find(body["id"])
         _check_version(record, body["if_version"])
@@ -269,15 +272,25 @@ def _step(documents: Documents, body: Body) -> _Step:
     weight = 1 + wanted.size // FREE_CONDITIONS
     examined = size = 0
     for record in _candidates(documents, wanted, last):
-        if examined >= EXAMINED_MAX or size > EXAMINED_BYTES_MAX:
+        if examined >= EXAMINED_MAX or size > EXAMINED_BYTES_MAX or work.full:
             return _Step(records, last)
         examined += weight
         size += weight * len(record.packed)
-        must_be_light(wanted, len(record.packed), f"{ROOT}.filter")
-        if wanted.matches(record.document()):
+        document = record.document()
+        values = values_in(document)
+        if too_many(wanted.size, values):
+            raise Refused(
+                RejectCode.INVALID_ARGUMENT,
+                f"has {wanted.size} conditions, too many for the {values} values of document "
+                f"{record.id}",
+                f"{ROOT}.filter",
+            )
+        work.done += max(1, wanted.size) * values
+        if wanted.matches(document):
             if len(records) == body["limit"]:
                 return _Step(records, records[-1].id)
             records.append(record)
+            work.done += work.conditions * values
         last = record.id
     return _Step(records, None)
 
@@ -329,10 +342,10 @@ def _more(body: Body, following: str | None) -> dict[str, Value]:
     return {"more": True, "next_cursor": encode_cursor([body["filter"], change], following)}
 
 
-def _changes(body: Body) -> list[Change]:
+def _changes(body: Body, work: Work) -> list[Change]:
     if "merge" in body:
         return [parse_merge(body["merge"], f"{ROOT}.merge")]
-    return parse_update(body["update"], f"{ROOT}.update")
+    return parse_update(body["update"], f"{ROOT}.update", work)
 
 
 def _changed(documents: Documents, record: Record, changes: list[Change]) -> Record:

@@ -14,10 +14,13 @@ from engines.document_order import is_number, order_key, same_kind
 from engines.document_paths import Path, parse_path, reached
 from engines.document_regex import compile_regex
 from engines.errors import InvalidArgument
+from engines.space import STEP_BYTES_BITS, View
 
 CONDITIONS_MAX: Final = 1_000  # of one filter
 OPERANDS_MAX: Final = 1_000  # of $in, $nin, $all
-TRIED_BYTES_MAX: Final = 32 << 20  # of one document, times the conditions: some 10 s at worst
+# Of one document, times the conditions, in a read: some 10 s at worst. Writes: `document_work.py`.
+TRIED_BYTES_MAX: Final = 32 << 20
+BRIEF_TRIED_BYTES_MAX: Final = 32 << 10  # the same, of what is brief: some milliseconds
 
 Matcher = Callable[[Any], bool]  # of a document, or of an item of an array
 Test = Callable[[list[Any]], bool]  # of the values that a path reaches
@@ -68,10 +71,23 @@ def parse_item_test(given: object, field: str) -> ItemTest:
     return ItemTest(test, parser.regex, max(1, parser.count))
 
 
-def must_be_light(wanted: Filter, document_bytes: int, field: str) -> None:
-    """Raises InvalidArgument: that many conditions on a document that large could take minutes,
-    and nothing interrupts them. `document_bytes`: packed; an array's item may be one byte."""
-    if wanted.size * document_bytes > TRIED_BYTES_MAX:
+def is_light(wanted: Filter, document_bytes: int) -> bool:
+    """May a read try it on a document that large?"""
+    return wanted.size * document_bytes <= TRIED_BYTES_MAX
+
+
+def before_trying(view: View, wanted: Filter, document_bytes: int, field: str) -> None:
+    """For a read, before a filter is tried on a document. `document_bytes`: packed; an array's
+    item may be one byte.
+
+    Raises InvalidArgument: that many conditions on a document that large could take minutes, and
+    nothing interrupts them. Raises QueryCancelled.
+    """
+    tried = wanted.size * document_bytes
+    if tried > BRIEF_TRIED_BYTES_MAX:
+        view.long()
+    view.step(tried >> STEP_BYTES_BITS)
+    if not is_light(wanted, document_bytes):
         raise InvalidArgument(
             field,
             f"has {wanted.size} conditions, too many for a document of {document_bytes} bytes",

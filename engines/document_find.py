@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
 from engines.document_detour import LOOKS_MAX, Detour
-from engines.document_filter import Filter, must_be_light, parse_filter
+from engines.document_filter import Filter, before_trying, parse_filter
 from engines.document_indexes import FIELDS_MAX, Index, indexes_of
 from engines.document_items import IndexState, Record, find_record, load_state
 from engines.document_order import order_key
@@ -63,7 +63,7 @@ class Search:
     """A filter and a sort on one collection, with the plan for them."""
 
     def __init__(self, view: View, settings: Mapping[str, Any], wanted: Filter, sort: Sort) -> None:
-        self._view = view
+        self.view = view
         if wanted.regex:
             view.long()  # one text may take milliseconds
         indexes = indexes_of(settings)
@@ -77,14 +77,14 @@ class Search:
     def _choose(self, others: list[Plan]) -> Plan:
         named = {_label(plan): plan for plan in (self.plan, *others)}
         control, *names = named
-        return named[self._view.tuning.choose("index", control, names)]
+        return named[self.view.tuning.choose("index", control, names)]
 
     def walk(self, after: bytes | None = None) -> Walk | Detour:
         """What the plan of the rules leads to, or what matches of it, in its order."""
         if self.chosen is self.plan:
             return self._control(after)
         control = self.plan, self._index(self.plan)
-        return Detour(self._view, self.filter, control, self._other(), after)
+        return Detour(self.view, self.filter, control, self._other(), after)
 
     def over(self, work: Callable[[Walk], T]) -> tuple[Walk, T]:
         """`work` over a walk in any order, which is done again if the first walk leads too far."""
@@ -101,18 +101,18 @@ class Search:
         return walk, done
 
     def _control(self, after: bytes | None) -> Walk:
-        return Walk(self._view, self.plan, self._index(self.plan), after)
+        return Walk(self.view, self.plan, self._index(self.plan), after)
 
     def _other(self) -> Walk:
         """As far as a wrong choice may lead."""
-        return Walk(self._view, self.chosen, self._index(self.chosen), looks_max=LOOKS_MAX)
+        return Walk(self.view, self.chosen, self._index(self.chosen), looks_max=LOOKS_MAX)
 
     def _index(self, plan: Plan) -> tuple[Index, IndexState] | None:
         return None if plan.place is None else self._known[plan.place]
 
     def report(self, walk: Walk | Detour, returned: int) -> None:
         """For whoever tunes."""
-        work, plan = self._view.tuning.work, self.chosen
+        work, plan = self.view.tuning.work, self.chosen
         work.examined, work.returned = walk.documents, returned
         if plan.place is not None:
             work.index = plan.name
@@ -122,7 +122,7 @@ class Search:
             paths = (".".join(each.path) for each in (*equal, *bound))
             work.scans = bool(self.filter.size)
             work.fields = tuple(dict.fromkeys(paths))[:FIELDS_MAX]
-        if self._view.tuning.explain:
+        if self.view.tuning.explain:
             given_up = walk.given_up if isinstance(walk, Detour) else self._given_up
             work.plan = {**self.explanation(walk, returned), "given_up": given_up}
 
@@ -141,9 +141,9 @@ class Search:
         }
 
 
-def matches(wanted: Filter, record: Record, document: Any) -> bool:
-    """Raises InvalidArgument: too many conditions for a document that large."""
-    must_be_light(wanted, len(record.packed), f"{ROOT}.filter")
+def matches(view: View, wanted: Filter, record: Record, document: Any) -> bool:
+    """Raises InvalidArgument: too many conditions for a document that large; QueryCancelled."""
+    before_trying(view, wanted, len(record.packed), f"{ROOT}.filter")
     return wanted.matches(document)
 
 
@@ -183,7 +183,7 @@ def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk | De
     last = b""
     for place, record in walk:
         document = record.document()
-        if matches(search.filter, record, document):
+        if matches(search.view, search.filter, record, document):
             if not page.add(record, document):
                 return walk, [search.plan.name, last]
             last = place
@@ -208,7 +208,7 @@ def _sorted(
         behind: tuple[bytes, str] | None = None  # the first one that is not on the page
         for _, record in walk:
             document = record.document()
-            if not matches(search.filter, record, document):
+            if not matches(view, search.filter, record, document):
                 continue
             place = sort_key(document, sort), record.id
             if (after is not None and place <= after) or (behind is not None and place > behind):
@@ -268,7 +268,7 @@ def count(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]
     if not fields.members("filter"):
         return {"count": search.state.documents}
     walk, found = search.over(
-        lambda walk: sum(matches(wanted, record, record.document()) for _, record in walk)
+        lambda walk: sum(matches(view, wanted, record, record.document()) for _, record in walk)
     )
     search.report(walk, found)
     return {"count": found}
@@ -290,7 +290,7 @@ def distinct(view: View, settings: Mapping[str, Any], parameters: Mapping[str, A
     walk = search.walk()
     for _, record in walk:
         document = record.document()
-        if matches(wanted, record, document):
+        if matches(view, wanted, record, document):
             for value in reached(document, path):
                 for each in value if value.__class__ is list else (value,):
                     view.step()

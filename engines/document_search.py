@@ -102,7 +102,7 @@ def search(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any
             continue
         record = unpack_record(key, value)
         document = record.document()
-        if not matches(wanted, record, document):
+        if not matches(view, wanted, record, document):
             continue
         shown = document if project is None else project(document)
         room -= len(record.packed) if project is None else len(pack_value(shown))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-from engines.codec import pack_value
-from engines.document_filter import TRIED_BYTES_MAX, parse_item_test
+from engines.document_filter import parse_item_test
 from engines.document_order import is_number, order_key
 from engines.document_paths import MISSING, Path, item_number, parse_path
+from engines.document_work import TRIED_VALUES_MAX, Work, values_in
 from engines.engine import Refused
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
@@ -27,13 +27,17 @@ class _Operation(NamedTuple):
     path: Path
     operand: Any
     field: str
+    work: Work
 
     def refuse(self, message: str) -> NoReturn:
         raise Refused(RejectCode.INVALID_ARGUMENT, message, self.field)
 
 
-def parse_update(given: object, field: str) -> list[Change]:
-    """What to do to a document, in order. Raises InvalidArgument, naming the place."""
+def parse_update(given: object, field: str, work: Work) -> list[Change]:
+    """What to do to a document, in order. `work` hears what it is worth.
+
+    Raises InvalidArgument, naming the place.
+    """
     if not isinstance(given, dict) or not given:
         raise InvalidArgument(field, "must be an object of operators")
     changes: list[Change] = []
@@ -50,7 +54,7 @@ def parse_update(given: object, field: str) -> list[Change]:
         for text, each in operand.items():
             place = f"{where}.{text}"
             path = _changed_path(text, place, paths)
-            operation = _Operation(path, each, place)
+            operation = _Operation(path, each, place, work)
             changes.append(_OPERATORS[name](operation, paths))
             if len(paths) > CHANGES_MAX:
                 raise InvalidArgument(field, f"changes over {CHANGES_MAX} paths")
@@ -68,7 +72,7 @@ def parse_merge(given: object, field: str) -> Change:
 
 def set_at(document: dict[str, Any], path: Path, value: Any, field: str) -> None:
     """Raises Refused: something that is no object stands in the way."""
-    container, key = _made_place(document, _Operation(path, value, field))
+    container, key = _made_place(document, _Operation(path, value, field, Work()))
     _put(container, key, value)
 
 
@@ -277,6 +281,7 @@ def _pull(operation: _Operation, _: set[Path]) -> Change:
     wanted = parse_item_test(operation.operand, operation.field)
     if wanted.regex:
         raise InvalidArgument(operation.field, "$regex is for reads only")
+    operation.work.conditions += wanted.size
 
     def change(document: dict[str, Any]) -> None:
         found = _found_place(document, operation.path)
@@ -285,9 +290,11 @@ def _pull(operation: _Operation, _: set[Path]) -> Change:
         array = found[0][found[1]]
         if array.__class__ is not list:
             operation.refuse("what is there is no array")
-        # Items may be large, too; a document of bytes is as long at least as it has items.
-        if wanted.size > 1 and wanted.size * len(pack_value(array)) > TRIED_BYTES_MAX:
-            operation.refuse(f"has {wanted.size} conditions, too many for an array that large")
+        if wanted.size > 1:  # one alone may be tried on any array
+            values = values_in(array)
+            operation.work.on_document += wanted.size * values
+            if operation.work.on_document > TRIED_VALUES_MAX:
+                operation.refuse(f"has {wanted.size} conditions, too many for {values} values")
         array[:] = [item for item in array if not wanted.test(item)]
 
     return change
@@ -295,7 +302,10 @@ def _pull(operation: _Operation, _: set[Path]) -> Change:
 
 def _rename(operation: _Operation, paths: set[Path]) -> Change:
     target = _Operation(
-        _changed_path(operation.operand, operation.field, paths), None, operation.field
+        _changed_path(operation.operand, operation.field, paths),
+        None,
+        operation.field,
+        operation.work,
     )
 
     def change(document: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from engines.codec import Value
 from engines.engine import Kind, Parameters, Refused, Settings, Stamp
 from engines.errors import InvalidArgument, QueryCancelled
 from engines.interfaces import RejectCode
+from engines.relational_functions import WorkDone
 from engines.relational_pages import (
     NO_PAGES,
     PAGE_BYTES,
@@ -273,6 +274,8 @@ def _refused(error: Exception, rules: Rules, place: int, count: int) -> Refused:
     if isinstance(error, Interrupted):
         message = f"takes more than {STEPS_MAX} steps of SQLite"
         return Refused(RejectCode.LIMIT_EXCEEDED, message, field)
+    if isinstance(error, WorkDone):
+        return Refused(RejectCode.LIMIT_EXCEEDED, str(error), field)
     if is_full(error):
         return Refused(RejectCode.LIMIT_EXCEEDED, "the database has reached bytes_max", field)
     message = _message(error, rules)

@@ -25,11 +25,19 @@ from typing import Any, Final, Protocol
 import apsw
 
 from engines.errors import CorruptRecord, EngineError
-from engines.relational_functions import VALUE_BYTES_MAX, bounded_functions
+from engines.relational_functions import (
+    CALL_BYTES,
+    PATTERN_BYTES_MAX,
+    VALUE_BYTES_MAX,
+    Work,
+    bounded_functions,
+    counted_functions,
+)
 
 PAGE_BYTES: Final = 1024  # three of them, sealed, fit a page of LMDB
 CACHE_KIB: Final = 4 << 10  # of one connection
 RANDOM_BYTES_MAX: Final = 1 << 20  # of one call of randomblob
+_RANDOM_WORK: Final = 16  # a random byte takes as long as so many that are gone through
 BRIEF_VALUE_BYTES: Final = 64 << 10
 _PAGE = b"p"
 _COUNT = b"n"  # an item: how many pages there are
@@ -46,7 +54,7 @@ _LIMITS: Final = {
     apsw.SQLITE_LIMIT_COLUMN: 500,
     apsw.SQLITE_LIMIT_EXPR_DEPTH: 200,
     apsw.SQLITE_LIMIT_COMPOUND_SELECT: 50,
-    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 256,  # LIKE takes text times pattern
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: PATTERN_BYTES_MAX,  # LIKE takes text times pattern
     apsw.SQLITE_LIMIT_ATTACHED: 0,
     apsw.SQLITE_LIMIT_VARIABLE_NUMBER: 10_000,
     apsw.SQLITE_LIMIT_TRIGGER_DEPTH: 50,
@@ -115,6 +123,7 @@ class Database:
         self.now_ms: int | None = None  # None: there is no now
         self.last_row_used = False
         self._random: Iterator[int] | None = None
+        self._work = Work()
         name = _vfs().register(self)
         try:
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
@@ -142,7 +151,8 @@ class Database:
             f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA temp_store = MEMORY; "
             "PRAGMA foreign_keys = ON"
         )
-        for name, arguments, call in bounded_functions(_plain):
+        functions = counted_functions(_plain, self._work) if writable else bounded_functions(_plain)
+        for name, arguments, call in functions:
             connection.create_scalar_function(
                 name, call, arguments, deterministic=True, flags=apsw.SQLITE_INNOCUOUS
             )
@@ -189,6 +199,10 @@ class Database:
             self.last_row_used = True
 
     def _next_random(self, *_: Any) -> int:
+        self._work.add(CALL_BYTES)
+        return self._drawn()
+
+    def _drawn(self) -> int:
         assert self._random is not None
         return next(self._random)
 
@@ -198,7 +212,8 @@ class Database:
         wanted = RANDOM_BYTES_MAX + 1 if endless else max(1, int(size or 0))
         if wanted > RANDOM_BYTES_MAX:
             raise ValueError("randomblob: at most 1 MiB")
-        numbers = (self._next_random() for _ in range(-(-wanted // 8)))
+        self._work.add(CALL_BYTES + wanted * _RANDOM_WORK)
+        numbers = (self._drawn() for _ in range(-(-wanted // 8)))
         return b"".join(number.to_bytes(8, signed=True) for number in numbers)[:wanted]
 
     # --- The file ------------------------------------------------------------------

@@ -4,9 +4,10 @@ The index lives in a private database of SQLite that is gone with it: pages beyo
 lie in a file without a name, so that memory is bounded and nothing has to be recovered. It is
 made anew from the items when it is first searched after a start.
 
-Changes only name the items that are *dirty*. A search first takes those in as they are in its
-own snapshot, so that the index shows what that snapshot holds; one that its snapshot is too
-old for stays dirty for the next. Searches of one collection take turns.
+Changes only name items. A search first takes in, as its own snapshot has them, those that the
+index shows otherwise (`text_changes.py`): newer than before, or older if a search with a newer
+snapshot was faster. For a snapshot that is too old for that, an index is made aside. Searches of
+one collection take turns.
 
 Source: Robertson and Zaragoza 2009 (BM25); sqlite.org/fts5.html. One of the importers of sqlite3.
 """
@@ -21,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from engines.errors import EngineError, QueryCancelled
 from engines.space import ItemChange, View
+from engines.text_changes import Changes
 
 CACHE_KIB: Final = 16 << 10  # of one index, in memory
 TOKENIZERS: Final = {
@@ -48,10 +50,13 @@ class TextIndex:
     def __init__(self, fields: Sequence[str], language: str, texts: Texts) -> None:
         """`fields`: their names; `texts`: what of an item is searched, in their order."""
         self._fields = tuple(fields)
+        self._language = language
         self._texts = texts
         self._lock = threading.Lock()
-        self._dirty: dict[bytes, int] = {}  # item → log index of its last change
-        self._heard = -1  # everything up to this log index is taken in, or dirty
+        self._changes = Changes()  # held with _news
+        self._heard = -1  # everything up to this log index is taken in, or among the changes
+        self._aside: _Aside | None = None
+        self._aside_lock = threading.Lock()
         self._news = threading.Condition()  # held for moments only: by the applying thread, too
         self._closed = False
         self._database = database = sqlite3.connect(
@@ -80,6 +85,8 @@ class TextIndex:
                     self._add(batch)
                     batch.clear()
             self._add(batch)
+        with self._news:
+            self._changes.begin(view.collection.written_index)
         self._hear(view.applied_index, ())
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
@@ -89,7 +96,7 @@ class TextIndex:
     def _hear(self, log_index: int, changes: Sequence[ItemChange]) -> None:
         with self._news:
             for change in changes:
-                self._dirty[change.key] = log_index
+                self._changes.changed(change.key, log_index)
             self._heard = max(self._heard, log_index)
             self._news.notify_all()
 
@@ -98,6 +105,8 @@ class TextIndex:
         with self._lock:
             self._closed = True
             self._database.close()
+        with self._aside_lock:
+            self._put_aside(None)
 
     def _await_news(self, view: View) -> None:
         """The snapshot may hold what was committed a moment ago and not told here yet."""
@@ -109,15 +118,16 @@ class TextIndex:
                 raise QueryCancelled("the deadline passed")
 
     def _catch_up(self, view: View) -> None:
-        """Take in what has changed, as `view` has it."""
+        """Take in what the index shows otherwise, as `view` has it."""
         with self._news:
-            # What is newer than the snapshot is for a later one.
-            due = [key for key, index in self._dirty.items() if index <= view.applied_index]
+            due = self._changes.due(view.applied_index)
         if not due:
             return
         with self._taking_in():
             for start in range(0, len(due), _BATCH):
                 keys = due[start : start + _BATCH]
+                with self._news:
+                    self._changes.taking(keys)
                 self._remove(keys)
                 values = ((key, view.get(key)) for key in keys)
                 self._add(
@@ -127,11 +137,8 @@ class TextIndex:
                         if value is not None and (texts := self._texts(key, value)) is not None
                     ]
                 )
-        with self._news:
-            for key in due:
-                # One that has changed again meanwhile stays dirty.
-                if self._dirty.get(key, 0) <= view.applied_index:
-                    self._dirty.pop(key, None)
+                with self._news:
+                    self._changes.taken(keys, view.applied_index)
 
     @contextmanager
     def _taking_in(self) -> Iterator[None]:
@@ -179,9 +186,15 @@ class TextIndex:
             "JOIN items ON items.rowid = texts.rowid WHERE texts MATCH ? "
             "ORDER BY score DESC, items.key LIMIT ?"
         )
-        with _Turn(self, view):
-            rows = self._rows(statement, (expression, limit))
-            return [TextHit(bytes(key), float(score)) for key, score in rows]
+        try:
+            with _Turn(self, view):
+                rows = self._rows(statement, (expression, limit))
+                hits = [TextHit(bytes(key), float(score)) for key, score in rows]
+        except _TooOldError:
+            with self._beside(view) as index:
+                return index.search(view, expression, weights, limit)
+        self._forget_aside()
+        return hits
 
     def snippets(
         self, view: View, expression: str, keys: Sequence[bytes], words: int
@@ -194,9 +207,13 @@ class TextIndex:
             "WHERE texts MATCH ? AND texts.rowid IN "
             f"(SELECT rowid FROM items WHERE key IN ({marks}))"
         )
-        with _Turn(self, view):
-            rows = self._rows(statement, (expression, *keys))
-            return {bytes(key): str(text) for key, text in rows}
+        try:
+            with _Turn(self, view):
+                rows = self._rows(statement, (expression, *keys))
+                return {bytes(key): str(text) for key, text in rows}
+        except _TooOldError:
+            with self._beside(view) as index:
+                return index.snippets(view, expression, keys, words)
 
     def begin(self, view: View) -> None:
         """Take the turn. For `_Turn`."""
@@ -205,6 +222,9 @@ class TextIndex:
             if self._closed:
                 raise QueryCancelled("the collection was dropped or changed meanwhile")
             self._await_news(view)
+            with self._news:
+                if not self._changes.knows(view.applied_index):
+                    raise _TooOldError
             self._catch_up(view)
             self._database.set_progress_handler(_watcher(view), _STEPS)
         except BaseException:
@@ -216,6 +236,39 @@ class TextIndex:
         if not self._closed:
             self._database.set_progress_handler(None, 0)
         self._lock.release()
+
+    @contextmanager
+    def _beside(self, view: View) -> Iterator[TextIndex]:
+        """An index of that snapshot alone. Raises QueryCancelled."""
+        view.long()
+        with self._aside_lock:
+            if self._closed:
+                raise QueryCancelled("the collection was dropped or changed meanwhile")
+            aside = self._aside
+            if aside is None or aside.applied_index != view.applied_index:
+                self._put_aside(None)
+                index = TextIndex(self._fields, self._language, self._texts)
+                aside = _Aside(view.applied_index, index)
+                self._put_aside(aside)
+                try:
+                    index.build(view)
+                except BaseException:
+                    self._put_aside(None)
+                    raise
+            yield aside.texts
+
+    def _put_aside(self, aside: _Aside | None) -> None:
+        if self._aside is not None:
+            self._aside.texts.close()
+        self._aside = aside
+
+    def _forget_aside(self) -> None:
+        """Snapshots as old as that one are rare."""
+        if self._aside is not None and self._aside_lock.acquire(blocking=False):
+            try:
+                self._put_aside(None)
+            finally:
+                self._aside_lock.release()
 
     def _rows(self, statement: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         try:
@@ -230,6 +283,15 @@ class TextIndex:
             self._database.execute(statement)
         except sqlite3.Error as error:
             raise EngineError(f"the full-text index: {error}") from error
+
+
+class _Aside(NamedTuple):
+    applied_index: int
+    texts: TextIndex
+
+
+class _TooOldError(Exception):
+    """What changed between a snapshot and the index is not remembered."""
 
 
 class _Turn:

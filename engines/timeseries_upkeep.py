@@ -22,7 +22,7 @@ _EVERYTHING: Final = Selection(None, {})
 
 def look(view: View, settings: Mapping[str, Any], now_ms: int, after: bytes) -> Upkeep:
     """See `KeepsUp.upkeep`. Raises CorruptRecord, QueryCancelled."""
-    if settings["retention_ms"] is None:
+    if settings["retention_ms"] is None:  # then there are no rollups either, nor ever were
         return Upkeep(None, None)
     for looked, series in enumerate(walk(view, _EVERYTHING, after)):
         view.step()

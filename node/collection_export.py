@@ -166,11 +166,11 @@ class CollectionExport:
     async def _table(self, table: str) -> AsyncIterator[Row]:
         """Rows in order of their key, each page after the last key of the one before."""
         _, described = await self._select(
-            "SELECT name, pk FROM pragma_table_info(?) ORDER BY cid", [table]
+            'SELECT name, pk, "notnull" FROM pragma_table_info(?) ORDER BY cid', [table]
         )
         if not described:
             raise NotFound(f"there is no table {table}", code="ITEM_NOT_FOUND", field="table")
-        names = [name for name, _ in described]
+        names = [name for name, *_ in described]
         keys = await self._key(table, names, described)
         listed = ", ".join([*keys, *map(quoted, names)])
         order = ", ".join(keys)
@@ -191,15 +191,23 @@ class CollectionExport:
         _, found = await self._select("SELECT wr, type FROM pragma_table_list(?)", [table])
         if any(kind != "table" for _, kind in found):
             raise BadRequest(f"table: {table} is no table; export it with a query", field="table")
-        if not any(without_rowid for without_rowid, _ in found):
+        numbered = not any(without_rowid for without_rowid, _ in found)
+        if numbered:
             taken = {name.lower() for name in names}
             free = [name for name in _ROWIDS if name not in taken]
             if free:
                 return free[:1]
-        keyed = sorted((place, name) for name, place in described if place)
+        keyed = sorted((place, name) for name, place, _ in described if place)
         if not keyed:
             raise BadRequest(
                 f"table: {table} has no key to page by; export it with a query", field="table"
+            )
+        if numbered and not all(notnull for _, place, notnull in described if place):
+            # SQLite lets them be null then, and behind null comes nothing.
+            raise BadRequest(
+                f"table: the primary key of {table} may be null, and its columns take every name "
+                "of a row's number; export it with a query",
+                field="table",
             )
         return [quoted(name) for _, name in keyed]
 

@@ -7,16 +7,20 @@ makes of doubles. (Of an engine that takes items one by one, the items of a batc
 together, each under an id of its own.)
 
 A batch that is refused is taken apart: at the item that the refusal names, else in halves. What
-stands before a bad row is stored; without `skip_bad` the import ends there.
+stands before a bad row is stored; without `skip_bad` the import ends there. The file may be
+corrected then, so that lines move: what follows is of a new run, with request ids of its own.
+What was under way behind the bad row, and is stored, the checkpoint names by its digest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -95,6 +99,7 @@ class CollectionImport:
         self._report = Report()
         self._checkpoint: Checkpoint
         self._batch = _Batch()
+        self._behind: Counter[str] = Counter()  # digests of rows that are stored already
         self._read: Position = (0, 0)  # up to here rows are in the batch, or done
         self._single = target.items_max == 1
         self._items_max = SINGLES_MAX if self._single else target.items_max
@@ -106,10 +111,13 @@ class CollectionImport:
         """
         self._checkpoint = await self._resumed_or_new()
         self._report.resumed_lines = self._checkpoint.lines
+        self._behind.update(self._checkpoint.behind)
         self._read = (self._checkpoint.lines, self._checkpoint.offset)
         try:
             await self._read_all()
         except _Stopped as stopped:
+            # Nothing is under way any more, and lines may move before this goes on.
+            self._checkpoint = replace(self._checkpoint, run=self._clock.new_id())
             self._note(stopped.at)
             return self._report
         if self._request.path is not None:
@@ -205,7 +213,8 @@ class CollectionImport:
     def _note(self, at: Position) -> None:
         path = self._request.path
         if path is not None:
-            self._checkpoint = self._checkpoint.moved(self._request.file, *at)
+            moved = self._checkpoint.moved(self._request.file, *at)
+            self._checkpoint = replace(moved, behind=tuple(self._behind.elements()))
             checkpoints.save(checkpoints.path_of(path), self._checkpoint)
         self._on_progress(self._report.stored, at[1])
 
@@ -229,22 +238,48 @@ class CollectionImport:
 
     async def _store_singly(self, rows: Sequence[Placed], items: Sequence[Item]) -> None:
         """The same, for an engine that takes one item at a time."""
-        slots = asyncio.Semaphore(SINGLES_INFLIGHT_MAX)
+        slots = asyncio.Semaphore(SINGLES_INFLIGHT_MAX)  # which are taken in order
+        refusals: dict[int, HivememError] = {}
+        stored: list[int] = []
 
-        async def one(row: Placed, item: Item) -> HivememError | None:
+        async def one(place: int) -> None:
             async with slots:
-                return await self._send((row,), (item,))
+                if refusals and not self._request.skip_bad:
+                    return  # what stands behind the first refusal waits until that is corrected
+                refusal = await self._send(rows[place : place + 1], items[place : place + 1])
+                if refusal is None:
+                    stored.append(place)
+                else:
+                    refusals[place] = refusal
 
-        tasks = [asyncio.create_task(one(row, item)) for row, item in zip(rows, items, strict=True)]
+        new = [place for place, item in enumerate(items) if not self._was_stored(item)]
+        tasks = [asyncio.create_task(one(place)) for place in new]
         try:
-            refusals = await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for row, refusal in zip(rows, refusals, strict=True):
-            if refusal is not None:
-                self._refuse(row, refusal, self._place(refusal, 1)[1])
+        if refusals and not self._request.skip_bad:
+            done = {*range(len(rows))} - {*new} | {*stored}
+            behind = [place for place in done if place > min(refusals)]
+            self._behind.update(self._digest(items[place]) for place in behind)
+        for place, refusal in sorted(refusals.items()):
+            self._refuse(rows[place], refusal, self._place(refusal, 1)[1])
+
+    def _was_stored(self, item: Item) -> bool:
+        """By the run before, behind the row that ended it. Each is found once."""
+        if not self._behind:
+            return False
+        digest = self._digest(item)
+        if not self._behind[digest]:
+            return False
+        self._behind[digest] -= 1
+        return True
+
+    def _digest(self, item: Item) -> str:
+        text = json.dumps(self._target.request((item,)))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     async def _send(self, rows: Sequence[Placed], items: Sequence[Item]) -> HivememError | None:
         """Store all of them, or none: the refusal. Raises: HivememError."""

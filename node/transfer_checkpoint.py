@@ -34,6 +34,7 @@ class Checkpoint:
     head_sha256: str = hashlib.sha256(b"").hexdigest()
     format: int = FORMAT
     collection: str | None = None  # its name and the time it was made
+    behind: tuple[str, ...] = ()  # digests of rows behind those lines that are stored already
 
     def moved(self, file: BinaryIO, lines: int, offset: int) -> Checkpoint:
         return replace(
@@ -61,10 +62,10 @@ def load(
     """
     try:
         fields = json.loads(path.read_bytes())
-        found = Checkpoint(**fields)
+        found = Checkpoint(**{**fields, "behind": tuple(fields.get("behind", ()))})
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise _refuse(path, f"is damaged ({error})") from error
     if found.format != FORMAT:
         raise _refuse(path, "was written by another version")

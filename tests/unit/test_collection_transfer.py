@@ -140,6 +140,10 @@ async def test_a_table_is_exported_by_its_key(place: Place, monkeypatch) -> None
         "CREATE TABLE pairs (a TEXT, b INT, PRIMARY KEY (b, a)) WITHOUT ROWID",
         "CREATE VIEW seen AS SELECT * FROM pairs",
         'CREATE TABLE "odd ""name" ("a b" TEXT)',
+        "CREATE TABLE nulls (k TEXT PRIMARY KEY, rowid, _rowid_, oid)",
+        "CREATE TABLE whole (k TEXT PRIMARY KEY NOT NULL, rowid, _rowid_, oid)",
+        "INSERT INTO nulls (k) VALUES ('a'), (NULL), (NULL)",
+        "INSERT INTO whole (k) VALUES ('b'), ('a')",
     ):
         await place.query("sql_execute", sql=sql)
     odd = [None, "", "ü", 0, -(1 << 63), 1.5, {"base64": "AP8="}, 'x,"\n', True, False]
@@ -158,8 +162,9 @@ async def test_a_table_is_exported_by_its_key(place: Place, monkeypatch) -> None
     ]  # fmt: skip
     await place.load(place.write([{"a b": "v"}, {}]), table='odd "name')
     assert await place.rows(table='odd "name') == [{"a b": "v"}, {"a b": None}]
+    assert [row["k"] for row in await place.rows(table="whole")] == ["a", "b"]
     assert await place.rows(sql="SELECT 1 AS a, 2 AS a") == [{"a": 1, "a:1": 2}]
-    bad_ones: list[dict[str, str]] = [{"table": "seen"}, {}]
+    bad_ones: list[dict[str, str]] = [{"table": "seen"}, {}, {"table": "nulls"}]
     for bad in bad_ones:
         with pytest.raises(BadRequest):
             await place.rows(**bad)
@@ -186,6 +191,39 @@ async def test_a_graph_goes_node_by_node(place: Place, monkeypatch) -> None:
     assert report == Report(stored=40, bad_lines=2)
     assert [(problem.line, problem.field) for problem in place.problems] == [(41, "id"), (42, "to")]
     assert await place.rows() == [*nodes, *edges]
+
+
+@pytest.mark.parametrize("names", ["alike", "different"])
+@pytest.mark.parametrize("corrected", ["removed", "replaced", "moved"])
+async def test_a_corrected_file_of_single_items_doubles_nothing(
+    place: Place, corrected: str, names: str
+) -> None:
+    """Nodes without ids. What was under way behind the bad row is stored already."""
+    await place.make("graph")
+    count = 60 if names == "different" else 1
+    lines: list[Any] = [{"node": {"properties": {"n": n % count}}} for n in range(60)]
+    lines[10] = {"node": {"labels": "none"}}
+    lines[14] = {"node": {"labels": 5}}
+    first = await place.load(place.write(lines))
+    assert first.bad_lines == 1
+    assert [problem.line for problem in place.problems] == [11]
+    assert 10 <= first.stored <= 10 + collection_import.SINGLES_INFLIGHT_MAX
+    again = await place.load(place.write(lines))
+    assert (again.bad_lines, again.resumed_lines) == (1, 10)
+    good = {"node": {"properties": {"n": -1}}}
+    if corrected == "removed":
+        lines[10:11] = []
+    else:
+        lines[10:11] = [good] if corrected == "replaced" else [good, good, good]
+    second = await place.load(place.write(lines))
+    assert second.bad_lines == 1
+    lines = [line for line in lines if line["node"].get("labels") != 5]
+    third = await place.load(place.write(lines))
+    assert third.bad_lines == 0
+    assert first.stored + again.stored + second.stored + third.stored == len(lines)
+    stored = [row["node"]["properties"]["n"] for row in await place.rows()]
+    assert sorted(stored) == sorted(line["node"]["properties"]["n"] for line in lines)
+    assert not path_of(place.folder / "in.jsonl").exists()
 
 
 async def test_graphs_come_from_csv_too(place: Place) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from engines.document import DocumentEngine
 from engines.errors import InvalidArgument
+from engines.kv import KvReader
+from engines.store import Snapshot
 from tests.unit.one_collection import OneCollection, collection
 
 TEXT = {"fields": {"title": 3, "notes.body": 1, "tags": 1}}
@@ -163,3 +165,23 @@ def test_a_restart_finds_the_same(tmp_path: Path) -> None:
         state.reopen()
         insert(state, b={"tags": ["bee"]})
         assert sorted(found(state, "bee")) == ["a", "b"]
+
+
+def test_an_older_snapshot_finds_what_it_holds(tmp_path: Path) -> None:
+    """A search of a newer one may have been faster."""
+    with document_state(tmp_path, text=TEXT) as state:
+        insert(state, a={"title": "bee"}, b={"title": "wasp"})
+
+        def ask(snapshot: Snapshot, query: str) -> list[Any]:
+            reader = KvReader(snapshot, state.machine.registry, state.machine.indexes)
+            found = reader.collections.query("n", "c", "document_search", {"query": query})[0]
+            assert isinstance(found, dict)
+            hits: Any = found["hits"]
+            return [(hit["id"], hit["document"]["title"]) for hit in hits]
+
+        with state.store.read() as old:
+            state.write("document_upsert", document={"_id": "a", "title": "wasp"})
+            assert found(state, "bee") == []
+            assert ask(old, "bee") == [("a", "bee")]
+            assert ask(old, "wasp") == [("b", "wasp")]
+            assert sorted(found(state, "wasp")) == ["a", "b"]

@@ -12,16 +12,26 @@ from hypothesis import strategies as st
 
 from engines.collection_writes import MESSAGE_CHARACTERS_MAX
 from engines.errors import InvalidArgument
-from engines.interfaces import CollectionResult, Rejected
-from engines.relational_functions import PRODUCT_MAX, bounded_functions
+from engines.interfaces import CollectionResult, RejectCode, Rejected
+from engines.relational_functions import (
+    CALL_BYTES,
+    PRODUCT_MAX,
+    WORK_BYTES_MAX,
+    Work,
+    counted_functions,
+)
 from engines.relational_pages import Database
 from tests.unit.engine_state import State, checked_state
 from tests.unit.test_poison_commands import create, sql
 
 OWN = apsw.Connection(":memory:")
-NAMES = {each.name: each.arguments for each in bounded_functions(lambda *_: None)}
+FUNCTIONS = [
+    (each.name, 2 if each.arguments < 0 else each.arguments)
+    for each in counted_functions(lambda *_: None, Work())
+]
 VALUES = st.one_of(
     st.text(st.sampled_from("ab \x00é😀"), max_size=6),
+    st.text(st.sampled_from("abAB%_*?"), max_size=8),
     st.binary(max_size=4),
     st.none(),
     st.integers(-100, 100),
@@ -42,16 +52,21 @@ class NoPages:
         return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "arguments"), FUNCTIONS)
 @given(values=st.tuples(VALUES, VALUES, VALUES))
-def test_functions_answer_as_sqlites_own_do(name: str, values: tuple[object, ...]) -> None:
-    given = values[: NAMES[name]]
+def test_functions_answer_as_sqlites_own_do(
+    name: str, arguments: int, values: tuple[object, ...]
+) -> None:
+    """Those of writes: reads have some of the same."""
+    given = values[:arguments]
     database = connections.setdefault("one", Database(NoPages(), writable=True))
     statement = f"SELECT {name}({', '.join('?' * len(given))})"
 
     def answer(connection: apsw.Connection) -> object:
         try:
             ((found,),) = connection.execute(statement, given)
+        except apsw.SQLError as error:
+            return str(error)
         except UnicodeDecodeError:  # a blob that was taken for text
             return "no text"
         return found, type(found)
@@ -82,6 +97,47 @@ def test_a_step_that_would_take_for_ever_is_refused(crm: State, text: str) -> No
     with pytest.raises(InvalidArgument) as error:
         crm.query("c", "sql_query", sql=f"SELECT {text}")
     assert error.value.field == "parameters.sql"
+
+
+ROWS = (
+    "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {}) "
+    "INSERT INTO t (v) SELECT sum({}) FROM c"
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "params", "calls"),
+    [
+        ("length(hex(? || (i % 2)))", ["0" * 4_000_000], 5),
+        ("length(quote(? || (i % 2)))", ["0" * 4_000_000], 8),
+        ("length(upper(? || (i % 2)))", ["a" * 4_000_000], 8),
+        ("length(replace(? || (i % 2), 'b', 'c'))", ["a" * 4_000_000], 7),
+        ("length(trim(? || (i % 2)))", ["a" * 4_000_000], 8),
+        ("length(printf('%.*c', 4000000 + i % 2, 'a'))", [], 16),
+        ("'a' LIKE '%' || i", [], 250_000),
+        ("? LIKE ?2 || (i % 2)", ["0" * 500_000, "%" + "0" * 250], 4),
+        ("? GLOB ?2 || (i % 2)", ["0" * 500_000, "*" + "0" * 250], 4),
+        ("random() < 0", [], 260_000),
+        ("length(randomblob(1000000))", [], 4),
+    ],
+)
+def test_functions_of_a_write_have_a_budget_together(
+    crm: State, expression: str, params: list[str], calls: int
+) -> None:
+    """A call is one step of SQLite's machine, however large what it goes through."""
+    assert isinstance(sql(crm, ROWS.format(calls, expression), params), CollectionResult)
+    refused = sql(crm, ROWS.format(calls + 1 + calls // 50, expression), params)
+    assert isinstance(refused, Rejected)
+    assert (refused.code, refused.field) == (RejectCode.LIMIT_EXCEEDED, "parameters.sql")
+    assert f"over {WORK_BYTES_MAX} bytes" in refused.message
+
+
+def test_statements_of_a_write_share_the_budget(crm: State) -> None:
+    half = [ROWS.format(WORK_BYTES_MAX // CALL_BYTES // 2, "random() < 0"), []]
+    assert isinstance(crm.collection("sql_execute", "c", [half]), CollectionResult)
+    refused = crm.collection("sql_execute", "c", [half, half, half])
+    assert isinstance(refused, Rejected)
+    assert refused.code is RejectCode.LIMIT_EXCEEDED
 
 
 def test_sizes_below_the_bound_are_no_matter(crm: State) -> None:

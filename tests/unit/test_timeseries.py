@@ -169,6 +169,18 @@ def test_settings_change_in_part(state: SeriesState) -> None:
     assert answer.field == "settings.rollups"
 
 
+def test_rollups_keep_the_retention_that_drops_their_rows(tmp_path: Path) -> None:
+    """Upkeep looks at no collection without one: their rows would stay for good."""
+    state = SeriesState(tmp_path)
+    rollup = {"window_ms": 1_000, "aggregates": ["avg"], "retention_ms": 50_000}
+    assert not isinstance(state.create(retention_ms=5_000, rollups=[rollup]), Rejected)
+    for change in ({"retention_ms": None}, {"retention_ms": None, "rollups": []}):
+        answer = state.alter(**change)
+        assert isinstance(answer, Rejected)
+        assert answer.field in ("settings.retention_ms", "settings.rollups")
+    state.machine.close()
+
+
 # --- Points --------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 from engines.check import check
 from engines.errors import InvalidArgument
 from engines.interfaces import CollectionResult
+from engines.kv import KvReader
 from engines.vector import VectorEngine
 from tests.unit.engine_state import State
 
@@ -115,3 +116,19 @@ def test_a_collection_without_texts_says_so_until_it_has_them(tmp_path: Path) ->
     assert isinstance(state.collection("collection_alter", "c", settings), CollectionResult)
     assert found(state, query="bees", limit=1) == ["both"]
     state.machine.close()
+
+
+def test_an_older_snapshot_finds_what_it_holds(state: State) -> None:
+    """A search of a newer one may have been faster."""
+    ask = {"query": "rain", "vector": [1, 0], "text_weight": 1, "limit": 1}
+    with state.store.read() as old:
+        changed = [
+            {"id": "neither", "vector": [-1, 0], "text": "snow"},
+            {"id": "near", "vector": [1, 0], "text": "rain"},
+        ]
+        write(state, "vector_upsert", documents=changed)
+        assert found(state, **ask) == ["near"]
+        reader = KvReader(old, state.machine.registry, state.machine.indexes)
+        answer: Any = reader.collections.query("n", "c", "hybrid_search", ask)[0]
+        assert [hit["id"] for hit in answer["hits"]] == ["neither"]
+        assert found(state, **ask) == ["near"]

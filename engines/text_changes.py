@@ -1,0 +1,78 @@
+"""For which snapshots an index is right, item by item.
+
+Snapshots come in any order: a search may have an older one than what the index has taken in
+already. So for each item that changed lately it is known from which log index on what the index
+shows of it is right, and up to which one; for any other snapshot it is *due*, and taken in as
+that one has it. A snapshot that is older than what is remembered cannot be judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+REMEMBERED_MAX: Final = 20_000  # items that are taken in as they last became
+_ALWAYS: Final = -1
+
+
+class _Pending(NamedTuple):
+    """Right for snapshots from `since` on and before `until`; it last changed at `last`."""
+
+    since: int
+    until: int
+    last: int
+
+
+class Changes:
+    """Of one index. Not locked. Log indexes are those of entries."""
+
+    def __init__(self) -> None:
+        self._pending: dict[bytes, _Pending] = {}
+        self._settled: dict[bytes, int] = {}  # item → its last change, which is taken in
+        self._newest = _ALWAYS  # of those
+        self._oldest = _ALWAYS  # snapshots from here on can be judged
+
+    def begin(self, log_index: int) -> None:
+        """The index is made of a snapshot whose items last changed there."""
+        self._oldest = max(self._oldest, log_index)
+
+    def changed(self, key: bytes, log_index: int) -> None:
+        before = self._pending.get(key)
+        if before is None:
+            since = self._settled.pop(key, _ALWAYS)
+            self._pending[key] = _Pending(since, log_index, log_index)
+        else:
+            self._pending[key] = before._replace(last=max(before.last, log_index))
+
+    def knows(self, applied: int) -> bool:
+        """Is it known what is due for a snapshot of that log index?"""
+        return applied >= self._oldest
+
+    def due(self, applied: int) -> list[bytes]:
+        """Items of which the index shows another state than that snapshot's."""
+        due = [
+            key for key, (since, until, _) in self._pending.items() if not since <= applied < until
+        ]
+        if applied < self._newest:
+            due += [key for key, last in self._settled.items() if last > applied]
+        return due
+
+    def taking(self, keys: Iterable[bytes]) -> None:
+        """Of these nothing is right until `taken`: what takes them in may end halfway."""
+        for key in keys:
+            before = self._pending.get(key)
+            last = self._settled.pop(key, _ALWAYS) if before is None else before.last
+            self._pending[key] = _Pending(_ALWAYS, _ALWAYS, last)
+
+    def taken(self, keys: Sequence[bytes], applied: int) -> None:
+        """These are as that snapshot has them. They may have changed again meanwhile."""
+        for key in keys:
+            last = self._pending[key].last
+            if applied < last:
+                self._pending[key] = _Pending(applied, applied + 1, last)
+            else:
+                del self._pending[key]
+                self._settled[key] = last
+                self._newest = max(self._newest, last)
+        while len(self._settled) > REMEMBERED_MAX:
+            self._oldest = max(self._oldest, self._settled.pop(next(iter(self._settled))))
