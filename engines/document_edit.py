@@ -24,7 +24,7 @@ from engines.document_parameters import (
 from engines.document_plan import choose
 from engines.document_update import Change, parse_merge, parse_update, set_at
 from engines.document_walk import Walk
-from engines.document_work import Work, too_many, values_in
+from engines.document_work import TRIED_VALUES_MAX, Work, values_in
 from engines.document_writes import BUILD_DOCUMENTS_MAX, Documents
 from engines.engine import Refused
 from engines.errors import InvalidArgument
@@ -277,22 +277,28 @@ def _step(documents: Documents, body: Body, work: Work) -> _Step:
         examined += weight
         size += weight * len(record.packed)
         document = record.document()
-        values = values_in(document)
-        if too_many(wanted.size, values):
-            raise Refused(
-                RejectCode.INVALID_ARGUMENT,
-                f"has {wanted.size} conditions, too many for the {values} values of document "
-                f"{record.id}",
-                f"{ROOT}.filter",
-            )
-        work.done += max(1, wanted.size) * values
+        work.done += _tried(wanted, document)
         if wanted.matches(document):
             if len(records) == body["limit"]:
                 return _Step(records, records[-1].id)
             records.append(record)
-            work.done += work.conditions * values
+            work.done += work.conditions * values_in(document)
         last = record.id
     return _Step(records, None)
+
+
+def _tried(wanted: Filter, document: dict[str, Any]) -> int:
+    """Conditions times values. Raises Refused."""
+    there = (document[name] for name in wanted.members if name in document)
+    values = 1 + sum(map(values_in, there))
+    if wanted.size * values > TRIED_VALUES_MAX:
+        raise Refused(
+            RejectCode.INVALID_ARGUMENT,
+            f"has {wanted.size} conditions, too many for {values} values of document "
+            f"{document['_id']}",
+            f"{ROOT}.filter",
+        )
+    return max(1, wanted.size) * values
 
 
 def _candidates(documents: Documents, wanted: Filter, after: str | None) -> Iterator[Record]:

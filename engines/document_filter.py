@@ -38,23 +38,26 @@ class Condition(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """`conditions`: necessary, together not sufficient; `size`: how many are tried at most."""
+    """`conditions`: necessary, together not sufficient; `size`: how many are tried at most;
+    `members`: of a document, that they are tried on."""
 
     matches: Matcher
     conditions: tuple[Condition, ...]
     regex: bool  # does it search texts?
     size: int
+    members: frozenset[str] = frozenset()
 
 
 def parse_filter(given: object, field: str) -> Filter:
     """Raises InvalidArgument, naming the place within `field`."""
     parser = _Parser()
     matches, conditions = parser.filter(given, field)
-    return Filter(matches, tuple(conditions), parser.regex, parser.count)
+    return Filter(matches, tuple(conditions), parser.regex, parser.count, frozenset(parser.members))
 
 
 class ItemTest(NamedTuple):
-    """What $pull asks of an item. `regex`, `size`: as of `Filter`."""
+    """What $pull asks of an item. `regex`, `size`: as of `Filter`; to be equal to what is neither
+    array nor object is no condition."""
 
     test: ValueTest
     regex: bool
@@ -68,7 +71,8 @@ def parse_item_test(given: object, field: str) -> ItemTest:
     """
     parser = _Parser()
     test = parser.item_test(given, field)
-    return ItemTest(test, parser.regex, max(1, parser.count))
+    plain = not isinstance(given, dict | list | tuple)
+    return ItemTest(test, parser.regex, 0 if plain else max(1, parser.count))
 
 
 def is_light(wanted: Filter, document_bytes: int) -> bool:
@@ -100,6 +104,8 @@ class _Parser:
     def __init__(self) -> None:
         self.count = 0
         self.regex = False
+        self.members: set[str] = set()
+        self._within = 0  # conditions on items of arrays
 
     def filter(self, given: object, field: str) -> tuple[Matcher, list[Condition]]:
         matchers: list[Matcher] = []
@@ -122,7 +128,9 @@ class _Parser:
         if given and all(name in _OPERATORS for name in given):
             tests, _ = self._operators((), given, field)
             return lambda item: all(test([item]) for test in tests)
+        self._within += 1
         matches, _ = self.filter(given, field)
+        self._within -= 1
         return lambda item: item.__class__ is dict and matches(item)
 
     def _junction(self, name: str, operand: object, field: str) -> tuple[Matcher, list[Condition]]:
@@ -144,6 +152,8 @@ class _Parser:
 
     def _field(self, name: str, operand: object, field: str) -> tuple[Matcher, list[Condition]]:
         path = parse_path(name, field)
+        if not self._within:
+            self.members.add(path[0])
         if isinstance(operand, dict) and any(key.startswith("$") for key in operand):
             tests, conditions = self._operators(path, operand, field)
         else:

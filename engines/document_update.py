@@ -290,7 +290,7 @@ def _pull(operation: _Operation, _: set[Path]) -> Change:
         array = found[0][found[1]]
         if array.__class__ is not list:
             operation.refuse("what is there is no array")
-        if wanted.size > 1:  # one alone may be tried on any array
+        if wanted.size:
             values = values_in(array)
             operation.work.on_document += wanted.size * values
             if operation.work.on_document > TRIED_VALUES_MAX:

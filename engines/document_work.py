@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-# Of one command, times the conditions: 0.1 s or so. Several conditions on one document may not
-# be more, either; one alone may be tried on any.
+# Of one command, times the conditions: 0.1 s or so. Those on one document may not be more, either.
 TRIED_VALUES_MAX: Final = 1 << 18
 CHANGE_CONDITIONS: Final = 2  # changing a document's values takes as long as trying so many
 _TEXT_BITS: Final = 8  # each so many letters or bytes count as a value more
@@ -28,11 +27,6 @@ class Work:
     @property
     def full(self) -> bool:
         return self.done > TRIED_VALUES_MAX
-
-
-def too_many(conditions: int, values: int) -> bool:
-    """For one document."""
-    return conditions > 1 and conditions * values > TRIED_VALUES_MAX
 
 
 def values_in(value: Any) -> int:

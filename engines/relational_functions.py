@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 VALUE_BYTES_MAX: Final = 8 << 20  # of a value or row
 PRODUCT_MAX: Final = 1 << 27  # bytes times bytes; some tenths of a second
 WORK_BYTES_MAX: Final = 64 << 20  # of one write: 0.2 s or so
-CALL_BYTES: Final = 256  # a call takes as long as so many bytes
+CALL_BYTES: Final = 512  # a call takes as long as so many bytes
 _PRODUCT_BITS: Final = 3  # so many bytes times bytes, as a power of two, count as one byte
 PATTERN_BYTES_MAX: Final = 256  # of LIKE and GLOB; SQLite's own limit is set to it
 
