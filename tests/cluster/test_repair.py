@@ -38,6 +38,8 @@ async def fill(cluster) -> None:
         await client.put("repair", "s", "k", SECRET)
         for number in range(20):
             await client.put("repair", "s", f"{number:03d}", f"value {number}")
+    for index in range(3):  # followers apply a moment later; who reads waits for that
+        await read(cluster, index, "019")
 
 
 async def integrity(cluster, index: int) -> dict:
