@@ -139,8 +139,10 @@ def free(folder: Path) -> None:
 
 
 def explained(log: str) -> bool:
-    """Whether a node's log names the full disk as its reason."""
-    return os.strerror(errno.ENOSPC) in log
+    """Whether a node's log names the full disk as its reason, or the commit that it cut short:
+    LMDB tells of a write of which only a part was taken as an error of the disk."""
+    cut_short = f"mdb_txn_commit: {os.strerror(errno.EIO)}"
+    return os.strerror(errno.ENOSPC) in log or cut_short in log
 
 
 def loop_mounts_work() -> bool:
