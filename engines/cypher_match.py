@@ -6,6 +6,7 @@ run in between. So nothing is held but one row, and what is found is filtered at
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +21,7 @@ Stream = Callable[[Row], Iterator[None]]
 Conditions = list[Callable[[Row], bool]]
 
 
-class Step:
+class Step(ABC):
     """`conditions`: tested after each binding, before the steps that follow."""
 
     def __init__(self, graph: Graph) -> None:
@@ -28,11 +29,13 @@ class Step:
         self.conditions: Conditions = []
         self.parts = 0  # of the conditions
 
+    @abstractmethod
     def ways(self, row: Row) -> Iterator[None]:
-        raise NotImplementedError
+        """Bind its places in the row, once for each way that there is."""
 
+    @abstractmethod
     def explained(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What it does, for the plan."""
 
     def stream(self, following: Stream | None) -> Stream:
         ways, conditions = self.ways, tuple(self.conditions)

@@ -6,6 +6,7 @@ the clauses before left it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ _WORK_VALUES: Final = 8  # of properties, for a unit of work
 Change = Callable[[Row], None]
 
 
-class Clause:
+class Clause(ABC):
     """Runs once for all rows."""
 
     def __init__(self, writer: Writer) -> None:
@@ -36,8 +37,9 @@ class Clause:
             held.append(row[:])
         return iter(self.changed(held))
 
+    @abstractmethod
     def changed(self, rows: list[Row]) -> list[Row]:
-        raise NotImplementedError
+        """Change the graph for each of the rows; returns those that go on."""
 
 
 class Create(Clause):

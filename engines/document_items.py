@@ -102,11 +102,6 @@ def entry_value(values: bytes) -> bytes:
     return _LENGTH.pack(len(values))
 
 
-def entry_values(key: bytes, value: bytes) -> bytes:
-    """The values of an entry, packed. Raises CorruptRecord."""
-    return key[_ENTRY_HEAD_BYTES : _id_start(key, value)]
-
-
 def entry_id(key: bytes, value: bytes) -> str:
     """The id of the document of an entry. Raises CorruptRecord."""
     try:

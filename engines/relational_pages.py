@@ -89,12 +89,6 @@ class PageStore(Protocol):
     def get(self, key: bytes) -> bytes | None: ...
 
 
-class WritableStore(PageStore, Protocol):
-    def put(self, key: bytes, value: bytes) -> None: ...
-
-    def delete(self, key: bytes) -> bool: ...
-
-
 class _NoPages:
     """Of a connection that waits to be used."""
 

@@ -23,7 +23,6 @@ from engines.tuning import Tuning
 
 ID_BYTES: Final = 8
 ITEM_KEY_BYTES_MAX: Final = PHYSICAL_KEY_BYTES_MAX - ID_BYTES
-ITEM_OVERHEAD_BYTES: Final = ID_BYTES + 4  # an item's id and checksum
 STOP_ITEMS: Final = 64  # items between two looks at whether the caller still waits
 STEP_BYTES_BITS: Final = 12  # of an item's bytes, 4 KiB count as much as the item itself
 _CHUNK_ITEMS: Final = 256  # read at once by a range within an apply

@@ -4,8 +4,9 @@ A graph that rounds tells distances that are off, and what it did not answer lie
 distances, behind the last one that it did. The candidates' own distances are computed exactly,
 so it shows how far off the graph is: on the whole (its bias) and from one to the other (its
 spread). Only if what lies behind cannot be nearer than the farthest hit, even so much closer, is
-nothing hidden. In 20,000 embeddings of 384 components that has four times the room it needs with
-i8, and 200 times with bfloat16; in vectors that lie within the rounding of each other, none.
+nothing hidden. In 20,000 embeddings of 384 components the last candidate of 46 lay eight times
+the spread behind the tenth hit with i8, 320 times with bfloat16, and no search was in doubt;
+vectors that lie within the rounding of each other leave no such room.
 """
 
 from __future__ import annotations

@@ -72,10 +72,14 @@ class CollectionUpkeep:
                 logger.info("what is due in collections was not looked for: %s", error)
                 break
             if due is not None:
-                if not await self._propose(due):
+                accepted = await self._propose(due)
+                if accepted is None:
                     self._place = place
                     break
-                made += 1
+                if accepted:
+                    made += 1
+                else:  # others must not wait for it
+                    self._place = Place(due.collection.key + b"\x00", b"")
                 await asyncio.sleep(PAUSE_SECONDS)
             if self._place is None:
                 break
@@ -89,7 +93,8 @@ class CollectionUpkeep:
         with self._readers() as reader:
             return reader.collections.upkeep(self._clock.now_ms(), place)
 
-    async def _propose(self, due: Due) -> bool:
+    async def _propose(self, due: Due) -> bool | None:
+        """Whether it was done; None: that is not known, or it can be tried again."""
         collection = due.collection
         engine = self._registry.engines[collection.engine]
         body = pack_value(engine.prepare(due.operation, due.parameters))
@@ -103,9 +108,9 @@ class CollectionUpkeep:
         except HivememError as error:
             # It is found again in the next round; nothing was promised to anyone.
             logger.info("%s of %s was not confirmed: %s", due.operation, collection.name, error)
-            return False
+            return None
         if isinstance(result, Rejected):
-            # The collection may have changed meanwhile; others must not wait for it.
+            # The collection may have changed meanwhile.
             logger.info("%s of %s was refused: %s", due.operation, collection.name, result)
-            self._place = Place(collection.key + b"\x00", b"")
+            return False
         return True

@@ -192,7 +192,7 @@ async def test_a_write_that_is_refused_keeps_no_other_collection_waiting(
             return await propose(command, deadline)
 
         monkeypatch.setattr(door.router, "propose", refusing)
-        await leader.round()
+        assert await leader.round() == 1
         with door.router._reads._readers() as reader:
             assert reader.collections.find("n", "a").items > 0
             assert reader.collections.find("n", "b").items == 0
