@@ -31,6 +31,7 @@ from node.config_schema import NodeConfig
 from node.datadir import DataDir
 from node.doors import open_door
 from node.driver import Drivers
+from node.environment import settle_memory
 from node.forward import NOT_HERE
 from node.group_calls import GroupCalls
 from node.http import HttpParts, HttpServer
@@ -103,6 +104,7 @@ async def run(config: NodeConfig) -> None:
         loop.add_signal_handler(number, node.request_stop)
     async with AsyncExitStack() as stack:
         await _start(node, stack)
+        settle_memory()
         member = config.member()
         logger.info("node %s serves at %s, peers at %s", member.name, member.http, member.peer)
         await node.wait_for_stop()

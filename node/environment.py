@@ -1,7 +1,11 @@
-"""The only user of os.environ. Apart from the settings, because clients need no more."""
+"""What a node sets of its process: the only user of os.environ, and of Python's collector.
+
+Apart from the settings, because clients need no more.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Mapping
@@ -18,3 +22,13 @@ def use_utc() -> None:
     the state, which must not depend on where a machine stands."""
     os.environ["TZ"] = "UTC0"
     time.tzset()
+
+
+def settle_memory() -> None:
+    """Take what a node is made of, once it has started, out of what Python's collector looks at.
+
+    The whole heap is looked at again and again otherwise: 38 ms each time, in which nothing is
+    answered, and 4 % of a busy leader's time.
+    """
+    gc.collect()
+    gc.freeze()

@@ -196,7 +196,7 @@ class HttpServer:
         self._door = Door(self._serve, limits)
         self._runner = web.ServerRunner(self._door, shutdown_timeout=limits.stop_seconds_max)
         self._bodies = BodyReader(request_bytes, parts.clock)
-        self._sender = Sender(response_bytes, limits.blocked_client_seconds_max)
+        self._sender = Sender(response_bytes, limits.blocked_client_seconds_max, parts.clock)
         self._streams = WatchStreams(
             parts.watches,
             parts.service,

@@ -19,6 +19,7 @@ from engines.interfaces import INTEGER_MAX
 from node.http_errors import bad_request
 from node.http_limits import JSON_VALUES_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX
 from node.http_params import shown, ttl_ms
+from node.json_codec import Refused, loads
 
 TEXT_TYPE = "text/plain; charset=utf-8"
 BYTES_TYPE = "application/octet-stream"
@@ -34,39 +35,20 @@ def parse_object(body: bytes, values_max: int = JSON_VALUES_MAX) -> dict[str, ob
     if body.count(b",") > values_max and _STRING.sub(b"", body).count(b",") > values_max:
         _malformed(f"holds more than {values_max} values")
     try:
-        parsed = _DECODER.decode(body.decode("utf-8"))
+        parsed = loads(body)
     except UnicodeDecodeError:
         _malformed("is not valid UTF-8")
     except RecursionError:
         _malformed("is nested too deep")
     except json.JSONDecodeError as error:
         _malformed(f"is not JSON: {error.msg} at character {error.pos}")
-    except ValueError as error:
-        # Raised by the hooks below, and by Python for a number of thousands of digits.
-        _malformed(str(error) if isinstance(error, _Refused) else "holds a number too long")
+    except Refused as error:
+        _malformed(str(error))
+    except ValueError:
+        _malformed("holds a number too long")
     if not isinstance(parsed, dict):
         _malformed("must be a JSON object")
     return parsed
-
-
-class _Refused(ValueError):
-    """Valid for Python's parser, but not here."""
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise _Refused(f"repeats the name {shown(repeated)!r}")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _Refused(f"holds {name}, which is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _malformed(message: str) -> NoReturn:

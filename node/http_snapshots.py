@@ -15,8 +15,9 @@ from node.http_bodies import Fields, parse_object
 from node.http_errors import bad_request
 from node.http_limits import MEMBER_BODY_BYTES_MAX, TIMEOUT_MS_MAX, HttpLimits
 from node.http_params import Query, decode
+from node.http_reply import SERVER
 from node.http_views import Json, dump
-from node.http_wire import SERVER, Answer, BodyReader, Call, Sender
+from node.http_wire import Answer, BodyReader, Call, Sender
 from node.snapshot_service import SnapshotService
 
 PIECE_BYTES = 1 << 20  # read from the disk at once; a stream holds no more

@@ -7,7 +7,6 @@ base64 otherwise; `encoding` says which, so that every byte comes back.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from engines.interfaces import (
 )
 from node.errors import HivememError
 from node.http_errors import error_fields, status_of
+from node.json_codec import dumps
 from node.members import MembersView
 from node.partition_service import PartitionsView
 from node.service import BatchOutcome
@@ -35,14 +35,12 @@ from node.views import ClusterView, StatusView
 Json = dict[str, object]
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
-# What is no number is no JSON either: better an error than what no client can read.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _KINDS = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
 
 
 def dump(value: Json) -> bytes:
     """Compact JSON; text stays as it is."""
-    return _encode(value).encode("utf-8")
+    return dumps(value)
 
 
 def rfc3339(ms: int | None) -> str | None:

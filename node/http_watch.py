@@ -16,7 +16,8 @@ from node.clock import Clock
 from node.http_errors import bad_request
 from node.http_limits import HttpLimits
 from node.http_params import position
-from node.http_wire import SERVER, Call, Connection, Sender
+from node.http_reply import SERVER
+from node.http_wire import Call, Connection, Sender
 from node.service import Service
 from node.watch import Selector, WatchEnded
 from node.watch_fan_in import Delivery, PartitionCompacted

@@ -19,10 +19,10 @@ from node.clock import Clock
 from node.errors import DeadlineExceeded, HivememError, InternalError, Unavailable
 from node.http_errors import RETRY_AFTER_SECONDS, bad_request, error_body, status_of
 from node.http_limits import HttpLimits
+from node.http_reply import SERVER, SmallReply, is_plain
 from node.metrics import RouteFigures
 
 JSON_TYPE = "application/json; charset=utf-8"
-SERVER = "hivemem"
 
 READ_BUFFER_BYTES = 64 << 10  # per connection; aiohttp stops reading at twice that
 LINGER_SECONDS = 2.0  # an unread body is read away this long, so that the answer arrives
@@ -271,8 +271,9 @@ async def _send_continue(request: web.BaseRequest) -> None:
 class Sender:
     """Sends answers; a client that takes none of a large one is cut off."""
 
-    def __init__(self, budget: ByteBudget, blocked_seconds_max: float) -> None:
+    def __init__(self, budget: ByteBudget, blocked_seconds_max: float, clock: Clock) -> None:
         self._budget = budget
+        self._clock = clock
         self._blocked_seconds_max = blocked_seconds_max
 
     async def respond(self, call: Call, answer: Answer) -> web.StreamResponse:
@@ -282,9 +283,13 @@ class Sender:
         """
         request, size = call.request, len(answer.body)
         call.figures.response_bytes += size
-        headers = {**answer.headers, "Content-Type": answer.content_type, "Server": SERVER}
         transport = request.transport
-        if transport is None or (size <= SMALL_BYTES and not transport.get_write_buffer_size()):
+        at_once = transport is None or not transport.get_write_buffer_size()
+        if at_once and size <= SMALL_BYTES and is_plain(request, answer.status):
+            now = self._clock.now_ms() // 1000
+            return SmallReply(answer.status, answer.headers, answer.content_type, answer.body, now)
+        headers = {**answer.headers, "Content-Type": answer.content_type, "Server": SERVER}
+        if transport is None or (at_once and size <= SMALL_BYTES):
             return web.Response(body=answer.body, status=answer.status, headers=headers)
         if not answer.wrote:
             self._budget.take(size)

@@ -50,6 +50,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "apsw": ("engines/relational_*.py",),
     "aiohttp": ("node/client_http.py", "node/http*.py"),
     "hiredis": ("node/resp_reader.py",),
+    "jiter": ("node/json_codec.py",),
     "lark": ("engines/cypher_parser.py",),
     # The store in use, and a copy at rest: one writes and shares, the other does neither.
     "lmdb": ("engines/store.py", "engines/state_file.py"),
@@ -60,6 +61,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "multidict": ("node/http*.py",),  # with aiohttp
     # Arrays of numbers, which two engines are about.
     "numpy": ("engines/timeseries_columns.py", "engines/vector_*.py"),
+    "orjson": ("node/json_codec.py",),
     "prometheus_client": ("node/metrics.py",),
     "pydantic": ("mcp_schemas*.py",),
     "re2": ("engines/document_regex.py",),
