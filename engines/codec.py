@@ -8,6 +8,7 @@ reads differently.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import NoReturn, TypeVar
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 VALUE_DEPTH_MAX = 32  # arrays and objects within each other
 BODY_DEPTH_MAX = VALUE_DEPTH_MAX + 8  # what engines put around callers' values in the log
+_NO_NUMBER = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]").search
 _VECTOR_MIN = 16  # numbers; shorter ones are looked at one by one
 _INTEGER_MIN, _INTEGER_MAX = -(1 << 63), (1 << 64) - 1  # what MessagePack can hold
 
@@ -70,6 +72,14 @@ def unpack_value(packed: bytes | memoryview) -> Value:
     except ValueError as error:
         raise Malformed(str(error) or type(error).__name__) from error
     return value
+
+
+def may_hold_no_number(packed: bytes) -> bool:
+    """Could a value that `pack_value` wrote hold NaN or Infinity? False: certainly not.
+
+    Such a float is a mark and an exponent of ones; the same bytes may stand within something else.
+    """
+    return _NO_NUMBER(packed) is not None
 
 
 def check_value(value: object, field: str, depth_max: int = VALUE_DEPTH_MAX) -> None:

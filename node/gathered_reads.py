@@ -90,7 +90,7 @@ class GatheredReads:
         self._readers = readers
         self._threads = threads
         self._optimizer = optimizer
-        self._operations = operations
+        self.operations = operations
         self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
         self._ready: deque[_Line] = deque()  # whose next group the loop answers
         self._turning = False
@@ -104,14 +104,12 @@ class GatheredReads:
     async def ask(
         self, request: QueryCollection, deadline: float, priority: Priority = Priority.MEDIUM
     ) -> Shown[QueryAnswer] | None:
-        """What it finds; None: it is to be run by itself.
+        """What a query of one of `operations` finds; None: it is to be run by itself.
 
         Raises what its run would, DeadlineExceeded and Unavailable (OVERLOADED). Whoever is gone
         is left out of a group that has not started; a group stops when nobody waits for it.
         """
-        if request.operation not in self._operations:
-            return None
-        if len(request.parameters) > PARAMETER_BYTES_MAX:
+        if request.explain or len(request.parameters) > PARAMETER_BYTES_MAX:
             return None
         line = self._line((request.namespace, request.session, request.operation))
         answered: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from engines.catalog import Collection
-from engines.codec import Value, unpack_value
+from engines.codec import Value, may_hold_no_number, unpack_value
 from engines.engine import Kind
 from engines.interfaces import Limits
 from engines.validation import validate_collection
@@ -24,7 +24,7 @@ from node.http_limits import (
 from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit, read_options
 from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
-from node.http_wire import Answer, BodyReader, Call, while_the_client_waits
+from node.http_wire import Answer, BodyReader, Call, WhileTheClientWaits
 from node.reads import (
     LINEARIZABLE,
     PRIORITIES,
@@ -163,12 +163,12 @@ class CollectionHandlers:
         if self._collections.writes(query.operation):
             outcome = await self._collections.query(query, deadline)
         else:
-            with while_the_client_waits(call):
+            with WhileTheClientWaits(call):
                 outcome = await self._collections.query(query, deadline)
         if len(outcome.packed) <= INLINE_BYTES_MAX:
-            encoded = dump(_outcome(query, outcome))
+            encoded = _encoded(query, outcome)
         else:
-            encoded = await self._service.on_thread(lambda: dump(_outcome(query, outcome)))
+            encoded = await self._service.on_thread(lambda: _encoded(query, outcome))
         return Answer(encoded, wrote=outcome.kind is Kind.WRITE)
 
     async def replicas(self, call: Call) -> Answer:
@@ -264,7 +264,7 @@ def _view(collection: Collection) -> Json:
     }
 
 
-def _outcome(query: Query, outcome: Outcome) -> Json:
+def _encoded(query: Query, outcome: Outcome) -> bytes:
     fields: Json = {
         "operation": query.operation,
         "namespace": query.namespace,
@@ -275,7 +275,7 @@ def _outcome(query: Query, outcome: Outcome) -> Json:
     }
     if outcome.served_by is not None:
         fields["served_by"] = outcome.served_by
-    return fields
+    return dump(fields, finite=not may_hold_no_number(outcome.packed))
 
 
 def _result(query: Query, outcome: Outcome) -> Json:

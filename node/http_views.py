@@ -38,9 +38,9 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]").search
 _KINDS = {ChangeKind.PUT: "put", ChangeKind.DELETE: "delete", ChangeKind.EXPIRE: "expire"}
 
 
-def dump(value: Json) -> bytes:
-    """Compact JSON; text stays as it is."""
-    return dumps(value)
+def dump(value: Json, *, finite: bool = False) -> bytes:
+    """Compact JSON; text stays as it is. `finite`: every number in it is known to be one."""
+    return dumps(value, finite=finite)
 
 
 def rfc3339(ms: int | None) -> str | None:

@@ -7,8 +7,7 @@ raw target (see http_params), and what the parser itself refuses gets our one er
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -146,17 +145,23 @@ class Connection(web.RequestHandler):
         return response
 
 
-@contextmanager
-def while_the_client_waits(call: Call) -> Iterator[None]:
-    """Work that is cancelled when the client is gone: for reads that may take long."""
-    connection, task = call.request.protocol, asyncio.current_task()
-    assert isinstance(connection, Connection)
-    assert task is not None
-    connection.on_lost = task.cancel
-    try:
-        yield
-    finally:
-        connection.on_lost = None
+class WhileTheClientWaits:
+    """A `with` block that is cancelled when the client is gone: for reads that may take long."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, call: Call) -> None:
+        connection = call.request.protocol
+        assert isinstance(connection, Connection)
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connection.on_lost = task.cancel
+
+    def __exit__(self, *raised: object) -> None:
+        self._connection.on_lost = None
 
 
 def _refused_connection() -> bytes:

@@ -42,9 +42,10 @@ def loads(body: bytes) -> object:
         return _DECODER.decode(body.decode("utf-8"))
 
 
-def dumps(value: object) -> bytes:
+def dumps(value: object, *, finite: bool = False) -> bytes:
     """Compact JSON; text stays as it is. Ten matches of a search in 1 µs instead of 14.
 
+    `finite`: every number in it is known to be one.
     Raises ValueError for what is no number: better an error than what no client can read.
     TypeError for what is no value of JSON.
     """
@@ -53,7 +54,7 @@ def dumps(value: object) -> bytes:
     except TypeError:
         return _ENCODER.encode(value).encode("utf-8")
     # orjson writes NaN and Infinity as null.
-    if b"null" in encoded and not _is_finite(value):
+    if not finite and b"null" in encoded and not _is_finite(value):
         return _ENCODER.encode(value).encode("utf-8")
     return encoded
 

@@ -119,8 +119,9 @@ class LocalReads:
         tuning = None
         asked: object = request  # of one type among many, for the type checker
         if isinstance(asked, QueryCollection):
-            if self._gathered is not None and not asked.explain:
-                found = await self._gathered.ask(asked, deadline, priority)
+            gathered = self._gathered
+            if gathered is not None and asked.operation in gathered.operations:
+                found = await gathered.ask(asked, deadline, priority)
                 if found is not None:
                     return cast(Shown[T], found)
             # Handing a read to a thread and back takes longer than most queries do. So each is

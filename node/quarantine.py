@@ -13,10 +13,11 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from cluster.errors import StateDamaged
@@ -118,25 +119,55 @@ class StateGuard:
         if self._closed:
             raise _quarantined()
 
-    @contextmanager
-    def readers(self) -> Iterator[KvReader]:
+    def readers(self) -> AbstractContextManager[KvReader]:
         """A reader on the newest applied state.
 
         Entering, and leaving, raise ReplicaQuarantined: what was read is not to be used if
         damage was found meanwhile, by this read or by anybody.
         """
-        closings = self._closings
-        self.check()
+        return _GuardedRead(self)
+
+
+class _GuardedRead:
+    """See `StateGuard.readers`. A class, not a generator: every read goes through here."""
+
+    __slots__ = ("_closings", "_guard", "_snapshot")
+
+    def __init__(self, guard: StateGuard) -> None:
+        self._guard = guard
+
+    def __enter__(self) -> KvReader:
+        guard = self._guard
+        self._closings = guard._closings
+        guard.check()
+        self._snapshot = guard._store.read()
         try:
-            with self._store.read() as snapshot:
-                yield KvReader(snapshot, self._registry, self._indexes)
+            snapshot = self._snapshot.__enter__()
         except CorruptRecord as error:
-            if closings == self._closings:  # else it may have been that of the state before
-                self.close()
-                self.on_damage(error)
-            raise _quarantined() from error
-        if closings != self._closings:
+            raise self._damaged(error) from error
+        return KvReader(snapshot, guard._registry, guard._indexes)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._snapshot.__exit__(kind, error, traceback)
+        except CorruptRecord as found:
+            raise self._damaged(found) from found
+        if isinstance(error, CorruptRecord):
+            raise self._damaged(error) from error
+        if error is None and self._closings != self._guard._closings:
             raise _quarantined()
+
+    def _damaged(self, error: CorruptRecord) -> ReplicaQuarantined:
+        guard = self._guard
+        if self._closings == guard._closings:  # else it may have been that of the state before
+            guard.close()
+            guard.on_damage(error)
+        return _quarantined()
 
 
 def _quarantined() -> ReplicaQuarantined:
