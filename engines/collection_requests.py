@@ -80,7 +80,7 @@ class QueryCollection:
     def run(self, reader: KvReader) -> Shown[QueryAnswer]:
         collections = reader.collections
         answer = collections.answer(self.namespace, self.session, self.operation, self.parameters)
-        return _shown(answer, reader)
+        return _shown(answer, collections.applied_index, reader.revision)
 
 
 def query_together(
@@ -92,7 +92,8 @@ def query_together(
     Raises what is wrong with all of them: CorruptRecord, QueryCancelled, InvalidArgument.
     """
     first = requests[0]
-    answers = reader.collections.answer_together(
+    collections = reader.collections
+    answers = collections.answer_together(
         first.namespace, first.session, first.operation, [each.parameters for each in requests]
     )
     found: list[Shown[QueryAnswer] | EngineError | None] = []
@@ -101,13 +102,13 @@ def query_together(
             found.append(answer)
             continue
         try:
-            found.append(_shown(answer, reader))
+            found.append(_shown(answer, collections.applied_index, reader.revision))
         except InvalidArgument as error:
             found.append(error)
     return found
 
 
-def _shown(answer: Answer, reader: KvReader) -> Shown[QueryAnswer]:
+def _shown(answer: Answer, applied_index: int, revision: int) -> Shown[QueryAnswer]:
     packed, collection = answer
     if len(packed) > PAGE_BYTES_MAX:
         raise InvalidArgument(
@@ -115,9 +116,8 @@ def _shown(answer: Answer, reader: KvReader) -> Shown[QueryAnswer]:
             f"the answer is {len(packed)} bytes; at most {PAGE_BYTES_MAX}: ask for fewer "
             "items or fields",
         )
-    applied = reader.collections.applied_index
-    found = QueryAnswer(packed, collection.engine, applied, collection.written_index)
-    return Shown(found, reader.revision)
+    found = QueryAnswer(packed, collection.engine, applied_index, collection.written_index)
+    return Shown(found, revision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from engines.cursors import encode_cursor, refuse_cursor
 from engines.document_detour import LOOKS_MAX, Detour
 from engines.document_filter import Filter, before_trying, parse_filter
 from engines.document_indexes import FIELDS_MAX, Index, indexes_of
-from engines.document_items import IndexState, Record, find_record, load_state
+from engines.document_items import IndexState, Record, find_record, read_state
 from engines.document_order import order_key
 from engines.document_parameters import (
     ANSWER_BYTES_MAX,
@@ -67,7 +67,7 @@ class Search:
         if wanted.regex:
             view.long()  # one text may take milliseconds
         indexes = indexes_of(settings)
-        self.state = load_state(view, len(indexes))
+        self.state = read_state(view, len(indexes))
         self._known = list(zip(indexes, self.state.indexes, strict=True))
         self.filter = wanted
         self._given_up = False  # did the chosen plan lead too far, so that the rules' was walked?

@@ -25,6 +25,7 @@ NAME_BYTES_MAX: Final = 128
 ENTRIES_MAX: Final = 1_000  # of one document in one index
 
 _KNOWN = ("fields", "unique", "name")
+_REMEMBERED = 256  # settings whose indexes were asked for last, as `catalog.py` does collections
 
 
 class Index(NamedTuple):
@@ -57,6 +58,9 @@ def parse_indexes(given: Mapping[str, Any], current: Mapping[str, Any] | None) -
     return list(found.values())
 
 
+_of_settings: dict[int, tuple[Mapping[str, Any], tuple[Index, ...]]] = {}
+
+
 def _parse_index(given: object, field: str) -> dict[str, Value]:
     if not isinstance(given, dict):
         raise InvalidArgument(field, "must be an object")
@@ -87,7 +91,19 @@ def _parse_index(given: object, field: str) -> dict[str, Value]:
 
 
 def indexes_of(settings: Mapping[str, Any]) -> tuple[Index, ...]:
-    """Of settings that `parse_indexes` made."""
+    """Of settings that `parse_indexes` made, and that nobody changes."""
+    known = _of_settings.get(id(settings))
+    # Those settings are held, so that no others can have their id.
+    if known is not None and known[0] is settings:
+        return known[1]
+    if len(_of_settings) >= _REMEMBERED:
+        _of_settings.clear()
+    found = _indexes(settings)
+    _of_settings[id(settings)] = settings, found
+    return found
+
+
+def _indexes(settings: Mapping[str, Any]) -> tuple[Index, ...]:
     return tuple(
         Index(
             each["name"], tuple(tuple(path.split(".")) for path in each["fields"]), each["unique"]

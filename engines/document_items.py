@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from typing import Any, Final, NamedTuple, Protocol
@@ -27,6 +28,7 @@ STATE: Final = b"s"
 DOCUMENTS_END: Final = b"e"
 
 _HEAD = Struct(">QQQ")  # version, created_ms, updated_ms
+_REMEMBERED: Final = 256  # states of collections that were read last
 _NUMBER = Struct(">I")
 _LENGTH = Struct(">H")
 _ENTRY_HEAD_BYTES = 1 + _NUMBER.size
@@ -150,11 +152,23 @@ class State:
 def load_state(items: Items, indexes: int) -> State:
     """`indexes`: how many the settings name. Raises CorruptRecord."""
     packed = items.get(STATE)
-    if packed is None:
-        state = State()
-        for _ in range(indexes):
-            state.add_index(None)
-        return state
+    return _fresh(indexes) if packed is None else _unpacked_state(packed, indexes)
+
+
+def read_state(items: Items, indexes: int) -> State:
+    """The same, to be read only: whoever reads the same record again gets the same object."""
+    packed = items.get(STATE)
+    return _fresh(indexes) if packed is None else _remembered(packed, indexes)
+
+
+def _fresh(indexes: int) -> State:
+    state = State()
+    for _ in range(indexes):
+        state.add_index(None)
+    return state
+
+
+def _unpacked_state(packed: bytes, indexes: int) -> State:
     try:
         parts: Any = unpack_value(packed)
         documents, made, listed, retired = parts
@@ -165,6 +179,9 @@ def load_state(items: Items, indexes: int) -> State:
     if len(state.indexes) != indexes:
         raise CorruptRecord("items", STATE, f"tells of {len(states)} indexes, not {indexes}")
     return state
+
+
+_remembered = lru_cache(_REMEMBERED)(_unpacked_state)
 
 
 def pack_state(state: State) -> bytes:

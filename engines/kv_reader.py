@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from engines.collection_reader import CollectionReader
-from engines.counters import Counters, load_counters
+from engines.counters import Counters, read_counters
 from engines.derived import DerivedIndexes
 from engines.errors import Compacted, CorruptRecord, InvalidArgument
 from engines.interfaces import (
@@ -79,7 +79,7 @@ class KvReader:
     @property
     def _counters(self) -> Counters:
         if self._loaded is None:
-            self._loaded = load_counters(self._txn, self._databases)
+            self._loaded = read_counters(self._txn, self._databases)
         return self._loaded
 
     @property
