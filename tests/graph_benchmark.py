@@ -15,7 +15,6 @@ import json
 import platform
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 import rustworkx
 
+from tests.benchmark_http import asker, post
 from tests.cluster.harness import running_cluster
 from tests.unit import engine_state
 from tests.unit.test_graph import GraphState
@@ -154,18 +154,8 @@ async def over_http(folder: Path, graph: Drawn, starts: list[str], runs: int) ->
 
 
 def _over_http(address: str, graph: Drawn, starts: list[str], runs: int) -> Figures:
-    def post(path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"{address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def ask(operation: str, parameters: dict[str, Any]) -> Any:
-        body = {"collection": "g", "operation": operation, "parameters": parameters}
-        return post("/v1/query", {**body, "timeout_ms": 60_000})["result"]
-
-    post("/v1/collections", {"name": "g", "engine": "graph"})
+    ask = asker(address, "g")
+    post(f"{address}/v1/collections", {"name": "g", "engine": "graph"})
     fill(ask, graph)
     return measure(ask, time.perf_counter, starts, runs)
 

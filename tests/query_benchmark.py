@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import sys
@@ -28,6 +27,7 @@ from typing import Any, Final, NamedTuple
 
 import uvloop
 
+from tests.benchmark_http import cpu_seconds, pids_of
 from tests.cluster.harness import LocalCluster, running_cluster
 from tests.http_load import Load, Measured, load, request
 
@@ -41,7 +41,6 @@ WARM_SECONDS: Final = 0.5
 SEED: Final = 1
 _OFF_CACHE: Final = {"HIVEMEM_OPTIMIZER_CACHE_BYTES_MAX": "0"}
 _OFF_OPTIMIZER: Final = {"HIVEMEM_OPTIMIZER_PATTERNS_MAX": "0"}
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 Make = Callable[[random.Random], bytes]  # one request
 
@@ -64,11 +63,11 @@ class System:
     def __init__(self, name: str, cluster: LocalCluster, leader: int) -> None:
         self.name = name
         self._cluster = cluster
-        self._pids = [node.pid for node in cluster.nodes if node.pid is not None]
+        self._pids = pids_of(cluster)
         self.leader = cluster.nodes[leader].http
 
     def cpu_seconds(self) -> float:
-        return sum(_cpu_seconds(pid) for pid in self._pids)
+        return cpu_seconds(self._pids)
 
     async def measure(self, work: Load) -> tuple[Measured, float]:
         """And the CPU microseconds of each request."""
@@ -76,11 +75,6 @@ class System:
         measured = await load(self.leader, work)
         spent = self.cpu_seconds() - before
         return measured, spent / max(1, measured.answered) * 1e6
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def query(collection: str, operation: str, **parameters: Any) -> bytes:

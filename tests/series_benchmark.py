@@ -12,16 +12,15 @@ import argparse
 import asyncio
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.benchmark_http import asker, cpu_seconds, pids_of, post
 from tests.cluster.harness import LocalCluster, running_cluster
 from tests.unit import engine_state
 from tests.unit.series_state import SeriesState
@@ -31,7 +30,6 @@ STEP_MS = 1_000
 HOUR_MS = 3_600_000
 ROUNDS = 5  # of each aggregate; the best counts
 AGGREGATES = {"avg, min, max by hour": ["avg", "min", "max"], "p99 by hour": ["p99"]}
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 _DUCKDB = """
 import json, os, sys, time
@@ -142,27 +140,9 @@ async def over_http(folder: Path, nodes: int, batches: Sequence[Run], points: in
 
 
 def _over_http(cluster: LocalCluster, address: str, batches: Sequence[Run], points: int) -> Figures:
-    def post(path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"{address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def ask(operation: str, parameters: dict[str, Any]) -> Any:
-        body = {"collection": "series", "operation": operation, "parameters": parameters}
-        return post("/v1/query", {**body, "timeout_ms": 60_000})["result"]
-
-    def cpu() -> float:
-        return sum(_cpu_seconds(node.pid) for node in cluster.nodes if node.pid is not None)
-
-    post("/v1/collections", {"name": "series", "engine": "timeseries"})
-    return measure(ask, cpu, batches, points)
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    pids = pids_of(cluster)
+    post(f"{address}/v1/collections", {"name": "series", "engine": "timeseries"})
+    return measure(asker(address, "series"), lambda: cpu_seconds(pids), batches, points)
 
 
 def in_duckdb(python: str, folder: Path, points: int, batch: int) -> tuple[str, Figures] | None:

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import uvloop
 
+from tests.benchmark_http import cpu_seconds, pids_of, post
 from tests.cluster.harness import LocalCluster, running_cluster
 
 LIMIT = 10
@@ -37,7 +37,6 @@ WRITE_DOCUMENTS = 500
 SETTLE_SECONDS = 1_800.0
 START_SECONDS = 60.0
 COLLECTION = "vectors"
-JSON = {"Content-Type": "application/json"}
 
 _CHROMA = """
 import sys
@@ -164,14 +163,6 @@ async def drive(system: System, clients: int, seconds: float, true: list[set[str
     )  # fmt: skip
 
 
-def cpu_seconds(pids: Sequence[int]) -> float:
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
 def request(host: str, path: str, body: Any) -> bytes:
     packed = json.dumps(body).encode()
     head = (
@@ -189,12 +180,6 @@ def requests(host: str, path: str, body: Callable[[list[float]], Any], queries: 
         for number, query in enumerate(queries)
     ]
     return itertools.cycle(made)
-
-
-def post(url: str, body: Any) -> Any:
-    made = urllib.request.Request(url, json.dumps(body).encode(), JSON)
-    with urllib.request.urlopen(made, timeout=120) as answer:
-        return json.load(answer)
 
 
 def place_of(url: str) -> tuple[str, int]:
@@ -364,7 +349,7 @@ async def _cluster_systems(cluster: LocalCluster, vectors: Any, queries: Any) ->
     print("filling hivemem", flush=True)
     await asyncio.to_thread(fill_cluster, leader, vectors)
     await settle(urls)
-    pids = tuple(node.pid for node in cluster.nodes if node.pid is not None)
+    pids = pids_of(cluster)
     return [
         of_cluster([leader] if way.where == LEADER else urls, pids, queries, way) for way in WAYS
     ]
