@@ -213,6 +213,7 @@ def run(options: argparse.Namespace) -> int:
             found.endpoints,
             token=found.token,
             ca_file=found.ca_file,
+            cluster_id=found.cluster_id,
             unreachable_ms_max=UNREACHABLE_MS_MAX,
         )
     )

@@ -125,6 +125,7 @@ async def _with_client(work: Work, options: argparse.Namespace) -> int:
         found.endpoints,
         token=found.token,
         ca_file=found.ca_file,
+        cluster_id=found.cluster_id,
         timeout_ms=options.timeout_ms,
         unreachable_ms_max=UNREACHABLE_MS_MAX,
     ) as client:

@@ -118,6 +118,7 @@ def connect(
         found.endpoints,
         token=found.token if token is None else token,
         ca_file=found.ca_file,
+        cluster_id=found.cluster_id,
         timeout_ms=timeout_ms,
     )
 
@@ -131,6 +132,7 @@ class HivememClient(ClientApi):
         *,
         token: str | None = None,
         ca_file: Path | str | None = None,
+        cluster_id: str | None = None,
         timeout_ms: int = TIMEOUT_MS_DEFAULT,
         connections_max: int = CONNECTIONS_MAX_DEFAULT,
         watches_max: int = WATCHES_MAX_DEFAULT,
@@ -138,8 +140,9 @@ class HivememClient(ClientApi):
         clock: Clock | None = None,
         follow: bool = True,
     ) -> None:
-        """`ca_file`: PEM certificates to trust for https; None: the system's. `follow` False:
-        ask only the given endpoints, whoever leads; to see what one node answers.
+        """`ca_file`: PEM certificates to trust for https; None: the system's. `cluster_id`: nodes
+        of another cluster refuse every call (WrongCluster); None: the endpoints decide. `follow`
+        False: ask only the given endpoints, whoever leads; to see what one node answers.
 
         `unreachable_ms_max`: give up sooner than the deadline where no node at all takes a
         connection for so long; None: wait for one. Connects to nothing yet, and needs no
@@ -151,6 +154,7 @@ class HivememClient(ClientApi):
         self._connections = Connections(
             token=token,
             ca_file=None if ca_file is None else str(ca_file),
+            cluster_id=cluster_id,
             connections_max=connections_max,
             streams_max=watches_max,
         )
@@ -166,7 +170,7 @@ class HivememClient(ClientApi):
         self._watches: set[Watch] = set()
         self._discovery: asyncio.Task[None] | None = None
         self._discover_at = float("-inf")
-        self._cluster_id: str | None = None  # of the first node that said it
+        self._cluster_id = cluster_id  # None: until the first node says it
         self._calls = 0
 
     async def __aenter__(self) -> Self:

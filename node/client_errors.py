@@ -18,6 +18,7 @@ from node.errors import (
     OutOfSpace,
     Unauthenticated,
     Unavailable,
+    WrongCluster,
 )
 
 ERRORS: Mapping[int, type[HivememError]] = {
@@ -28,6 +29,7 @@ ERRORS: Mapping[int, type[HivememError]] = {
     409: Conflict,
     410: CompactedError,
     413: BadRequest,
+    421: WrongCluster,
     500: InternalError,
     503: Unavailable,
     504: DeadlineExceeded,

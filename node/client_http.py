@@ -69,11 +69,14 @@ class Connections:
         *,
         token: str | None,
         ca_file: str | None,
+        cluster_id: str | None,
         connections_max: int,
         streams_max: int,
     ) -> None:
         """Raises: BadRequest, if the CA file or the token cannot be used."""
         self._headers = {} if token is None else {"Authorization": f"Bearer {_header(token)}"}
+        if cluster_id is not None:
+            self._headers["Hivemem-Cluster"] = cluster_id
         self._tls = None if ca_file is None else _trust(ca_file)
         self._connections_max = connections_max
         self._streams_max = streams_max

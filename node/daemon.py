@@ -172,7 +172,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     collections = _collections(router, partitions, shared)
     parts = HttpParts(
         service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
-        info, clock, config.node.name, tokens, HttpLimits(), node.fail,
+        info, clock, config.node.name, tokens, config.cluster.id, HttpLimits(), node.fail,
     )  # fmt: skip
     await open_door(HttpServer(parts), "http", config.http, stack, lambda: node.broken)
     if config.redis.enabled:

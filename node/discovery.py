@@ -4,8 +4,9 @@ Data folder of a local cluster: --data-dir, else HIVEMEM_DATA_DIR, else a fixed 
 the user's (never the working folder: what was stored must be found from everywhere).
 Endpoints: --endpoints, else HIVEMEM_ENDPOINTS, else the nodes of the cluster in the data
 folder, else the default address. Token: --token-file, else HIVEMEM_TOKEN, else the one that
-the local cluster's file names, which is sent to that cluster only. Certificates to trust:
---ca-file, else HIVEMEM_CA_FILE, else the system's.
+the local cluster's file names, which is sent to that cluster only. Nodes that were found in the
+data folder have to be of the cluster that it holds, whatever listens there now. Certificates to
+trust: --ca-file, else HIVEMEM_CA_FILE, else the system's.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Attachment:
     token: str | None
     ca_file: str | None
     source: str
+    cluster_id: str | None = None  # of the local cluster that was found: nodes have to be of it
 
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +72,8 @@ def find(
     """
     if environ is None:
         environ = environment()
-    folder, source, local_token = _folder(data_dir, environ), "--endpoints", None
+    folder, source = _folder(data_dir, environ), "--endpoints"
+    local_token = cluster_id = None
     if not endpoints and data_dir is None and environ.get("HIVEMEM_ENDPOINTS"):
         endpoints, source = _split(environ["HIVEMEM_ENDPOINTS"]), "HIVEMEM_ENDPOINTS"
     if not endpoints:
@@ -80,13 +83,14 @@ def find(
                 f"there is no cluster in {folder}; start one: hivemem up --data-dir {folder}",
                 field="data_dir",
             )
-        endpoints, local_token = found or ((ENDPOINT_DEFAULT,), None)
+        endpoints, local_token, cluster_id = found or ((ENDPOINT_DEFAULT,), None, None)
         source = f"{folder / 'cluster.json'}" if found else "the default"
     return Attachment(
         endpoints=tuple(dict.fromkeys(normalised(each) for each in endpoints)),
         token=_token(token_file, environ, local_token),
         ca_file=_ca_file(ca_file, environ),
         source=source,
+        cluster_id=cluster_id,
     )
 
 
@@ -135,17 +139,18 @@ def _ca_file(flag: Path | None, environ: Mapping[str, str]) -> str | None:
     return None if not named else str(Path(named).expanduser())
 
 
-def _local_cluster(folder: Path) -> tuple[tuple[str, ...], Path | None] | None:
-    """Addresses and token file of the cluster in a folder; None if there is none."""
+def _local_cluster(folder: Path) -> tuple[tuple[str, ...], Path | None, str | None] | None:
+    """Addresses, token file and id of the cluster in a folder; None if there is none."""
     file = folder / "cluster.json"
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
         addresses = tuple(str(node["http"]) for node in fields["nodes"])
-        token_file = fields.get("token_file")
+        token_file, cluster_id = fields.get("token_file"), fields.get("cluster_id")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"{file} cannot be used: {error!r}", field="data_dir") from error
     if not addresses:
         raise BadRequest(f"{file} cannot be used: it lists no nodes", field="data_dir")
-    return addresses, None if token_file is None else folder / str(token_file)
+    token = None if token_file is None else folder / str(token_file)
+    return addresses, token, None if cluster_id is None else str(cluster_id)

@@ -7,6 +7,7 @@ HivememError
 ├── MethodNotAllowed      405, definite
 ├── Conflict              409, definite
 ├── CompactedError        410, definite
+├── WrongCluster          421, definite
 ├── Unavailable           503; definite says whether a write may have been applied
 ├── OutOfSpace            507; the same
 ├── DeadlineExceeded      504; reads only
@@ -99,6 +100,13 @@ class CompactedError(HivememError):
 
     status = 410
     code = "COMPACTED"
+
+
+class WrongCluster(HivememError):
+    """WRONG_CLUSTER: the node is of another cluster than the one that was meant."""
+
+    status = 421
+    code = "WRONG_CLUSTER"
 
 
 class Unavailable(HivememError):

@@ -17,7 +17,7 @@ from node.admission import Admission, ByteBudget
 from node.auth import Tokens, refuse_browser
 from node.clock import Clock
 from node.collection_service import CollectionService
-from node.errors import MethodNotAllowed, NotFound, Unavailable
+from node.errors import MethodNotAllowed, NotFound, Unavailable, WrongCluster
 from node.http_collections import CollectionHandlers
 from node.http_errors import FATAL, as_hivemem, bad_request
 from node.http_handlers import Handlers
@@ -25,7 +25,7 @@ from node.http_integrity import IntegrityHandlers
 from node.http_limits import HttpLimits
 from node.http_members import MemberHandlers, Members
 from node.http_openapi import DocumentHandlers
-from node.http_params import split_target
+from node.http_params import shown, split_target
 from node.http_partitions import PartitionAdmin, PartitionHandlers
 from node.http_snapshots import SnapshotHandlers
 from node.http_watch import WatchStreams
@@ -50,6 +50,7 @@ _WITH_BODY = frozenset({"PUT", "POST", "PATCH"})
 _CHANGING = frozenset({"PUT", "POST", "PATCH", "DELETE"})
 AT_ONCE_SECONDS = 0.05  # for answers that are already on their way
 _UNROUTED = "unrouted"
+CLUSTER_HEADER = "Hivemem-Cluster"  # the id of the cluster that a client means
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class HttpParts:
     clock: Clock
     node_name: str
     tokens: Tokens | None  # None: no authentication, for loopback only
+    cluster_id: str
     limits: HttpLimits = field(default_factory=HttpLimits)
     on_fatal: Callable[[BaseException], None] | None = None
 
@@ -344,7 +346,7 @@ class HttpServer:
         return response
 
     def _check(self, request: web.BaseRequest, target: Target | None) -> None:
-        """Raises: Unavailable STOPPING, Unauthenticated."""
+        """Raises: Unavailable STOPPING, Unauthenticated, WrongCluster."""
         headers = request.headers
         if target is not None and target.route.open:
             if self._stopping and target.route.handler != "live":
@@ -354,6 +356,12 @@ class HttpServer:
             self._parts.tokens.authenticate(headers.get("Authorization"))
         else:
             refuse_browser(headers.get("Host"), headers.get("Origin"))
+        meant = headers.get(CLUSTER_HEADER)
+        if meant is not None and meant != self._parts.cluster_id:
+            # Whoever named it would read and write what is another's.
+            raise WrongCluster(
+                f"this node is of cluster {self._parts.cluster_id}, not of {shown(meant)}"
+            )
         if self._stopping:
             raise Unavailable("this node is stopping", code="STOPPING")
 

@@ -60,6 +60,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "KEY_TOO_LARGE": 413,
     "VALUE_TOO_LARGE": 413,
     "BODY_TOO_LARGE": 413,
+    "WRONG_CLUSTER": 421,
     "INTERNAL": 500,
     "QUORUM_NOT_REACHED": 503,
     "OVERLOADED": 503,

@@ -39,7 +39,7 @@ UUID: Final = text(pattern=UUID_PATTERN)
 # Codes that a route may answer whatever it does, and those of kinds of routes.
 ANY_CODES: Final = (
     "INVALID_ARGUMENT", "UNKNOWN_PARAMETER", "UNAUTHENTICATED", "INTERNAL", "OVERLOADED",
-    "STOPPING",
+    "STOPPING", "WRONG_CLUSTER",
 )  # fmt: skip
 READ_CODES: Final = ("QUORUM_NOT_REACHED", "STALE", "REPLICA_QUARANTINED", "DEADLINE_EXCEEDED")
 WRITE_CODES: Final = (

@@ -220,6 +220,24 @@ def test_one_folder_serves_one_daemon(folder: Path) -> None:
     down(folder)
 
 
+def test_a_folder_is_not_taken_for_the_cluster_that_has_its_ports_now(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Two projects, the same default ports: commands for one must not write into the other."""
+    base = str(free_base())
+    stopped = tmp_path / "stopped"
+    assert up(stopped, "--nodes", "1", "--port", base).returncode == 0
+    down(stopped)
+    assert up(folder, "--nodes", "1", "--port", base).returncode == 0
+    for command in (("put", "a/b/c", "lost"), ("get", "a/b/c"), ("status",)):
+        refused = hivemem(*command, "--data-dir", stopped)
+        assert refused.returncode == 1, refused.stdout
+        assert "this node is of cluster" in refused.stderr
+    assert hivemem("get", "a/b/c", "--data-dir", folder).returncode == 3
+    assert hivemem("put", "a/b/c", "kept", "--data-dir", folder).returncode == 0
+    down(folder)
+
+
 def test_refusals_are_one_clear_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("…")

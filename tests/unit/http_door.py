@@ -319,8 +319,8 @@ async def open_door(
         )  # fmt: skip
         parts = HttpParts(
             service, collections, members, partitions, saved,
-            IntegrityService("n1", list, clock), watches, info, clock, "one", tokens, limits,
-            fatal.append,
+            IntegrityService("n1", list, clock), watches, info, clock, "one", tokens, "c1",
+            limits, fatal.append,
         )  # fmt: skip
         server = HttpServer(parts)
         _, port = await server.start("127.0.0.1", 0)

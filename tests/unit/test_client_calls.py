@@ -27,6 +27,7 @@ from node.errors import (
     HivememError,
     NotFound,
     Unauthenticated,
+    WrongCluster,
 )
 from tests.unit.client_nodes import addressed_door, door_address
 
@@ -220,6 +221,17 @@ async def test_status_cluster_and_health(client: HivememClient):
     assert (await client.cluster())["cluster_id"] == "c1"
     assert await client.health()
     assert not await client.health("http://127.0.0.1:1")
+
+
+async def test_another_cluster_at_the_same_address_is_noticed(tmp_path: Path):
+    async with addressed_door(tmp_path) as door:
+        async with HivememClient([door_address(door)], cluster_id="c2") as client:
+            with pytest.raises(WrongCluster, match="of cluster c1, not of c2") as caught:
+                await client.put("n", "s", "k", "v")
+            assert caught.value.definite
+        assert door.machine.revision == 0
+        async with HivememClient([door_address(door)], cluster_id="c1") as client:
+            await client.put("n", "s", "k", "v")
 
 
 async def test_a_token_opens_the_door(tmp_path: Path):

@@ -81,6 +81,15 @@ def test_the_local_clusters_token_goes_to_the_local_cluster_only(tmp_path: Path)
     assert find(["elsewhere:1"], environ=environ).token is None
 
 
+def test_the_nodes_of_a_folder_have_to_be_of_its_cluster(tmp_path: Path):
+    folder = tmp_path / "named"
+    local_cluster(folder, cluster_id="c7")
+    environ = {"HIVEMEM_DATA_DIR": str(folder)}
+    assert find(environ=environ).cluster_id == "c7"
+    assert find(["elsewhere:1"], environ=environ).cluster_id is None
+    assert find(environ={**environ, "HIVEMEM_ENDPOINTS": "elsewhere:1"}).cluster_id is None
+
+
 async def test_connect_applies_the_rule(folder: Path):
     async with connect(data_dir=folder) as client:
         assert client.endpoints == LOCAL

@@ -587,6 +587,14 @@ async def test_web_pages_cannot_reach_a_node_without_tokens(
     await refused(door, reply, 401, "UNAUTHENTICATED")
 
 
+async def test_a_request_for_another_cluster_does_nothing(door: OpenDoor) -> None:
+    for meant in ("c2", "", "x" * 5_000):
+        reply = await door.request("PUT", KEY, b"v", {"Hivemem-Cluster": meant})
+        await refused(door, reply, 421, "WRONG_CLUSTER")
+    reply = await door.request("PUT", KEY, b"v", {"Hivemem-Cluster": "c1"})
+    assert (reply.status, door.machine.revision) == (200, 2)  # the fixture wrote once
+
+
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:1", "a.localhost", "[::1]:80", "127.0.0.1"]
 )
