@@ -11,8 +11,7 @@ import uvloop
 
 from cluster.errors import Removed
 from node.config import add_config_arguments, load
-from node.daemon import run
-from node.environment import use_utc
+from node.environment import one_thread_a_computation, use_utc
 from node.errors import StartupError
 from node.logs import configure_logging
 from node.upkeep import is_out_of_space, wait_for_room
@@ -29,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_config_arguments(parser)
     options = parser.parse_args(arguments)
     use_utc()
+    one_thread_a_computation()
+    from node.daemon import run
+
     try:
         config = load(options.config, options.set)
         configure_logging(config.node)

@@ -27,6 +27,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds on a clock that only moves forward; its zero means nothing."""
 
+    def thread_seconds(self) -> float:
+        """CPU seconds that the calling thread has used; its zero means nothing."""
+
     def new_id(self) -> str:
         """A fresh random UUID, in its 36-character form."""
 
@@ -49,6 +52,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def thread_seconds(self) -> float:
+        return time.thread_time()
 
     def new_id(self) -> str:
         return str(uuid.uuid4())

@@ -202,14 +202,17 @@ class GatheredReads:
         """Any thread."""
         tuning = self._optimizer.execution()
         tuning.brief = stop is at_once
+        # On a thread it also waits for the loop, and would seem too slow for the loop for ever.
         clock = self._threads.clock
+        seconds = clock.monotonic if tuning.brief else clock.thread_seconds
         with self._readers() as reader:
             reader.stop = stop
             reader.tuning = tuning
-            begun = clock.monotonic()
+            begun = seconds()
             answers = query_together(reader, [each.request for each in group])
-        if tuning.answers:  # those that were kept tell nothing
-            line.took(clock.monotonic() - begun - tuning.exact_seconds, tuning.answers)
+        # Those that were kept tell nothing, nor does what was compared with an exact search.
+        if tuning.answers and not tuning.exact_seconds:
+            line.took(seconds() - begun, tuning.answers)
         return answers
 
     def _ended(

@@ -195,8 +195,10 @@ def pieces(vectors: Any) -> Iterator[tuple[int, Any]]:
 # --- hivemem -----------------------------------------------------------------------------
 
 
-def fill_cluster(url: str, vectors: Any) -> None:
+def fill_cluster(url: str, vectors: Any, expansion: int | None = None) -> None:
     settings = {"dimensions": vectors.shape[1]}
+    if expansion is not None:
+        settings["expansion_search"] = expansion
     body = {"name": COLLECTION, "engine": "vector", "settings": settings}
     post(f"{url}/v1/collections", body)
     for start, piece in pieces(vectors):
@@ -285,9 +287,12 @@ def _alive(url: str) -> bool:
         return False
 
 
-def fill_chroma(url: str, vectors: Any) -> str:
+def fill_chroma(url: str, vectors: Any, expansion: int | None = None) -> str:
     """Returns the URL of the collection."""
-    body: dict[str, Any] = {"name": COLLECTION, "configuration": {"hnsw": {"space": "cosine"}}}
+    graph: dict[str, Any] = {"space": "cosine"}
+    if expansion is not None:
+        graph["ef_search"] = expansion
+    body: dict[str, Any] = {"name": COLLECTION, "configuration": {"hnsw": graph}}
     collection = f"{url}/collections/{post(f'{url}/collections', body)['id']}"
     for start, piece in pieces(vectors):
         numbers = range(start, start + len(piece))
@@ -333,21 +338,23 @@ async def measure(options: argparse.Namespace, folder: Path) -> None:
     true = truth(vectors, queries)
     print(f"{len(vectors)} vectors of {vectors.shape[1]}, {options.clients} clients", flush=True)
     async with running_cluster(folder / "hivemem", 3) as cluster:
-        systems = await _cluster_systems(cluster, vectors, queries)
+        systems = await _cluster_systems(cluster, vectors, queries, options.expansion)
         if options.chroma_python is None:
             return await compare(systems, options, true)
         with running_chroma(options.chroma_python, folder, options.chroma_port) as server:
             print("filling Chroma", flush=True)
-            collection = await asyncio.to_thread(fill_chroma, server[0], vectors)
+            collection = await asyncio.to_thread(fill_chroma, server[0], vectors, options.expansion)
             chroma = of_chroma(collection, server[1], queries)
             await compare([*systems, chroma], options, true)
 
 
-async def _cluster_systems(cluster: LocalCluster, vectors: Any, queries: Any) -> list[System]:
+async def _cluster_systems(
+    cluster: LocalCluster, vectors: Any, queries: Any, expansion: int | None = None
+) -> list[System]:
     leader = cluster.nodes[await cluster.wait_leader()].http
     urls = [node.http for node in cluster.nodes]
     print("filling hivemem", flush=True)
-    await asyncio.to_thread(fill_cluster, leader, vectors)
+    await asyncio.to_thread(fill_cluster, leader, vectors, expansion)
     await settle(urls)
     pids = pids_of(cluster)
     return [
@@ -381,6 +388,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0, help="of one run")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--expansion", type=int, help="candidates that a search looks at (default: each system's)"
+    )
     parser.add_argument("--chroma-python", help="a Python that has chromadb; without: no Chroma")
     parser.add_argument("--chroma-port", type=int, default=8_901)
     options = parser.parse_args()

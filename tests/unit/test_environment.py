@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 
-from node.environment import settle_memory
+import pytest
+
+from node.environment import one_thread_a_computation, settle_memory
 
 
 def test_what_there_is_at_the_start_is_not_looked_at_again() -> None:
@@ -15,3 +20,20 @@ def test_what_there_is_at_the_start_is_not_looked_at_again() -> None:
         assert not any(each is kept for each in gc.get_objects())
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("4", "4")])
+def test_linear_algebra_has_no_threads_of_its_own(
+    given: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+    one_thread_a_computation()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == kept
+
+
+def test_numpy_is_imported_after_that() -> None:
+    script = "import sys, node.__main__; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

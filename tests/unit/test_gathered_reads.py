@@ -305,6 +305,21 @@ def test_one_slow_group_is_forgotten_soon() -> None:
     assert 1 < groups <= 16
 
 
+async def test_waiting_on_a_thread_does_not_count_as_being_slow(tmp_path: Path) -> None:
+    """Who shares the interpreter with the loop waits; the loop itself would not."""
+    async with bed(tmp_path) as made:
+        made.engine.may.clear()
+        asked = asyncio.create_task(made.nearest(1.1))
+        await made.held(1)
+        begun = made.clock.monotonic()
+        while made.clock.monotonic() < begun + 50 * gathered_reads.BRIEF_SECONDS:
+            await asyncio.sleep(0)
+        made.engine.may.set()
+        await asked
+        assert made.line.seconds is not None
+        assert made.line.seconds < 25 * gathered_reads.BRIEF_SECONDS
+
+
 async def test_who_comes_in_the_same_turn_is_answered_together(tmp_path: Path) -> None:
     async with bed(tmp_path) as made:
         await made.nearest(0.1)
