@@ -140,6 +140,16 @@ class AnswersTogether(Protocol):
         """
 
 
+class ShortensReads(Protocol):
+    """What an engine may do besides: have parameters of reads travel in fewer bytes."""
+
+    def shorten(self, operation: str, parameters: Parameters) -> Parameters:
+        """What means the same to `query`. On the node that was asked; a collection is not known.
+
+        Raises InvalidArgument, as `query` would.
+        """
+
+
 class Upkeep(NamedTuple):
     """What a look at a collection found to be done."""
 

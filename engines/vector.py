@@ -16,12 +16,13 @@ from engines.errors import CorruptRecord, InvalidArgument
 from engines.space import Space, View
 from engines.vector_index import VectorIndex
 from engines.vector_items import PREFIX, item_id, unpack_item, unpack_metadata
+from engines.vector_parameters import shortened
 
 GRAPH_ROWS_MIN: Final = 1_000  # vectors; fewer are compared one by one
 
 
 class VectorEngine:
-    """See `engines.engine.Engine`, and `AnswersTogether`."""
+    """See `engines.engine.Engine`, `AnswersTogether` and `ShortensReads`."""
 
     name = "vector"
     aliases: tuple[str, ...] = ("lancedb",)
@@ -72,6 +73,11 @@ class VectorEngine:
                 return vector_reads.count(view, settings, parameters)
             case _:
                 return vector_reads.info(view, settings, parameters)
+
+    def shorten(self, operation: str, parameters: Parameters) -> Parameters:
+        if operation in ("vector_search", "hybrid_search"):
+            return shortened(parameters)
+        return parameters
 
     @property
     def together(self) -> frozenset[str]:

@@ -27,11 +27,22 @@ def in_doubt(away: Doubles, told: Doubles, edge: Doubles, limit: int) -> npt.NDA
     (m,) → (m,), booleans.
     """
     known = np.isfinite(away)
+    if known.all():
+        off = told - away
+        bias = off.mean(axis=1)
+        spread = np.abs(off - bias[:, None]).max(axis=1)
+    else:
+        bias, spread = _of_some(away, told, known)
+    farthest = np.sort(away, axis=1)[:, min(limit, away.shape[1]) - 1]
+    found: npt.NDArray[Any] = edge - bias - spread < farthest
+    return found
+
+
+def _of_some(away: Doubles, told: Doubles, known: npt.NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+    """Bias and spread of the candidates that there are; 0 where there is none."""
     off = np.where(known, told - np.where(known, away, 0.0), np.nan)
     with np.errstate(all="ignore"):
         counts = known.sum(axis=1)
         bias = np.where(counts > 0, np.nansum(off, axis=1) / np.maximum(counts, 1), 0.0)
         spread = np.nanmax(np.abs(off - bias[:, None]), axis=1, initial=0.0)
-    farthest = np.sort(away, axis=1)[:, min(limit, away.shape[1]) - 1]
-    found: npt.NDArray[Any] = edge - bias - spread < farthest
-    return found
+    return bias, spread

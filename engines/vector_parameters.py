@@ -15,6 +15,7 @@ from engines.parameters import array, closed, required, text
 
 DOCUMENTS_MAX: Final = 1_000  # of one write, and ids of one request
 DIMENSIONS_MAX: Final = 16_384
+QUERIES_MAX: Final = 1_000  # vectors of one search
 ID_BYTES_MAX: Final = 256
 MODEL_BYTES_MAX: Final = 256
 METADATA_BYTES_MAX: Final = 64 << 10
@@ -35,12 +36,29 @@ def identities(value: object, field: str) -> list[str]:
     return list(dict.fromkeys(given))
 
 
+def shortened(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Parameters of a search with their vectors as bytes. Raises InvalidArgument."""
+    found: dict[str, Any] = {}
+    if "vector" in parameters:
+        found["vector"] = vector(parameters["vector"], "parameters.vector")
+    if "vectors" in parameters:
+        several = array(parameters["vectors"], "parameters.vectors", QUERIES_MAX)
+        found["vectors"] = [
+            vector(each, f"parameters.vectors[{place}]") for place, each in enumerate(several)
+        ]
+    return {**parameters, **found}
+
+
 def vector(value: object, field: str) -> bytes:
-    """Little-endian f32 of an array of numbers, or of {"f32": base64 of the same bytes}.
+    """Little-endian f32 of an array of numbers, of {"f32": base64 of the same bytes}, or of
+    these bytes themselves, which no caller can send: what `shortened` made.
 
     Raises InvalidArgument: neither of them, or with a component that is no finite number.
     """
-    found = _encoded(value, field) if isinstance(value, Mapping) else _numbers(value, field)
+    if isinstance(value, bytes) and not len(value) % 4:
+        found = np.frombuffer(value, dtype="<f4")
+    else:
+        found = _encoded(value, field) if isinstance(value, Mapping) else _numbers(value, field)
     if not 1 <= len(found) <= DIMENSIONS_MAX:
         raise InvalidArgument(field, f"has {len(found)} components; from 1 to {DIMENSIONS_MAX}")
     return checked(found.tobytes(), field)

@@ -17,7 +17,7 @@ from engines.space import View
 from engines.vector_filter import compile_filter
 from engines.vector_index import Sight, VectorIndex
 from engines.vector_items import PREFIX, Item, item_id, item_key, unpack_item, unpack_metadata
-from engines.vector_parameters import identities, vector
+from engines.vector_parameters import QUERIES_MAX, identities, vector
 from engines.vector_rows import ALIVE, Array, Rows
 from engines.vector_search import Hits, Wanted, matching_count
 from engines.vector_search import search as nearest
@@ -27,7 +27,6 @@ from engines.vector_writes import check_model, given_model
 LIMIT_DEFAULT: Final = 10
 LIST_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
-QUERIES_MAX: Final = 1_000
 HITS_MAX: Final = 100_000  # of one answer
 TOGETHER_LIMIT_MAX: Final = 100  # hits of a search that is answered with others
 RECALL_SAMPLES_MAX: Final = 1_000
@@ -35,6 +34,7 @@ RECALL_LIMIT: Final = 10
 COMPARED_MAX: Final = 4  # vectors of one request, that are searched exactly as well
 _PREFIX: Final = "parameters."
 PARTS: Final = ("metadata", "vector", "text")
+_METADATA: Final = frozenset({"metadata"})  # alone, as unless said otherwise
 MATCH_BYTES: Final = 64  # of its names, distance and id, as reckoned
 _NUMBER_BYTES: Final = 9  # of a float as it is sent
 _SEARCH: Final = (
@@ -268,6 +268,13 @@ class _Answer:
         rows, include = self._sight.rows, self._include
         ids = rows.ids
         self._count(len(hits.rows) * MATCH_BYTES)
+        if include == _METADATA:
+            metadata = rows.metadata
+            self._count(sum(len(metadata[row]) for row in hits.rows))
+            return [
+                {"id": ids[row], "distance": distance, "metadata": unpack_metadata(metadata[row])}
+                for row, distance in zip(hits.rows, hits.distances, strict=True)
+            ]
         found: list[Value] = []
         for row, distance in zip(hits.rows, hits.distances, strict=True):
             match: dict[str, Value] = {"id": ids[row], "distance": distance}

@@ -34,6 +34,7 @@ from engines.vector_parameters import (
     DOCUMENTS_MAX,
     ID_BYTES_MAX,
     MODEL_BYTES_MAX,
+    QUERIES_MAX,
     TEXT_BYTES_MAX,
 )
 from engines.vector_reads import (
@@ -41,7 +42,6 @@ from engines.vector_reads import (
     LIMIT_MAX,
     LIST_DEFAULT,
     PARTS,
-    QUERIES_MAX,
     RECALL_SAMPLES_MAX,
 )
 from engines.vector_settings import EXPANSION_MAX, METRICS, RANGES, SCALARS

@@ -156,6 +156,8 @@ def _usable(
 ) -> tuple[Places, Doubles]:
     """Of each query's candidates, best first, the first `count` that are visible and match, and
     what was told of them."""
+    if condition is None and near.min() >= 0 and sight.visible(near).all():
+        return near[:, :count], told[:, :count]  # as nearly always: nothing was deleted
     good = (near >= 0) & sight.visible(np.where(near < 0, 0, near))
     if condition is None:
         order = np.argsort(~good, axis=1, kind="stable")[:, :count]
@@ -218,6 +220,8 @@ def _nearest(
 
 def _away(sight: Sight, queries: Array, candidates: Places, metric: str) -> Doubles:
     """Exact distances of each query's candidates; inf where there is none (-1)."""
+    if candidates.min(initial=0) >= 0:
+        return exact(metric, queries, sight.vectors[candidates])
     distances = exact(metric, queries, sight.vectors[np.where(candidates < 0, 0, candidates)])
     distances[candidates < 0] = np.inf
     return distances
@@ -225,11 +229,11 @@ def _away(sight: Sight, queries: Array, candidates: Places, metric: str) -> Doub
 
 def _ranked(sight: Sight, candidates: Places, distances: Doubles, wanted: Wanted) -> list[Hits]:
     """The candidates, which are visible and match, by their exact distances; -1 is none."""
-    known = np.where(candidates < 0, 0, candidates)
-    order = np.argsort(distances, axis=1, kind="stable")
+    order = distances.argsort(axis=1, kind="stable")
     counts = (candidates >= 0).sum(axis=1).tolist()
-    rows = np.take_along_axis(known, order, axis=1).tolist()
-    away = np.take_along_axis(distances, order, axis=1).tolist()
+    every = np.arange(len(candidates))[:, None]
+    rows = candidates[every, order].tolist()  # those that are none come last
+    away = distances[every, order].tolist()
     return [
         _by_id(sight, own[:count], distance[:count], wanted.limit)
         for own, distance, count in zip(rows, away, counts, strict=True)

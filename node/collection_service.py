@@ -170,7 +170,7 @@ class CollectionService:
             raise BadRequest("a read takes no request_id", field="request_id")
         if query.explain and writes:
             raise BadRequest("only reads are explained", field="explain")
-        work = partial(_packed, query, operation.engine if writes else None)
+        work = partial(_packed_write if writes else _packed_read, query, operation.engine)
         # A million numbers are looked at, prepared and packed for a third of a second.
         small = query.size <= INLINE_BYTES_MAX
         packed = (
@@ -219,9 +219,15 @@ class CollectionService:
         validate_collection(name)
 
 
-def _packed(query: Query, engine: Engine | None) -> bytes:
-    """Parameters as they travel, checked; of a write by its engine. Raises InvalidArgument."""
+def _packed_write(query: Query, engine: Engine) -> bytes:
+    """Parameters as they travel, checked, also by the engine. Raises InvalidArgument."""
     check_value(query.parameters, "parameters")
-    if engine is None:
-        return pack_value(query.parameters)
     return pack_value(engine.prepare(query.operation, query.parameters))
+
+
+def _packed_read(query: Query, engine: Engine) -> bytes:
+    """The same of a read. Raises InvalidArgument."""
+    shorten = getattr(engine, "shorten", None)
+    parameters = query.parameters if shorten is None else shorten(query.operation, query.parameters)
+    check_value(parameters, "parameters")
+    return pack_value(parameters)
