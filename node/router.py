@@ -9,7 +9,6 @@ import asyncio
 from typing import Protocol, TypeVar
 
 from cluster.errors import (
-    ClusterError,
     NoQuorum,
     NotLeader,
     Overloaded,
@@ -28,6 +27,7 @@ from node.local_reads import LocalReads
 from node.proposals import Elsewhere, Proposals, WritePath
 from node.quarantine import ReplicaQuarantined
 from node.read_failover import ReadFailover
+from node.read_indexes import ReadIndexes
 from node.reads import Consistency, ReadOptions, ReplicaLeft
 
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class Router(WritePath):
         self._reads = reads
         self._loop = asyncio.get_running_loop()
         self._leadership = Leadership(self_id, group, clock, self.leader_address)
+        self._indexes = ReadIndexes(group, forwarder)
         super().__init__(Proposals(self._leadership, group, forwarder))
         self._applied_waiters: set[asyncio.Future[None]] = set()
         self._other_way: OtherWay | None = None  # once the replica has left this node
@@ -188,32 +189,11 @@ class Router(WritePath):
         if not leadership.leads:
             if self._forwarder is None:
                 return None
-            answer = self._forwarder.read_index(
-                leader, confirmed=confirmed, timeout_seconds=remaining
-            )
+            answer = self._indexes.of_leader(leader, confirmed=confirmed, seconds=remaining)
             return await leadership.while_leading(leader, answer)
         if not confirmed:
             return self._group.status().applied_index
-        future: asyncio.Future[int] = self._loop.create_future()
-
-        def done(index: int | None, error: ClusterError | None) -> None:
-            if future.done():
-                return
-            if index is not None:
-                future.set_result(index)
-            else:
-                future.set_exception(error or NoQuorum("no read index"))
-
-        def expire() -> None:
-            if not future.done():
-                future.set_exception(NoQuorum("no quorum confirmed the read in time"))
-
-        timer = self._loop.call_later(remaining, expire)
-        try:
-            self._group.read_index(done)
-            return await future
-        finally:
-            timer.cancel()
+        return await self._indexes.of_group(remaining)
 
     async def _wait_applied(self, index: int, deadline: float) -> None:
         if self._machine.applied_index >= index:
