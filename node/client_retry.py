@@ -21,7 +21,7 @@ from typing import Protocol
 
 from node import client_errors
 from node.clock import Clock
-from node.errors import DeadlineExceeded, HivememError, Unavailable
+from node.errors import DeadlineExceeded, HivememError, Unavailable, WrongCluster
 from node.topology import Topology
 
 PAUSE_SECONDS_MIN = 0.02  # upper bound of the first pause between rounds
@@ -101,6 +101,10 @@ class _Trouble:
         return self.answered is not None and self.answered.code == "OVERLOADED"
 
     def note_answer(self, error: HivememError) -> None:
+        if isinstance(error, WrongCluster):
+            # It is as good as no node, where one of ours listened before.
+            self.answered = self.answered or error
+            return
         self.answered = error
         self.reached = True
         self.maybe_applied |= self.mutates and not error.definite
@@ -173,6 +177,8 @@ class Retrier:
             reply = await self._round(call, deadline, budget, trouble)
             if reply is not None:
                 return reply
+            if isinstance(trouble.answered, WrongCluster) and trouble.failed is None:
+                raise trouble.final(trouble.answered)  # all of them are
             wait = self._clock.random().uniform(0, pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
             left = self._left(deadline) - wait
@@ -229,9 +235,9 @@ class Retrier:
         """Learn from an error; raise it unless another node, or the same later, may do better."""
         error = client_errors.error(reply.status, reply.body)
         trouble.note_answer(error)
-        if not isinstance(error, Unavailable | DeadlineExceeded):
+        if not isinstance(error, Unavailable | DeadlineExceeded | WrongCluster):
             raise trouble.final(error)
-        if isinstance(error, Unavailable) and not trouble.overloaded:
+        if not isinstance(error, DeadlineExceeded) and not trouble.overloaded:
             self._topology.unable(address, self._clock.monotonic())
             self._on_trouble()
         if error.leader is not None:

@@ -4,9 +4,9 @@ Data folder of a local cluster: --data-dir, else HIVEMEM_DATA_DIR, else a fixed 
 the user's (never the working folder: what was stored must be found from everywhere).
 Endpoints: --endpoints, else HIVEMEM_ENDPOINTS, else the nodes of the cluster in the data
 folder, else the default address. Token: --token-file, else HIVEMEM_TOKEN, else the one that
-the local cluster's file names, which is sent to that cluster only. Nodes that were found in the
-data folder have to be of the cluster that it holds, whatever listens there now. Certificates to
-trust: --ca-file, else HIVEMEM_CA_FILE, else the system's.
+the local cluster's file names, which is sent to that cluster's addresses only. Nodes that were
+found in the data folder have to be of the cluster that it holds, whatever listens there now.
+Certificates to trust: --ca-file, else HIVEMEM_CA_FILE, else the system's.
 """
 
 from __future__ import annotations

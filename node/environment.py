@@ -35,7 +35,8 @@ def settle_memory() -> None:
     """Take what a node is made of, once it has started, out of what Python's collector looks at.
 
     The whole heap is looked at again and again otherwise: 38 ms each time, in which nothing is
-    answered, and 4 % of a busy leader's time.
+    answered, and 4 % of a busy leader's time (docs/benchmarks.md). What is made later is still
+    looked at: a full cache of answers takes some 20 ms.
     """
     gc.collect()
     gc.freeze()

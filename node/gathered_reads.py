@@ -32,8 +32,12 @@ PARAMETER_BYTES_MAX: Final = 256 << 10  # of one of them; a vector has up to 150
 # Of one collection and operation at a time. More would only divide the processors.
 GROUPS_MAX: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
 BRIEF_SECONDS: Final = 0.001  # of one query, that the loop may be held up for
+OVERRUN_SECONDS: Final = 0.003  # of one query on the loop: more than chance
 TURN_SECONDS: Final = 0.002  # of groups that the loop answers before it looks at other things
 LINES_MAX: Final = 1_000  # kinds of queries whose times are remembered
+# Groups that threads answer after the loop was held up for too long; doubled each time in a row.
+PAUSE_GROUPS: Final = 16
+PAUSE_DOUBLINGS_MAX: Final = 10
 # Weight of the newest group in a mean: the first one may have built an index.
 _LONGER, _SHORTER = 0.2, 0.5
 
@@ -55,13 +59,24 @@ class _Line:
         self.groups = 0  # being answered on threads now
         self.due = False  # is the loop about to answer a group?
         self.seconds: float | None = None  # of one query, as it was of late
+        self.pause = 0  # groups that threads answer, however brief they are
+        self.overruns = 0  # of the loop, in a row
 
     @property
     def brief(self) -> bool:
-        return self.seconds is not None and self.seconds <= BRIEF_SECONDS
+        return self.seconds is not None and self.seconds <= BRIEF_SECONDS and not self.pause
 
-    def took(self, seconds: float, queries: int) -> None:
+    def took(self, seconds: float, queries: int, *, on_loop: bool = False) -> None:
+        """`seconds`: elapsed ones on the loop, of CPU on a thread: what waits for something else
+        than the loop seems brief there, until the loop has tried it."""
         each = seconds / queries
+        if not on_loop:
+            self.pause = max(0, self.pause - 1)
+        elif each <= OVERRUN_SECONDS:
+            self.overruns = 0
+        else:
+            self.pause = PAUSE_GROUPS << min(self.overruns, PAUSE_DOUBLINGS_MAX)
+            self.overruns += 1
         mean = self.seconds
         if mean is None:
             self.seconds = each
@@ -212,7 +227,7 @@ class GatheredReads:
             answers = query_together(reader, [each.request for each in group])
         # Those that were kept tell nothing, nor does what was compared with an exact search.
         if tuning.answers and not tuning.exact_seconds:
-            line.took(seconds() - begun, tuning.answers)
+            line.took(seconds() - begun, tuning.answers, on_loop=tuning.brief)
         return answers
 
     def _ended(

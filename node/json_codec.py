@@ -15,12 +15,13 @@ from typing import Final, NoReturn
 import jiter
 import orjson
 
-# What only a library could make JSON of is a defect of ours.
+# What only a library could make JSON of is a defect of ours. (Enums and UUIDs it takes anyway.)
 _PLAIN: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
+_NO_NUMBERS: Final = (str, int, bool, type(None))
 _SHOWN_CHARACTERS_MAX: Final = 100  # of a name, in an error
 
 
@@ -67,7 +68,7 @@ def _is_finite(value: object) -> bool:
         return all(map(_is_finite, value.values()))  # type: ignore[attr-defined]
     if kind is list or kind is tuple:
         return all(map(_is_finite, value))  # type: ignore[call-overload]
-    return True
+    return kind in _NO_NUMBERS  # whatever else: the strict encoder says
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

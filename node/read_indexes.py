@@ -1,10 +1,10 @@
-"""Read indices of one group: what a read has to wait for, before the state here may answer it.
+"""Read indices of a leader elsewhere: what a read has to wait for, before the state here answers.
 
 Reads that come within one turn of the loop share a question, which is asked when the turn is
-over: so it is asked after each of them came, as linearizability needs, and costs once what it
-costs, a round of the leader or a message to it. Batches grow with the load by themselves, and
-nobody waits for an answer that others wait for already: far from the leader that would double
-the latency.
+over: so it is asked after each of them came, as linearizability needs, and costs one message
+for all. Batches grow with the load by themselves, and nobody waits for an answer that others
+wait for already: far from the leader that would double the latency. A question has as much
+time as the most patient of them; each of the others gives up by itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from cluster.errors import ClusterError, NoQuorum
-from cluster.interfaces import Consensus
+from cluster.errors import NoQuorum
 
 
 class Asks(Protocol):
@@ -27,71 +26,49 @@ class Asks(Protocol):
 
 
 class _Whom(NamedTuple):
-    """`leader` None: this node leads."""
-
-    leader: str | None
+    leader: str
     confirmed: bool
 
 
 class _Question:
-    """`seconds`: the least that anybody has left who waits. Who has more asks again."""
+    """`seconds`: the most that anybody has left who waits."""
 
     __slots__ = ("seconds", "waiting")
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.seconds = 0.0
         self.waiting: list[asyncio.Future[int]] = []  # each its own: one may give up
-
-    def answer(self, index: int) -> None:
-        for each in self.waiting:
-            if not each.done():
-                each.set_result(index)
-
-    def fail(self, error: BaseException) -> None:
-        for each in self.waiting:
-            if not each.done():
-                each.set_exception(error)
 
 
 class ReadIndexes:
-    """Loop thread only."""
+    """Loop thread only. Waiting reads are bounded by the requests that doors admit."""
 
-    def __init__(self, group: Consensus, forwarder: Asks | None) -> None:
-        """`forwarder` None: there are no other nodes."""
-        self._group = group
+    def __init__(self, forwarder: Asks) -> None:
         self._forwarder = forwarder
         self._loop = asyncio.get_running_loop()
         self._questions: dict[_Whom, _Question] = {}  # to be asked when this turn is over
 
-    def of_group(self, seconds: float) -> asyncio.Future[int]:
-        """This node leads: the index, once a quorum has confirmed that it does.
+    async def get(self, leader: str, *, confirmed: bool, seconds: float) -> int:
+        """What that node says. A read may always be tried again.
 
-        Raises NoQuorum, NotLeader, Overloaded; NoQuorum also after `seconds` or before, where
-        another read of the same turn has less time. A read may always be tried again.
+        Raises NotLeader, NoQuorum (also after `seconds`), PeerUnreachable.
         """
-        return self._join(_Whom(None, True), seconds)
-
-    def of_leader(self, leader: str, *, confirmed: bool, seconds: float) -> asyncio.Future[int]:
-        """What that node says. Raises NotLeader, NoQuorum, PeerUnreachable; as above."""
-        return self._join(_Whom(leader, confirmed), seconds)
-
-    def _join(self, whom: _Whom, seconds: float) -> asyncio.Future[int]:
+        whom = _Whom(leader, confirmed)
         question = self._questions.get(whom)
         if question is None:
-            question = self._questions[whom] = _Question(seconds)
+            question = self._questions[whom] = _Question()
             self._loop.call_soon(self._ask, whom)
-        elif seconds < question.seconds:
-            question.seconds = seconds
-        future: asyncio.Future[int] = self._loop.create_future()
-        question.waiting.append(future)
-        return future
+        question.seconds = max(question.seconds, seconds)
+        answer: asyncio.Future[int] = self._loop.create_future()
+        question.waiting.append(answer)
+        timer = self._loop.call_later(seconds, _expire, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
 
     def _ask(self, whom: _Whom) -> None:
         question = self._questions.pop(whom)
-        if whom.leader is None:
-            self._ask_group(question)
-            return
-        assert self._forwarder is not None
         asked = asyncio.ensure_future(
             self._forwarder.read_index(
                 whom.leader, confirmed=whom.confirmed, timeout_seconds=question.seconds
@@ -99,25 +76,18 @@ class ReadIndexes:
         )
         asked.add_done_callback(partial(_tell, question))
 
-    def _ask_group(self, question: _Question) -> None:
-        def done(index: int | None, error: ClusterError | None) -> None:
-            timer.cancel()
-            if index is not None:
-                question.answer(index)
-            else:
-                question.fail(error or NoQuorum("no read index"))
 
-        def expire() -> None:
-            question.fail(NoQuorum("no quorum confirmed the read in time"))
-
-        timer = self._loop.call_later(question.seconds, expire)
-        self._group.read_index(done)
+def _expire(answer: asyncio.Future[int]) -> None:
+    if not answer.done():
+        answer.set_exception(NoQuorum("the leader did not answer in time"))
 
 
 def _tell(question: _Question, asked: asyncio.Future[int]) -> None:
-    if asked.cancelled():
-        question.fail(NoQuorum("the question was given up"))
-    elif (error := asked.exception()) is not None:
-        question.fail(error)
-    else:
-        question.answer(asked.result())
+    error = NoQuorum("the question was given up") if asked.cancelled() else asked.exception()
+    for answer in question.waiting:
+        if answer.done():
+            continue
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(asked.result())

@@ -9,6 +9,7 @@ import asyncio
 from typing import Protocol, TypeVar
 
 from cluster.errors import (
+    ClusterError,
     NoQuorum,
     NotLeader,
     Overloaded,
@@ -73,13 +74,12 @@ class Router(WritePath):
         self._failover = failover
         self._group = group
         self._machine = machine
-        self._forwarder = forwarder
         self._clock = clock
         self._leader_http = leader_http
         self._reads = reads
         self._loop = asyncio.get_running_loop()
         self._leadership = Leadership(self_id, group, clock, self.leader_address)
-        self._indexes = ReadIndexes(group, forwarder)
+        self._indexes = None if forwarder is None else ReadIndexes(forwarder)
         super().__init__(Proposals(self._leadership, group, forwarder))
         self._applied_waiters: set[asyncio.Future[None]] = set()
         self._other_way: OtherWay | None = None  # once the replica has left this node
@@ -187,13 +187,32 @@ class Router(WritePath):
             return None
         remaining = leadership.remaining(deadline)
         if not leadership.leads:
-            if self._forwarder is None:
+            if self._indexes is None:
                 return None
-            answer = self._indexes.of_leader(leader, confirmed=confirmed, seconds=remaining)
+            answer = self._indexes.get(leader, confirmed=confirmed, seconds=remaining)
             return await leadership.while_leading(leader, answer)
         if not confirmed:
             return self._group.status().applied_index
-        return await self._indexes.of_group(remaining)
+        future: asyncio.Future[int] = self._loop.create_future()
+
+        def done(index: int | None, error: ClusterError | None) -> None:
+            if future.done():
+                return
+            if index is not None:
+                future.set_result(index)
+            else:
+                future.set_exception(error or NoQuorum("no read index"))
+
+        def expire() -> None:
+            if not future.done():
+                future.set_exception(NoQuorum("no quorum confirmed the read in time"))
+
+        timer = self._loop.call_later(remaining, expire)
+        try:
+            self._group.read_index(done)
+            return await future
+        finally:
+            timer.cancel()
 
     async def _wait_applied(self, index: int, deadline: float) -> None:
         if self._machine.applied_index >= index:

@@ -293,6 +293,7 @@ async def _run(options: argparse.Namespace, found: Sequence[Turn]) -> None:
             endpoints,
             token=attachment.token,
             ca_file=attachment.ca_file,
+            cluster_id=attachment.cluster_id,
             timeout_ms=options.timeout_ms,
             follow=follow,
         )

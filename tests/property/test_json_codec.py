@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
+from math import isfinite
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from engines.codec import may_hold_no_number, pack_value
 from node import json_codec
 from node.json_codec import Refused, dumps, loads
 
@@ -82,6 +85,28 @@ def test_what_is_no_number_is_never_written(value: object, bad: float, beside_nu
     beside = None if beside_null else 1
     with pytest.raises(ValueError, match="JSON compliant"):
         dumps({"a": [value, {"b": bad}], "c": beside})
+
+
+@given(VALUES, st.sampled_from([float("nan"), float("inf"), float("-inf")]) | FLOATS)
+def test_packed_answers_tell_whether_they_may_hold_no_number(value: object, last: float) -> None:
+    packed = pack_value({"a": [value, {"b": last}]})
+    if not isfinite(last):
+        assert may_hold_no_number(packed)
+    elif not may_hold_no_number(packed):
+        assert dumps({"a": [value, last]}, finite=True) == dumps({"a": [value, last]})
+
+
+def test_most_packed_answers_are_told_to_hold_numbers() -> None:
+    rows = [{"id": str(n), "distance": n / 7, "none": None} for n in range(1_000)]
+    assert not may_hold_no_number(pack_value(rows))
+
+
+def test_an_enum_hides_no_number() -> None:
+    class Odd(Enum):
+        NOTHING = float("nan")
+
+    with pytest.raises((TypeError, ValueError)):
+        dumps({"a": Odd.NOTHING})
 
 
 def test_large_numbers_are_written_and_bytes_are_not() -> None:

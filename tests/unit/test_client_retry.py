@@ -16,6 +16,7 @@ from node.errors import (
     HivememError,
     InternalError,
     Unavailable,
+    WrongCluster,
 )
 from tests.unit.client_nodes import (
     Act,
@@ -190,6 +191,49 @@ async def test_a_nodes_words_are_reported_rather_than_its_dead_neighbours():
     ):
         error = await raised(client)
     assert (error.code, error.definite) == ("QUORUM_NOT_REACHED", True)
+
+
+WRONG = refusal(421, "WRONG_CLUSTER")
+
+
+async def test_a_node_of_another_cluster_is_passed_over():
+    async with (
+        fake_nodes(script(WRONG), script(STORED)) as (foreign, own),
+        HivememClient([foreign.address, own.address], cluster_id="c") as client,
+    ):
+        assert await client.put("n", "s", "k", "v") == PutResult(1, 7)
+    assert (len(foreign.writes), len(own.writes)) == (1, 1)
+
+
+async def test_nothing_but_nodes_of_another_cluster_is_told_at_once():
+    async with (
+        fake_nodes(script(WRONG), script(WRONG)) as nodes,
+        HivememClient([node.address for node in nodes], cluster_id="c") as client,
+    ):
+        error = await raised(client, int(WAIT_SECONDS * 1000))
+    assert isinstance(error, WrongCluster)
+    assert error.definite
+    assert [len(node.writes) for node in nodes] == [1, 1]
+
+
+async def test_nodes_of_another_cluster_and_none_of_ours():
+    async with (
+        fake_nodes(script(WRONG)) as (foreign,),
+        HivememClient(
+            [await refused_address(), foreign.address], cluster_id="c", unreachable_ms_max=50
+        ) as client,
+    ):
+        error = await raised(client, int(WAIT_SECONDS * 1000))
+    assert isinstance(error, WrongCluster)
+
+
+async def test_our_own_nodes_words_count_more_than_another_clusters():
+    async with (
+        fake_nodes(script(refusal(503, "QUORUM_NOT_REACHED")), script(WRONG)) as nodes,
+        HivememClient([node.address for node in nodes], cluster_id="c") as client,
+    ):
+        error = await raised(client)
+    assert error.code == "QUORUM_NOT_REACHED"
 
 
 async def test_unavailable_is_retried_until_it_succeeds():

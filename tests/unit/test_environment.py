@@ -26,10 +26,9 @@ def test_what_there_is_at_the_start_is_not_looked_at_again() -> None:
 def test_linear_algebra_has_no_threads_of_its_own(
     given: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")  # so that it is put back
     if given is None:
-        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-    else:
-        monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     one_thread_a_computation()
     assert os.environ["OPENBLAS_NUM_THREADS"] == kept
 

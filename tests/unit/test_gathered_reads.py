@@ -306,6 +306,23 @@ def test_one_slow_group_is_forgotten_soon() -> None:
     assert 1 < groups <= 16
 
 
+def test_what_holds_up_the_loop_stays_away_from_it_ever_longer() -> None:
+    """Little CPU, but it waits: a lock, pages that have to be read."""
+    line = gathered_reads._Line()
+    line.took(0.0002, 1)
+    assert line.brief
+    for doublings in range(3):
+        line.took(0.010, 1, on_loop=True)
+        groups = 0
+        while not line.brief:
+            groups += 1
+            line.took(0.0002, 1)
+        assert groups == gathered_reads.PAUSE_GROUPS << doublings
+    line.took(0.0005, 1, on_loop=True)  # it was brief for once
+    line.took(0.010, 1, on_loop=True)
+    assert line.pause == gathered_reads.PAUSE_GROUPS
+
+
 async def test_waiting_on_a_thread_does_not_count_as_being_slow(tmp_path: Path) -> None:
     """Who shares the interpreter with the loop waits; the loop itself would not."""
     async with bed(tmp_path) as made:

@@ -1,27 +1,15 @@
-"""Read indices: who shares a question, and that it is asked after everybody in it came."""
+"""Read indices of a leader elsewhere: who shares a question, asked after everybody in it came."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from cluster.errors import ClusterError, NoQuorum, NotLeader, PeerUnreachable
+from cluster.errors import NoQuorum, PeerUnreachable
 from node.read_indexes import ReadIndexes
 
 SECONDS = 30.0
-Done = Callable[[int | None, ClusterError | None], None]
-
-
-class Group:
-    """Collects questions; the test answers them."""
-
-    def __init__(self) -> None:
-        self.asked: list[Done] = []
-
-    def read_index(self, done: Done) -> None:
-        self.asked.append(done)
 
 
 class Leader:
@@ -36,9 +24,19 @@ class Leader:
         return await answer
 
 
-def made() -> tuple[ReadIndexes, Group, Leader]:
-    group, leader = Group(), Leader()
-    return ReadIndexes(group, leader), group, leader  # type: ignore[arg-type]
+class Bed:
+    def __init__(self) -> None:
+        self.leader = Leader()
+        self._indexes = ReadIndexes(self.leader)
+
+    async def read(
+        self, leader: str = "b", *, confirmed: bool = True, seconds: float = SECONDS
+    ) -> asyncio.Task[int]:
+        """A read that waits; it has come when this returns."""
+        work = self._indexes.get(leader, confirmed=confirmed, seconds=seconds)
+        task = asyncio.create_task(work)
+        await asyncio.sleep(0)
+        return task
 
 
 async def turns() -> None:
@@ -46,91 +44,90 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_reads_of_one_turn_share_a_round() -> None:
-    indexes, group, _ = made()
-    reads = [indexes.of_group(SECONDS) for _ in range(5)]
-    assert group.asked == []  # not before everybody of the turn has come
+async def test_reads_of_one_turn_share_a_question() -> None:
+    leader = Leader()
+    indexes = ReadIndexes(leader)
+    reads = [
+        asyncio.create_task(indexes.get("b", confirmed=True, seconds=each))
+        for each in (3.0, 4.0, 2.0)
+    ]
     await turns()
-    (done,) = group.asked
-    done(7, None)
-    assert await asyncio.gather(*reads) == [7] * 5
+    ((name, confirmed, seconds, answer),) = leader.asked
+    assert (name, confirmed, seconds) == ("b", True, 4.0)  # the most patient one's
+    answer.set_result(7)
+    assert await asyncio.gather(*reads) == [7] * 3
 
 
 async def test_who_comes_after_the_question_waits_for_another() -> None:
     """The first one's answer may be older than what was acknowledged before the second came."""
-    indexes, group, _ = made()
-    first = indexes.of_group(SECONDS)
+    bed = Bed()
+    first = await bed.read()
     await turns()
-    second = indexes.of_group(SECONDS)
-    group.asked[0](7, None)
+    second = await bed.read()
+    bed.leader.asked[0][3].set_result(7)
     assert await first == 7
     await turns()
     assert not second.done()
-    group.asked[1](9, None)
+    bed.leader.asked[1][3].set_result(9)
     assert await second == 9
 
 
 async def test_who_gives_up_ends_it_for_nobody_else() -> None:
-    indexes, group, _ = made()
-    gone, stays = indexes.of_group(SECONDS), indexes.of_group(SECONDS)
+    leader = Leader()
+    indexes = ReadIndexes(leader)
+    gone, stays = (
+        asyncio.create_task(indexes.get("b", confirmed=True, seconds=SECONDS)) for _ in range(2)
+    )
     await turns()
     gone.cancel()
-    group.asked[0](7, None)
+    await turns()
+    leader.asked[0][3].set_result(7)
     assert await stays == 7
 
 
-async def test_the_least_time_is_everybodys_and_a_late_answer_is_nobodys() -> None:
-    indexes, group, _ = made()
-    reads = [indexes.of_group(SECONDS), indexes.of_group(0.001), indexes.of_group(SECONDS)]
-    for read in reads:
-        with pytest.raises(NoQuorum):
-            await read
-    group.asked[0](7, None)
-    again = indexes.of_group(SECONDS)
+async def test_who_is_in_a_hurry_ends_it_for_nobody_else() -> None:
+    leader = Leader()
+    indexes = ReadIndexes(leader)
+    brief, patient = (
+        asyncio.create_task(indexes.get("b", confirmed=True, seconds=each))
+        for each in (0.001, SECONDS)
+    )
+    with pytest.raises(NoQuorum):
+        await brief
+    assert not patient.done()
+    assert len(leader.asked) == 1
+    leader.asked[0][3].set_result(7)
+    assert await patient == 7
+
+
+async def test_leaders_and_kinds_are_asked_apart() -> None:
+    leader = Leader()
+    indexes = ReadIndexes(leader)
+    kinds = [("b", True), ("b", False), ("c", True)]
+    reads = [
+        asyncio.create_task(indexes.get(name, confirmed=confirmed, seconds=SECONDS))
+        for name, confirmed in kinds
+    ]
     await turns()
-    group.asked[1](9, None)
-    assert await again == 9
-
-
-@pytest.mark.parametrize("error", [NotLeader("b"), NoQuorum("lost"), None])
-async def test_a_group_that_refuses(error: ClusterError | None) -> None:
-    indexes, group, _ = made()
-    reads = [indexes.of_group(SECONDS) for _ in range(2)]
-    await turns()
-    group.asked[0](None, error)
-    for read in reads:
-        with pytest.raises(type(error or NoQuorum(""))):
-            await read
-
-
-async def test_a_leader_elsewhere_is_asked_once_a_turn_and_kind() -> None:
-    indexes, group, leader = made()
-    confirmed = [indexes.of_leader("b", confirmed=True, seconds=s) for s in (3.0, 2.0, 4.0)]
-    loose = indexes.of_leader("b", confirmed=False, seconds=SECONDS)
-    other = indexes.of_leader("c", confirmed=True, seconds=SECONDS)
-    await turns()
-    asked = [each[:3] for each in leader.asked]
-    assert asked == [("b", True, 2.0), ("b", False, SECONDS), ("c", True, SECONDS)]
+    assert [each[:2] for each in leader.asked] == kinds
     for place, (*_, answer) in enumerate(leader.asked):
         answer.set_result(place)
-    assert await asyncio.gather(*confirmed, loose, other) == [0, 0, 0, 1, 2]
-    assert group.asked == []
+    assert await asyncio.gather(*reads) == [0, 1, 2]
 
 
 async def test_a_leader_that_is_not_there() -> None:
-    indexes, _, leader = made()
-    reads = [indexes.of_leader("b", confirmed=True, seconds=SECONDS) for _ in range(2)]
-    reads[0].cancel()
+    bed = Bed()
+    read = await bed.read()
     await turns()
-    leader.asked[0][3].set_exception(PeerUnreachable("gone", definite=True))
+    bed.leader.asked[0][3].set_exception(PeerUnreachable("gone", definite=True))
     with pytest.raises(PeerUnreachable):
-        await reads[1]
+        await read
 
 
 async def test_a_question_that_is_given_up_is_no_answer() -> None:
-    indexes, _, leader = made()
-    read = indexes.of_leader("b", confirmed=True, seconds=SECONDS)
+    bed = Bed()
+    read = await bed.read()
     await turns()
-    leader.asked[0][3].cancel()
+    bed.leader.asked[0][3].cancel()
     with pytest.raises(NoQuorum):
         await read

@@ -181,3 +181,17 @@ def wait(holds: Callable[[], bool]) -> bool:
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)
     return holds()
+
+
+def test_doubt_is_the_same_whether_all_candidates_are_there_or_not() -> None:
+    """The way for whole rows, and the one for rows with gaps, judge the same."""
+    chance = np.random.default_rng(3)
+    for _ in range(300):
+        away = np.sort(chance.random((3, 12)), axis=1)
+        told = away + chance.normal(0, 10.0 ** -int(chance.integers(1, 5)), away.shape)
+        edge = told.max(axis=1) + chance.random(3) * 0.01
+        limit = int(chance.integers(1, 11))
+        gaps = np.hstack([away, np.full((3, 1), np.inf)])
+        beside = np.hstack([told, np.full((3, 1), np.inf)])
+        whole = in_doubt(away, told, edge, limit)
+        assert whole.tolist() == in_doubt(gaps, beside, edge, limit).tolist()
