@@ -215,7 +215,7 @@ class CollectionReader:
         """
         collection = self.find(namespace, name)
         engine, kind = self._reading(collection, operation)
-        # Not isinstance of the protocol, which looks at every attribute: 10 µs.
+        # Not isinstance of the protocol, which looks at every attribute: 7.5 µs.
         if operation not in getattr(engine, "together", ()):
             return [None] * len(many)
         results = None

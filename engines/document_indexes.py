@@ -58,9 +58,6 @@ def parse_indexes(given: Mapping[str, Any], current: Mapping[str, Any] | None) -
     return list(found.values())
 
 
-_of_settings: dict[int, tuple[Mapping[str, Any], tuple[Index, ...]]] = {}
-
-
 def _parse_index(given: object, field: str) -> dict[str, Value]:
     if not isinstance(given, dict):
         raise InvalidArgument(field, "must be an object")
@@ -88,6 +85,9 @@ def _parse_index(given: object, field: str) -> dict[str, Value]:
     elif type(name) is not str or not 1 <= len(name.encode(errors="replace")) <= NAME_BYTES_MAX:
         raise InvalidArgument(f"{field}.name", f"must be text of 1 to {NAME_BYTES_MAX} bytes")
     return {"name": name, "fields": list(paths), "unique": unique}
+
+
+_of_settings: dict[int, tuple[Mapping[str, Any], tuple[Index, ...]]] = {}  # by their id()
 
 
 def indexes_of(settings: Mapping[str, Any]) -> tuple[Index, ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from node.local_reads import Readers, ReaderThreads
 
 GROUP_MAX: Final = 32  # queries answered at once: the first of them waits for the last
-PARAMETER_BYTES_MAX: Final = 256 << 10  # of one of them; a vector has up to 150 KiB
+PARAMETER_BYTES_MAX: Final = 256 << 10  # of one of them; a vector has up to 64 KiB
 # Of one collection and operation at a time. More would only divide the processors.
 GROUPS_MAX: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
 BRIEF_SECONDS: Final = 0.001  # of one query, that the loop may be held up for

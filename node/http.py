@@ -1,7 +1,8 @@
 """The HTTP door: routes, the path of a request, start and stop.
 
-A request passes, in this order: stopping, route, authentication, method, admission,
-handler. Handlers raise; `_fail` turns what they raise into the one error shape.
+A request passes, in this order: route, authentication, the cluster that it is meant for,
+stopping, method, admission, handler. Handlers raise; `_fail` turns what they raise into the
+one error shape.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from typing import Final, NoReturn
 import jiter
 import orjson
 
+from node.http_params import shown
+
 # What only a library could make JSON of is a defect of ours. (Enums and UUIDs it takes anyway.)
 _PLAIN: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS
@@ -22,7 +24,6 @@ _PLAIN: Final = (
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 _NO_NUMBERS: Final = (str, int, bool, type(None))
-_SHOWN_CHARACTERS_MAX: Final = 100  # of a name, in an error
 
 
 class Refused(ValueError):
@@ -76,8 +77,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        shown = repeated[:_SHOWN_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
-        raise Refused(f"repeats the name {shown!r}")
+        raise Refused(f"repeats the name {shown(repeated)!r}")
     return found
 
 

@@ -1,17 +1,14 @@
-"""What benchmarks of a running cluster have in common: requests one by one, and CPU time."""
+"""What benchmarks of a running cluster have in common: requests one by one, and its daemons."""
 
 from __future__ import annotations
 
 import json
-import os
 import urllib.request
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final
 
 from tests.cluster.harness import LocalCluster
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SECONDS: Final = 120.0  # that one answer may take
 _JSON: Final = {"Content-Type": "application/json"}
 
@@ -38,12 +35,3 @@ def asker(address: str, collection: str) -> Ask:
 def pids_of(cluster: LocalCluster) -> tuple[int, ...]:
     """Of all its daemons that run."""
     return tuple(node.pid for node in cluster.nodes if node.pid is not None)
-
-
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """That these processes have used since they were started, together."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS

@@ -27,7 +27,8 @@ from typing import Any, Final, NamedTuple
 
 import uvloop
 
-from tests.benchmark_http import cpu_seconds, pids_of
+from scripts.benchmarks.daemons import cpu_seconds
+from tests.benchmark_http import pids_of
 from tests.cluster.harness import LocalCluster, running_cluster
 from tests.http_load import Load, Measured, load, request
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.benchmark_http import asker, cpu_seconds, pids_of, post
+from scripts.benchmarks.daemons import cpu_seconds
+from tests.benchmark_http import asker, pids_of, post
 from tests.cluster.harness import LocalCluster, running_cluster
 from tests.unit import engine_state
 from tests.unit.series_state import SeriesState

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import uvloop
 
-from tests.benchmark_http import cpu_seconds, pids_of, post
+from scripts.benchmarks.daemons import cpu_seconds
+from tests.benchmark_http import pids_of, post
 from tests.cluster.harness import LocalCluster, running_cluster
 
 LIMIT = 10
