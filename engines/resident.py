@@ -5,9 +5,9 @@ process's memory until the kernel runs short. A copy of the state reads all of i
 
 `madvise(MADV_DONTNEED)` on a shared mapping of a file drops the process's page-table
 entries and nothing else: the pages stay in the page cache, the next access finds them there
-again (a minor fault), and dirty ones are written back as ever. (On *private* mappings it
-does lose data, which is why the mapping is checked to be a shared, read-only one.) So it is
-safe beside readers and the writer; LMDB writes with pwrite, not through the map.
+again (a minor fault), and dirty ones are written back as ever, whether written through the
+map or not. (On *private* mappings it does lose data, which is why the mapping is checked to be
+a shared one.) So it is safe beside readers and the writer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Mapping(NamedTuple):
 
 
 def find_mapping(path: Path) -> Mapping | None:
-    """The shared, read-only mapping of the file at `path` in this process.
+    """The shared mapping of the file at `path` in this process.
 
     None where the system does not tell: only Linux does.
     """
@@ -41,7 +41,7 @@ def find_mapping(path: Path) -> Mapping | None:
         return None
     for line in lines:
         addresses, protection, offset, _, _, *name = line.split(maxsplit=5)
-        if protection == "r--s" and int(offset, 16) == 0 and name == [wanted]:
+        if protection[-1] == "s" and int(offset, 16) == 0 and name == [wanted]:
             start, _, end = addresses.partition("-")
             return Mapping(int(start, 16), int(end, 16) - int(start, 16))
     return None

@@ -5,6 +5,10 @@ the log applied. A commit survives the death of the process, since the page cach
 It does not survive power loss, and worse, LMDB without sync may then be left torn; who
 owns the directory throws it away after a machine crash.
 
+**The map is written to**, so that a page which was made anew costs no call. Room on the disk is had
+beforehand (`file_space.py`). The file is as long as the map meanwhile, with a hole behind what
+is used; a clean end cuts it off.
+
 **Threads.** One thread writes (`write`); any thread reads (`read`). LMDB gives each
 reader the state as of its start and neither waits for the other. A snapshot may be
 handed to another thread, but used by one at a time.
@@ -30,6 +34,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +42,7 @@ from typing import NamedTuple, Self, TypeAlias
 
 import lmdb
 
+from engines import file_space
 from engines.errors import (
     CorruptRecord,
     EngineError,
@@ -45,6 +51,7 @@ from engines.errors import (
     StoreFull,
     UnknownFormat,
 )
+from engines.file_space import FileSpace
 from engines.layout import seal, unseal
 from engines.resident import find_mapping, release
 
@@ -97,36 +104,54 @@ class Environment:
         self.readers_max = readers_max
         self.path = path
         self.snapshots = 0  # open ones; guarded by the store's condition
+        self._space: FileSpace | None = None
+        file = path / DATA
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self.env = lmdb.open(
-                str(path),
-                map_size=map_bytes,
-                max_dbs=len(Databases._fields),
-                max_readers=readers_max,
-                max_spare_txns=min(readers_max, _SPARE_READERS_MAX),
-                sync=False,
-                metasync=False,
-                # With a writable map a full disk would be a SIGBUS instead of an error.
-                writemap=False,
-            )
+            length = file.stat().st_size if file.exists() else None
+            self.env = self._open()
         except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
             raise UnknownFormat(str(path), f"not a store: {error}") from error
         except (lmdb.Error, OSError) as error:
             raise StoreFailed(f"cannot open the store {path}: {error}") from error
         try:
+            if self.env.flags()["writemap"]:
+                self._space = FileSpace(file, self.env.info()["map_size"])
+            self._page_bytes: int = self.env.stat()["psize"]
             # Slots that a killed process left behind would pin its pages for ever.
             self.env.reader_check()
             self.databases = self._open_databases()
-        except lmdb.Error as error:
-            self.env.close()
-            raise self.translated(error) from error
-        except BaseException:
-            self.env.close()
+        except BaseException as error:
+            # As it was: it may be somebody else's.
+            self._close(length)
+            if isinstance(error, lmdb.Error):
+                raise self.translated(error) from error
             raise
-        self._mapping = find_mapping(path / DATA)
+        self._mapping = find_mapping(file)
+
+    def _open(self) -> lmdb.Environment:
+        """With a writable map, unless the file system has none."""
+        opened = partial(
+            lmdb.open,
+            str(self.path),
+            map_size=self.map_bytes,
+            max_dbs=len(Databases._fields),
+            max_readers=self.readers_max,
+            max_spare_txns=min(self.readers_max, _SPARE_READERS_MAX),
+            sync=False,
+            metasync=False,
+        )
+        if not file_space.AVAILABLE:
+            return opened()
+        try:
+            return opened(writemap=True)
+        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError):
+            raise
+        except lmdb.Error:
+            return opened()
 
     def _open_databases(self) -> Databases:
+        self._have_room()
         with self.env.begin(write=True, buffers=True) as txn:
             empty = txn.stat()["entries"] == 0
             if not empty and self._format(txn) != FORMAT:
@@ -150,12 +175,41 @@ class Environment:
         return None if record is None else unseal("meta", b"format", record)
 
     def begin(self, *, write: bool) -> Transaction:
+        if write:
+            self._have_room()
         try:
             return self.env.begin(write=write, buffers=True)
         except lmdb.ReadersFullError as error:
             raise ReadersBusy(self.readers_max) from error
         except lmdb.Error as error:
             raise self.translated(error) from error
+
+    def _used_bytes(self) -> int:
+        """Of the file: up to the last page that was ever written."""
+        return (self.env.info()["last_pgno"] + 1) * self._page_bytes
+
+    def _have_room(self) -> None:
+        if self._space is None:
+            return
+        try:
+            self._space.ensure(self._used_bytes())
+        except OSError as error:
+            raise StoreFailed(f"no room for the store {self.path}: {error}") from error
+
+    def close(self) -> None:
+        """Once nothing reads or writes; the file is cut to what is used."""
+        self._close(None if self._space is None else self._used_bytes())
+
+    def _close(self, length: int | None) -> None:
+        """`length`: of the file from now on, bytes."""
+        self.env.close()
+        if self._space is None:
+            return
+        with suppress(OSError):  # it is only long
+            if length is not None:
+                self._space.trim(length)
+        self._space.close()
+        self._space = None
 
     def release_memory(self) -> None:
         if self._mapping is not None:
@@ -255,7 +309,7 @@ class Store:
                 os.rename(self.path, old)
                 os.rename(incoming, self.path)
             except BaseException:
-                environment.env.close()
+                environment.close()
                 raise
         except OSError as error:
             raise StoreFailed(f"cannot replace the store {self.path}: {error}") from error
@@ -273,7 +327,7 @@ class Store:
         freeing gigabytes takes the file system a while."""
         with self._idle:
             self._idle.wait_for(lambda: environment.snapshots == 0)
-        environment.env.close()
+        environment.close()
         shutil.rmtree(path, ignore_errors=True)
 
     def release_memory(self) -> None:
@@ -304,7 +358,7 @@ class Store:
                 raise StoreFailed(f"{self._snapshots} snapshots of {self.path} are still open")
         for thread in self._retiring:
             thread.join(CLOSE_WAIT_SECONDS)
-        self._environment.env.close()
+        self._environment.close()
 
     def _enter(self) -> Environment:
         """Keep the environment open until `_leave`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -261,9 +262,9 @@ def newest(group: Path, pattern: str) -> list[Path]:
 
 
 def flip_bits(path: Path, rng: random.Random, count: int = ROTTEN_BITS) -> None:
-    """Flip bits at random places."""
+    """Flip bits at random places of what is there: a state's file has a hole behind it."""
     with path.open("r+b") as file:
-        size = file.seek(0, 2)
+        size = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
         for _ in range(count):
             at = rng.randrange(size)
             file.seek(at)

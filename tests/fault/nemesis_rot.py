@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import lmdb
+
 from engines.errors import EngineError
 from engines.layout import pack_leaf, unpack_leaf
-from engines.store import Store
+from engines.store import Databases
 from tests.cluster.harness import eventually
 from tests.fault.cluster import FaultCluster
 from tests.fault.nemesis import nemesis
@@ -93,20 +95,22 @@ def _group(cluster: FaultCluster, index: int) -> Path:
 
 
 def _change_leaves(folder: Path) -> None:
-    """When a record was last changed is in no answer of the workload."""
-    store = Store(folder, MAP_BYTES, 8)
-    try:
-        with store.write() as txn:
-            leaves = store.databases.leaves
+    """When a record was last changed is in no answer of the workload.
+
+    Not by a store: as it closes it would cut the file that the node has mapped.
+    """
+    with lmdb.open(
+        str(folder), max_dbs=len(Databases._fields), map_size=MAP_BYTES, sync=False
+    ) as env:
+        leaves = env.open_db(b"leaves", create=False)
+        with env.begin(write=True) as txn:
             with txn.cursor(db=leaves) as cursor:
-                found = [(bytes(key), bytes(value)) for key, value in cursor.iternext()]
+                found = list(cursor.iternext())
             for place, record in found:  # all: the load must touch one for the sums to tell
                 with contextlib.suppress(EngineError):  # a directory
-                    leaf = unpack_leaf("leaves", place, record)
+                    leaf = unpack_leaf("leaves", place, memoryview(record))
                     changed = leaf._replace(updated_ms=leaf.updated_ms + 1)
                     txn.put(place, pack_leaf(place, changed), db=leaves)
-    finally:
-        store.close()
 
 
 Done = Callable[[], Awaitable[bool]]

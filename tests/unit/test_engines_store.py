@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -77,6 +78,77 @@ def test_somebody_elses_lmdb_is_refused_and_left_alone(tmp_path: Path) -> None:
         Store(tmp_path / "x", MAP_BYTES, 8)
     with lmdb.open(str(tmp_path / "x"), max_dbs=2) as env:
         assert env.dbs() == [b"theirs"]
+
+
+def test_a_refused_file_is_as_long_as_before(state: State) -> None:
+    with state.store.write() as txn:
+        other = seal(b"format", b"hivemem state 0")
+        txn.put(b"format", other, db=state.store.databases.meta)
+    state.machine.close()
+    before = (state.path / "data.mdb").read_bytes()
+    with pytest.raises(UnknownFormat):
+        Store(state.path, MAP_BYTES, 8)
+    assert (state.path / "data.mdb").read_bytes() == before
+
+
+def test_a_closed_store_leaves_a_file_of_what_is_used(state: State) -> None:
+    state.put(b"k", b"x" * 100_000)
+    assert (state.path / "data.mdb").stat().st_size == MAP_BYTES
+    state.machine.close()
+    assert 100_000 < (state.path / "data.mdb").stat().st_size < 1 << 20
+    again = State(state.path)
+    assert again.value(b"k") == b"x" * 100_000
+    again.put(b"l", b"y" * 100_000)
+    again.machine.close()
+    assert State(state.path).value(b"l") == b"y" * 100_000
+
+
+def test_a_disk_without_room_is_named_and_nothing_of_the_entry_is_kept(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.put(b"k", b"1")
+
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    # What is had already may still be used.
+    state.put(b"k", b"2")
+
+    def fill() -> None:
+        for number in range(1_000):
+            state.put(b"%d" % number, b"x" * 10_000)
+
+    with pytest.raises(StoreFailed, match="No space left"):
+        fill()
+    kept = state.machine.applied_index
+    state.machine.close()
+    monkeypatch.undo()
+    again = State(state.path)
+    assert (again.machine.applied_index, again.value(b"k")) == (kept, b"2")
+    again.put(b"k", b"3")
+    again.machine.close()
+
+
+def test_a_file_system_without_writable_maps_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lmdb
+
+    opened = lmdb.open
+
+    def refusing(*args: object, writemap: bool = False, **given: object) -> object:
+        if writemap:
+            raise lmdb.Error("mmap: No such device")
+        return opened(*args, **given)
+
+    monkeypatch.setattr(lmdb, "open", refusing)
+    state = State(tmp_path / "live")
+    state.put(b"k", b"1")
+    assert (state.path / "data.mdb").stat().st_size < MAP_BYTES
+    state.machine.close()
+    monkeypatch.undo()
+    assert State(state.path).value(b"k") == b"1"
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
