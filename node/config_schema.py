@@ -251,7 +251,11 @@ class StorageSection:
     )
     map_bytes: int = field(
         default=64 * GIB,
-        metadata=_note("bytes", "Address space of the state's LMDB map: bounds data on disk."),
+        metadata=_note(
+            "bytes",
+            "Address space of the state's LMDB map: bounds data on disk. While a node runs its "
+            "file seems as long; what it takes is what `du` says.",
+        ),
     )
     log_cache_bytes: int = field(
         default=16 * MIB,
