@@ -1,4 +1,4 @@
-"""One Raft group on one node: proposals, group commit, reads, apply, members.
+"""One Raft group on one node: proposals, group commit, reads, members.
 
 A *turn* does everything that can be done now: timers, commit, one read round, one new
 entry for all commands that wait, replication, apply. Turns are asked for by events
@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from itertools import count
 from math import inf
 from random import Random  # noqa: TID251 - the caller seeds it
 
-from cluster import entry as entries_codec
 from cluster import messages, raft
+from cluster.applying import Applying
 from cluster.compaction import CompactionLimits
-from cluster.deferral import Deferral, DeferralLimits
 from cluster.errors import (
     ChangeRefused,
     ClusterError,
@@ -31,11 +27,10 @@ from cluster.errors import (
     NoQuorum,
     NotLeader,
     Overloaded,
-    StateDamaged,
 )
+from cluster.group_limits import GroupLimits
 from cluster.group_state import COMPACT_SECONDS, GroupState
 from cluster.interfaces import (
-    CommittedBatch,
     GroupStatus,
     PeerTransport,
     RaftLog,
@@ -57,21 +52,6 @@ logger = logging.getLogger(__name__)
 ReadDone = Callable[[int | None, ClusterError | None], None]
 
 _ROLE_NAMES = {raft.FOLLOWER: "follower", raft.CANDIDATE: "candidate", raft.LEADER: "leader"}
-
-
-@dataclass(frozen=True, slots=True)
-class GroupLimits:
-    """Bounds of one group. Counts are commands or entries; sizes are bytes."""
-
-    entry_commands_max: int = 1024  # commands in one entry
-    entry_bytes_max: int = 1 << 20  # command bytes in one entry (a larger command goes alone)
-    command_bytes_max: int = 60 << 20  # one command; a log record and a frame hold 64 MiB
-    proposals_inflight_max: int = 4096  # commands waiting or not yet applied
-    proposals_bytes_max: int = 128 << 20  # their bytes
-    reads_waiting_max: int = 8192  # reads waiting for a round, and as many to be applied
-    apply_entries_max: int = 256  # entries applied in one turn
-    apply_bytes_max: int = 4 << 20  # payload bytes applied in one turn (at least one entry)
-    deferral: DeferralLimits = field(default_factory=DeferralLimits)
 
 
 class RaftGroup:
@@ -112,9 +92,6 @@ class RaftGroup:
         self._failed = False
         self._logged_leader: str | None = None
         self._due_at = float("-inf")  # of the next tick that has something to do
-        self._watched = watched
-        self._applied_waiters: list[tuple[int, int, Callable[[], None]]] = []
-        self._waiter_number = count()
         self._reads = ReadRounds()
         timing = timing or RaftTiming()
         peers = Peers(
@@ -135,20 +112,20 @@ class RaftGroup:
             flow or FlowLimits(),
             rng,
         )
-        self._deferral = Deferral(self._limits.deferral)
-        self._hurried = self._asking = False  # see catch_up
         self._proposals = Proposals(lambda: core.leader)
         self._transfer = LeadershipTransfer(core, timing.election_seconds_max)
-        self._build_state(snapshots, compaction or CompactionLimits())
+        self._build_state(snapshots, compaction or CompactionLimits(), watched)
         self._standing = Standing(core, identity.id, wanted)
         self.on_leader_change: Callable[[], None] = lambda: None
-        core.awaited = self._is_awaited
+        core.awaited = self._applying.is_awaited
         core.on_read_echo = self._reads.echo
         core.on_leader_change = self._leadership_changed
         log.on_durable = self._log_is_durable
         transport.register(group, self)
 
-    def _build_state(self, snapshots: Snapshots, compaction: CompactionLimits) -> None:
+    def _build_state(
+        self, snapshots: Snapshots, compaction: CompactionLimits, watched: Callable[[], bool]
+    ) -> None:
         self._state = GroupState(
             self._core,
             self._log,
@@ -164,6 +141,17 @@ class RaftGroup:
         )
         self._compactor = self._state.compactor
         self.repair = self._state.repair
+        self._applying = Applying(
+            self._core,
+            self._log,
+            self._machine,
+            self._proposals,
+            self._limits,
+            applied=self._compactor.applied,
+            quarantine=self.quarantine,
+            wake=self._wake,
+            watched=watched,
+        )
 
     def _send(self, peer: str, message: Message, *, bulk: bool) -> None:
         self._peers.send(peer, messages.encode(message), bulk)
@@ -256,21 +244,12 @@ class RaftGroup:
 
     def when_applied(self, index: int, done: Callable[[], None]) -> None:
         """Call `done` once this node has applied `index`. Raises Overloaded."""
-        if self._core.applied_index >= index and not self._core.repairing:
-            done()
-        elif len(self._applied_waiters) >= self._limits.reads_waiting_max:
-            raise Overloaded("too many reads wait for this node to catch up")
-        else:
-            heappush(self._applied_waiters, (index, next(self._waiter_number), done))
-            self._hurried = True
-            self._asking |= index > self._core.commit_index
-            self._wake()
+        self._applying.when_applied(index, done)
 
     def catch_up(self) -> None:
         """Somebody waits for this node's state: put nothing off in the next turn, and ask the
         leader what is committed."""
-        self._hurried = self._asking = True
-        self._wake()
+        self._applying.catch_up()
 
     # --- Members and leadership --------------------------------------------------------
 
@@ -367,7 +346,7 @@ class RaftGroup:
     def _restored(self) -> None:
         """A snapshot has become the state."""
         self._proposals.skip(self._core.applied_index)
-        self._release_waiters()
+        self._applying.release()
         self._wake()
 
     # --- The turn ------------------------------------------------------------------
@@ -389,12 +368,11 @@ class RaftGroup:
             self._core.advance()
             if self._core.state == raft.LEADER:
                 self._lead()
-            if self._asking:
-                self._asking = False
+            if self._applying.takes_asking():
                 self._core.ask_for_commit()
             self._core.replicate()
             self._reads.confirm(self._core.voter_peers)
-            self._apply()
+            self._applying.apply()
             self._state.compact()
             self.repair.check()
             self._transfer.check()
@@ -402,7 +380,7 @@ class RaftGroup:
             # What is looked at now and then leaves it to the turns that heartbeats bring, if
             # these come; it bounds how late all is that no time is kept of here.
             look_at = self._state.compact_at + COMPACT_SECONDS / 2
-            self._due_at = min(look_at, self._core.due_at, self._deferral.due_at)
+            self._due_at = min(look_at, self._core.due_at, self._applying.due_at)
         except Exception as error:
             self._stop(error)
 
@@ -433,66 +411,6 @@ class RaftGroup:
         commands, waiters, size = taken
         index, term = self._core.append(commands)
         self._proposals.appended(index, term, waiters, size)
-
-    def _apply(self) -> None:
-        """Apply what is committed and durable here, bounded so that the loop stays live."""
-        first = self._core.applied_index + 1
-        last = self._core.applicable_index()
-        if first > last:
-            self._applied_all()
-            return
-        if not self._must_apply() and not self._deferral.is_due(
-            self._core.now(), last - first + 1, self._core.accepted_bytes
-        ):
-            return
-        end = min(last, first + self._limits.apply_entries_max - 1) + 1
-        entries = self._log.read(first, end, self._limits.apply_bytes_max)
-        batches = [
-            CommittedBatch(item.index, item.term, entries_codec.unpack(item.payload))
-            for item in entries
-        ]
-        try:
-            results = self._machine.apply(batches)
-        except StateDamaged as error:
-            self.quarantine(str(error))
-            return
-        self._core.set_applied(entries[-1].index)
-        size = sum(len(item.payload) for item in entries)
-        self._compactor.applied(size)
-        self._core.accepted_bytes = max(0, self._core.accepted_bytes - size)
-        for batch, batch_results in zip(batches, results, strict=True):
-            self._proposals.resolve(batch, batch_results)
-        self._release_waiters()
-        if entries[-1].index < last:
-            self._wake()
-        else:
-            self._applied_all()
-
-    def _must_apply(self) -> bool:
-        """Does anybody wait for the state here? Whoever leads, or is about to, answers from it."""
-        return self._core.state != raft.FOLLOWER or self._core.repairing or self._is_awaited()
-
-    def _is_awaited(self) -> bool:
-        return (
-            self._hurried
-            or bool(self._applied_waiters)
-            # Of a leader that was: its clients are answered from here all the same.
-            or self._proposals.count > 0
-            or self._watched()
-        )
-
-    def _applied_all(self) -> None:
-        self._deferral.ended()
-        self._hurried = False
-        if self._core.applied_index >= self._log.last_index:
-            self._core.accepted_bytes = 0  # exactly: some may have been taken back
-
-    def _release_waiters(self) -> None:
-        if self._core.repairing:
-            return
-        applied = self._core.applied_index
-        while self._applied_waiters and self._applied_waiters[0][0] <= applied:
-            heappop(self._applied_waiters)[2]()
 
     def _leadership_changed(self) -> None:
         if self._core.state != raft.LEADER:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from node import private_file
 from node.config_schema import (
     COMMAND_OVERHEAD_BYTES,

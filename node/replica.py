@@ -24,7 +24,8 @@ from cluster.errors import (
     Overloaded,
     StateDamaged,
 )
-from cluster.group import GroupLimits, RaftGroup
+from cluster.group import RaftGroup
+from cluster.group_limits import GroupLimits
 from cluster.log import SegmentedLog
 from cluster.log_format import LogOptions
 from cluster.log_writer import LogWriter

@@ -25,7 +25,7 @@ import pytest
 
 from cluster import snapshot_transfer
 from cluster.compaction import CompactionLimits
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.raft import FlowLimits
 from tests.histories.final_state import lost_writes
 from tests.histories.history import Status

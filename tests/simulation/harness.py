@@ -17,7 +17,8 @@ from pysyncobj import syncobj as upstream
 from cluster import membership
 from cluster.compaction import CompactionLimits
 from cluster.errors import ClusterError, DamagedContent, Removed
-from cluster.group import GroupLimits, RaftGroup
+from cluster.group import RaftGroup
+from cluster.group_limits import GroupLimits
 from cluster.interfaces import CommittedBatch, StateMachine
 from cluster.membership import Change, Member
 from cluster.memory_log import MemoryLog

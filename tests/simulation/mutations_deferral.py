@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutation import CORE, DEFERRAL, FOLLOWING, GROUP, LEADING, STATE, one
+from tests.simulation.mutation import (
+    APPLYING,
+    CORE,
+    DEFERRAL,
+    FOLLOWING,
+    GROUP,
+    LEADING,
+    STATE,
+    one,
+)
 
 DEFERRALS = (
     one(
         "a read is answered before what it waits for is applied",
         "-",
-        GROUP + "when_applied",
+        APPLYING + "when_applied",
         "self._core.applied_index >= index",
         "self._core.commit_index >= index",
         "deferral.a_read_is_answered_once_its_entry_is_applied",
@@ -16,15 +25,15 @@ DEFERRALS = (
     one(
         "a read waits for what is put off",
         "-",
-        GROUP + "_is_awaited",
-        "or bool(self._applied_waiters)",
+        APPLYING + "is_awaited",
+        "or bool(self._waiters)",
         "",
         "deferral.a_read_that_waited_for_the_commit_is_not_put_off",
     ),
     one(
         "a watch waits for what is put off",
         "-",
-        GROUP + "_is_awaited",
+        APPLYING + "is_awaited",
         "or self._watched()",
         "",
         "deferral.nothing_is_put_off_while_somebody_watches",
@@ -32,7 +41,7 @@ DEFERRALS = (
     one(
         "a former leader's clients wait for what is put off",
         "-",
-        GROUP + "_is_awaited",
+        APPLYING + "is_awaited",
         "or self._proposals.count > 0",
         "",
         "deferral.a_former_leader_puts_off_nothing_that_its_clients_wait_for",
@@ -48,7 +57,7 @@ DEFERRALS = (
     one(
         "a node that campaigns puts off",
         "-",
-        GROUP + "_must_apply",
+        APPLYING + "_must_apply",
         "self._core.state != raft.FOLLOWER",
         "self._core.state == raft.LEADER",
         "deferral.who_campaigns_puts_nothing_off",
@@ -56,7 +65,7 @@ DEFERRALS = (
     one(
         "a state that is rebuilt is put off",
         "-",
-        GROUP + "_must_apply",
+        APPLYING + "_must_apply",
         "or self._core.repairing",
         "",
         "repair.a_log_that_was_never_cut_is_applied_again",
@@ -162,7 +171,7 @@ DEFERRALS = (
         "no tick applies what was put off",
         "-",
         GROUP + "turn",
-        ", self._deferral.due_at",
+        ", self._applying.due_at",
         "",
         "deferral.a_tick_applies_what_was_put_off",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutation import CORE, FOLLOWING, GROUP, GROUP_STATE, STATE, one
+from tests.simulation.mutation import APPLYING, CORE, FOLLOWING, GROUP, GROUP_STATE, STATE, one
 
 REPAIR_PART = "cluster.repair:Repair."
 
@@ -10,7 +10,7 @@ REPAIR = (
     one(
         "a state is answered from before it is back where it was",
         "-",
-        GROUP + "_release_waiters",
+        APPLYING + "release",
         "if self._core.repairing:",
         "if False:",
         "repair.reads_do_not_see_a_state_on_its_way",
@@ -18,7 +18,7 @@ REPAIR = (
     one(
         "a read that asks while the state is rebuilt is answered at once",
         "-",
-        GROUP + "when_applied",
+        APPLYING + "when_applied",
         "and not self._core.repairing",
         "",
         "repair.reads_do_not_see_a_state_on_its_way",

@@ -6,7 +6,7 @@ import pytest
 
 from cluster import messages
 from cluster.deferral import DeferralLimits
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.interfaces import LogEntry
 from cluster.raft_leading import COMMIT_SECONDS_MAX
 from tests.simulation.safe import SafeCluster
@@ -107,7 +107,7 @@ def test_who_asks_to_catch_up_waits_for_nothing(monkeypatch):
 
 def test_nothing_is_put_off_while_somebody_watches(monkeypatch):
     cluster = led(monkeypatch)
-    monkeypatch.setattr(cluster.group("B"), "_watched", lambda: True)
+    monkeypatch.setattr(cluster.group("B")._applying, "_watched", lambda: True)
     last = commit(cluster, b"a")
     cluster.turn("B")
     cluster.turn("C")
@@ -240,7 +240,7 @@ def test_a_commit_goes_by_itself_if_no_entry_follows(monkeypatch):
 
 def test_a_commit_that_somebody_waits_for_goes_at_once(monkeypatch):
     cluster = led(monkeypatch)
-    monkeypatch.setattr(cluster.group("B"), "_watched", lambda: True)
+    monkeypatch.setattr(cluster.group("B")._applying, "_watched", lambda: True)
     for command in (b"a", b"b"):
         last = commit(cluster, command, hearing=False)
         assert appends(cluster, "B") == [(last, 0)]

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.raft import FlowLimits
 from tests.simulation.harness import Cluster
 

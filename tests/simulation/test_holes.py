@@ -15,7 +15,7 @@ import pytest
 from cluster import messages
 from cluster.entry import UnknownEntry
 from cluster.errors import ChangeRefused, NotLeader
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.interfaces import CommittedBatch, LogEntry
 from cluster.membership import Add, Member, Remove
 from cluster.raft import FlowLimits

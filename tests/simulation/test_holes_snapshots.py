@@ -6,7 +6,7 @@ import pytest
 
 from cluster import messages
 from cluster.compaction import CompactionLimits
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.interfaces import LogEntry
 from tests.simulation import schedules
 from tests.simulation.driver import heartbeat

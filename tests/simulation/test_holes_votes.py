@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cluster import messages
 from cluster.errors import NotLeader
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.membership import Add, Member
 from cluster.messages import Message
 from cluster.raft import FOLLOWER, FlowLimits

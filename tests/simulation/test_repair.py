@@ -6,7 +6,7 @@ import pytest
 
 from cluster.compaction import CompactionLimits
 from cluster.errors import NotLeader, StateDamaged
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from tests.simulation.harness import DAMAGE
 from tests.simulation.safe import SafeCluster
 

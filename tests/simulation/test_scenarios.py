@@ -6,7 +6,7 @@ import pytest
 
 from cluster import messages
 from cluster.errors import NotLeader
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.raft import FlowLimits
 from tests.simulation.harness import Cluster
 

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.compaction import CompactionLimits
 from cluster.errors import NotLeader
-from cluster.group import GroupLimits
+from cluster.group_limits import GroupLimits
 from cluster.membership import Add, Member, Promote
 from tests.simulation import schedules
 from tests.simulation.driver import heartbeat
