@@ -26,9 +26,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
         subparsers, "forget", "delete a session's keys, or a namespace's", _forget
     )
     add_path(command, "NAMESPACE/SESSION")
-    command.add_argument(
-        "--prefix", default="", metavar="P", help="only keys that start with P, as it is"
-    )
+    command.add_argument("--prefix", metavar="P", help="only keys that start with P, as it is")
     command.add_argument(
         "--all-sessions", action="store_true", help="of every session; the path is NAMESPACE"
     )
@@ -37,6 +35,8 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 async def _forget(client: HivememClient, options: argparse.Namespace) -> int:
     place = prefix_place(options)
+    if options.prefix == "":
+        raise UsageError("--prefix is empty; leave it out to forget all keys")
     if options.all_sessions:
         if not place.namespace or place.session:
             raise UsageError(f"{options.path!r} is not NAMESPACE, which --all-sessions needs")

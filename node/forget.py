@@ -104,9 +104,8 @@ class Forgetting:
         except (HivememError, InvalidArgument, ReadersBusy) as error:
             known = as_hivemem(error, writes=True)
             if self._deleted:
-                known.with_effect(
-                    f"{self._deleted} keys were deleted before; the request can be repeated safely"
-                )
+                done = f"{self._deleted} keys were deleted by this request before"
+                known.with_effect(f"{done}; go on with max_revision={self._bound}")
             if known is error:
                 raise
             raise known from error

@@ -132,10 +132,14 @@ class Handlers:
     async def forget_keys(self, call: Call) -> Answer:
         namespace, session = self._session(call)
         query = Query(call.query, _FORGET)
+        prefix = self._prefix(query)
+        if not prefix and "prefix" in query:
+            # More likely a variable that was not set than all keys.
+            raise bad_request("prefix", "is empty; leave it out to forget the whole session")
         request = Forget(
             namespace,
             session,
-            self._prefix(query),
+            prefix,
             query.integer("limit", 1, FORGET_KEYS_MAX) or FORGET_KEYS_DEFAULT,
             query.integer("max_revision", 0),
         )

@@ -125,7 +125,7 @@ def routes(limits: Limits) -> Routes:
             _CHANGE_CODES,
             parameters=uses(*_KEY, "if_version", "request_id", "timeout_ms"),
         ),
-        ("DELETE", "/v1/kv/{namespace}/{session}"): _forget(),
+        ("DELETE", "/v1/kv/{namespace}/{session}"): _forget(limits),
         **_listings(),
         ("GET", "/v1/history/{namespace}/{session}/{key}"): _history(),
         ("POST", "/v1/txn"): _txn(limits),
@@ -134,14 +134,15 @@ def routes(limits: Limits) -> Routes:
     }
 
 
-def _forget() -> Described:
+def _forget(limits: Limits) -> Described:
     count = integer(0, FORGET_KEYS_MAX)
     return operation(
         "Delete a session's keys, in steps",
         members({"deleted": count, "kept": integer(0), "more": boolean(), "revision": REVISION}),
         ("KEY_TOO_LARGE", *WRITE_CODES),
         parameters=[
-            *uses("namespace", "session", "prefix"),
+            *uses("namespace", "session"),
+            query_parameter("prefix", text(limits.key_bytes_max, 1)),
             query_parameter("limit", integer(1, FORGET_KEYS_MAX, default=FORGET_KEYS_DEFAULT)),
             query_parameter(
                 "max_revision",

@@ -74,7 +74,14 @@ async def test_a_namespace_is_forgotten_when_somebody_says_yes(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("n",), ("n/a/k1",), ("n/a", "--all-sessions"), ("n/a", "--all-sessions", "--yes"), ("",)],
+    [
+        ("n",),
+        ("n/a/k1",),
+        ("n/a", "--prefix", ""),
+        ("n/a", "--all-sessions"),
+        ("n/a", "--all-sessions", "--yes"),
+        ("",),
+    ],
 )
 async def test_a_path_to_something_else_deletes_nothing(run: Shell, arguments: tuple[str, ...]):
     ran = await run("forget", *arguments)

@@ -184,7 +184,8 @@ async def test_an_error_says_what_was_done_before_it(scripted: Scripted, definit
     with pytest.raises(Unavailable) as caught:
         await forgetting(scripted).run()
     assert caught.value.definite is False, "the request had an effect"
-    assert "628 keys were deleted before" in caught.value.message
+    assert "628 keys were deleted by this request before" in caught.value.message
+    assert "max_revision=700" in caught.value.message
     assert (await forgetting(scripted).run()).deleted == 72
 
 

@@ -124,6 +124,7 @@ TARGETS = [
     ("DELETE", LIST + "?limit=10001", 400, BAD, "limit"),
     ("DELETE", LIST + "?max_revision=-1", 400, BAD, "max_revision"),
     ("DELETE", LIST + "?prefix=%ff", 400, BAD, "prefix"),
+    ("DELETE", LIST + "?prefix=", 400, BAD, "prefix"),
     ("DELETE", LIST + f"?prefix={'p' * 4097}", 413, "KEY_TOO_LARGE", "prefix"),
     ("DELETE", LIST + "?if_version=1", 400, UNKNOWN, "if_version"),
     ("DELETE", LIST + "?cursor=x", 400, UNKNOWN, "cursor"),
