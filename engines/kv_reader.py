@@ -47,7 +47,7 @@ from engines.layout import (
     unpack_leaf,
 )
 from engines.registry import Registry
-from engines.store import Snapshot, Transaction
+from engines.store import Database, Snapshot, Transaction
 from engines.tuning import Tuning
 
 
@@ -228,15 +228,24 @@ class KvReader:
         return HistoryPage(tuple(changes), more, bool(leaf.compacted))
 
     def namespaces(self, after: str | None, limit: int) -> list[str]:
-        """Namespaces that hold a live record, in byte order, those > `after`."""
-        found: list[str] = []
-        with self._txn.cursor(db=self._databases.sessions) as cursor:
-            # A namespace holds neither NUL nor 0x01: this skips all of its sessions.
-            position = b"" if after is None else after.encode() + b"\x01"
-            while len(found) < limit and cursor.set_range(position):
-                namespace = split_session_key(bytes(cursor.key()))[0]
+        """Namespaces with a live record or a collection, in byte order, those > `after`."""
+        start = b"\x01" if after is None else after.encode() + b"\x01"
+        # Each gives its first ones, so that the first ones of both are among them.
+        found: set[bytes] = set()
+        for database in (self._databases.sessions, self._databases.collections):
+            found.update(self._namespaces_in(database, start, limit))
+        return [namespace.decode() for namespace in sorted(found)[:limit]]
+
+    def _namespaces_in(self, database: Database, start: bytes, limit: int) -> list[bytes]:
+        """What comes before the NUL in keys from `start` on, each once."""
+        found: list[bytes] = []
+        with self._txn.cursor(db=database) as cursor:
+            while len(found) < limit and cursor.set_range(start):
+                namespace = bytes(cursor.key()).partition(b"\x00")[0]
                 found.append(namespace)
-                position = namespace.encode() + b"\x01"
+                # A namespace holds neither NUL nor 0x01: this skips all else that is in it. What
+                # is left of dropped collections lies under a NUL, before all namespaces.
+                start = namespace + b"\x01"
         return found
 
     def sessions(self, namespace: str, after: str | None, limit: int) -> list[str]:

@@ -265,7 +265,7 @@ class ListSessions:
 
 @dataclass(frozen=True, slots=True)
 class ListNamespaces:
-    """Namespaces that hold a live record, those > `after`."""
+    """Namespaces that hold a live record or a collection, those > `after`."""
 
     after: str | None
     limit: int

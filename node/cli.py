@@ -38,6 +38,7 @@ from node.errors import (
 MODULES = {
     "node.cli_cluster": ("up", "down", "start"),
     "node.cli_data": ("get", "put", "rm", "ls", "history", "watch"),
+    "node.cli_forget": ("forget",),
     "node.cli_collections": ("collection", "query"),
     "node.cli_transfer": ("import", "export"),
     "node.cli_measure": ("status", "bench"),

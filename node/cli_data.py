@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 RECORD = "NAMESPACE/SESSION/KEY"
 LS_LIMIT_DEFAULT = 1000  # what a person would still look through
 HISTORY_LIMIT_DEFAULT = 100
+HINT_NAMES = 10  # collections that `ls` names for a person
 PREVIEW_BYTES = 80  # of a value, in tables
 _CUT = "\ufffd"  # what a character that the preview cuts in two looks like
 
@@ -172,13 +174,7 @@ async def _rm(client: HivememClient, options: argparse.Namespace) -> int:
 async def _ls(client: HivememClient, options: argparse.Namespace) -> int:
     place = prefix_place(options)
     if not place.session:
-        names = client.sessions(place.namespace) if place.namespace else client.namespaces()
-        found: list[str] = []
-        async for name in names:
-            found.append(name)
-            if len(found) > options.limit:
-                break
-        _show_names(found, "session" if place.namespace else "namespace", options)
+        await _ls_names(client, place.namespace, options)
         return EXIT_DONE
     items: list[Item] = []
     cursor: str | None = None
@@ -199,11 +195,45 @@ async def _ls(client: HivememClient, options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _show_names(names: list[str], kind: str, options: argparse.Namespace) -> None:
+async def _ls_names(client: HivememClient, namespace: str, options: argparse.Namespace) -> None:
+    """A namespace's sessions, and what collections it has; or all namespaces."""
+    if not namespace:
+        _show_names(await _first(client.namespaces(), options.limit), "namespace", options)
+        return
+    sessions = await _first(client.sessions(namespace), options.limit)
+    infos = (each["name"] async for each in client.collections(namespace))
+    collections = await _first(infos, options.limit)
+    beside = {"collections": collections[: options.limit]}
+    _show_names(sessions, "session", options, beside, len(collections) > options.limit)
+    if collections and options.output != "json":
+        names = ", ".join(collections[:HINT_NAMES])
+        more = ", …" if len(collections) > HINT_NAMES else ""
+        console.say(f"collections: {names}{more} (`hivemem collection list {namespace}`)")
+
+
+async def _first(names: AsyncIterator[str], limit: int) -> list[str]:
+    """One more than `limit`, if there are more."""
+    found: list[str] = []
+    async for name in names:
+        found.append(name)
+        if len(found) > limit:
+            break
+    return found
+
+
+def _show_names(
+    names: list[str],
+    kind: str,
+    options: argparse.Namespace,
+    beside: Mapping[str, list[str]] | None = None,
+    beside_cut: bool = False,
+) -> None:
+    """`beside`: what JSON shows beside them; `beside_cut`: there is more of it."""
     more = len(names) > options.limit
     shown = names[: options.limit]
     if options.output == "json":
-        console.write_json({"items": [{kind: name} for name in shown], "truncated": more})
+        items = [{kind: name} for name in shown]
+        console.write_json({"items": items, "truncated": more or beside_cut, **(beside or {})})
         return
     for name in shown:
         console.write(console.printable(name))

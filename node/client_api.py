@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from node import client_wire as wire
@@ -24,6 +25,7 @@ from node.client_types import (
     ClusterView,
     Consistency,
     DeleteResult,
+    Forgotten,
     HistoryItem,
     HistoryPage,
     Item,
@@ -40,6 +42,7 @@ from node.errors import HivememError
 T = TypeVar("T")
 
 PAGE_ITEMS = 1000  # items asked for at once when listing everything
+FORGET_KEYS = 10_000  # deleted by one request of several
 
 
 class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls):
@@ -153,6 +156,64 @@ class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls):
         call = Call("DELETE", target, mutates=True)
         return await self._write(call, wire.delete_result, timeout_ms)
 
+    async def forget_page(
+        self,
+        namespace: str,
+        session: str,
+        *,
+        prefix: str | None = None,
+        limit: int = PAGE_ITEMS,
+        max_revision: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> Forgotten:
+        """Delete up to `limit` (at most 10,000) of a session's keys, in one request.
+
+        `max_revision`: keep what changed after it; None: what changes from the request on. The
+        answer's `revision` goes on under the same bound. A repetition after a lost answer, which
+        the call itself may make too, does not count what was deleted before it.
+        """
+        options = {"prefix": prefix or None, "limit": limit, "max_revision": max_revision}
+        target = f"/v1/kv/{wire.path(namespace, session)}{wire.query(options)}"
+        return await self._write(Call("DELETE", target, mutates=True), wire.forgotten, timeout_ms)
+
+    async def forget(
+        self,
+        namespace: str,
+        session: str,
+        *,
+        prefix: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> Forgotten:
+        """Delete all keys of a session (with `prefix`: those that start with it) that are there
+        now, in as many requests as it takes; `timeout_ms` is of each of them.
+
+        Not one step: others see some keys gone before the rest. What is written after the call
+        began is kept. It may be repeated; an error of a call that deleted keys is not definite.
+        """
+        # What is kept is decided before anything is deleted: a request that is sent again would
+        # otherwise list, and delete, what was written since it was sent first.
+        listed = await self.list_page(
+            namespace, session, prefix=prefix, limit=1, timeout_ms=timeout_ms
+        )
+        done = Forgotten(0, 0, bool(listed.items), listed.revision)
+        while done.more:
+            try:
+                page = await self.forget_page(
+                    namespace,
+                    session,
+                    prefix=prefix,
+                    limit=FORGET_KEYS,
+                    max_revision=done.revision,
+                    timeout_ms=timeout_ms,
+                )
+            except HivememError as error:
+                if done.deleted:
+                    error.with_effect(f"{done.deleted} keys were deleted by requests before it")
+                raise
+            # Each request begins at the first key, and sees what was kept before it again.
+            done = replace(page, deleted=done.deleted + page.deleted, revision=done.revision)
+        return done
+
     # --- Listings ------------------------------------------------------------------
 
     async def list_page(
@@ -234,7 +295,7 @@ class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls):
         return wire.parsed(reply.body, wire.name_page("namespace"))
 
     def namespaces(self, *, timeout_ms: int | None = None) -> AsyncIterator[str]:
-        """Names of all namespaces, in order."""
+        """Names of all namespaces that hold keys or collections, in order."""
         return _names(lambda cursor: self.namespaces_page(cursor=cursor, timeout_ms=timeout_ms))
 
     async def history_page(

@@ -56,6 +56,19 @@ class DeleteResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Keys that were deleted, and kept: those that were seen and changed after `revision`.
+
+    `more`: there may be others.
+    """
+
+    deleted: int
+    kept: int
+    more: bool
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """A listed record. `value` is None where the listing was asked for no values."""
 

@@ -29,6 +29,7 @@ from node.client_types import (
     DeleteResult,
     Event,
     EventId,
+    Forgotten,
     GetResult,
     HistoryItem,
     HistoryPage,
@@ -217,6 +218,15 @@ def delete_result(fields: Fields) -> DeleteResult:
     return DeleteResult(
         deleted=fields["deleted"] is True,
         version=None if version is None else _int(version),
+        revision=_int(fields["revision"]),
+    )
+
+
+def forgotten(fields: Fields) -> Forgotten:
+    return Forgotten(
+        deleted=_int(fields["deleted"]),
+        kept=_int(fields["kept"]),
+        more=fields["more"] is True,
         revision=_int(fields["revision"]),
     )
 

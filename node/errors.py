@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 
 class HivememError(Exception):
@@ -57,6 +58,13 @@ class HivememError(Exception):
         self.leader = leader
         self.field = field
         self.version = version
+
+    def with_effect(self, what: str) -> Self:
+        """This error, of a request that did something before it failed; `what` says what."""
+        self.definite = False
+        self.message = f"{self.message}; {what}"
+        self.args = (self.message,)
+        return self
 
 
 class BadRequest(HivememError):

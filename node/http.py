@@ -78,6 +78,7 @@ ROUTES = (
     Route("HEAD", KEY, "get_key"),
     Route("DELETE", KEY, "delete_key"),
     Route("GET", "/v1/kv/{namespace}/{session}", "list_keys"),
+    Route("DELETE", "/v1/kv/{namespace}/{session}", "forget_keys"),
     Route("GET", "/v1/kv/{namespace}", "list_sessions"),
     Route("GET", "/v1/kv", "list_namespaces"),
     Route("GET", "/v1/history/{namespace}/{session}/{key}", "history"),

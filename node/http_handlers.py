@@ -13,9 +13,12 @@ from engines.read_requests import NamePage, Shown
 from node import cursors, http_views
 from node.clock import Clock
 from node.cursors import Listing
+from node.forget import Forget
 from node.http_bodies import BYTES_TYPE
 from node.http_errors import bad_request, error_body, status_of
 from node.http_limits import (
+    FORGET_KEYS_DEFAULT,
+    FORGET_KEYS_MAX,
     INLINE_BYTES_MAX,
     JSON_BODY_BYTES_MAX,
     TIMEOUT_MS_MAX,
@@ -44,6 +47,7 @@ CLUSTER_TIMEOUT_MS = 1_000  # a member that is paused holds `/v1/cluster` up thi
 
 _PUT = frozenset({"ttl_seconds", "if_version", "request_id", "timeout_ms"})
 _DELETE = frozenset({"if_version", "request_id", "timeout_ms"})
+_FORGET = frozenset({"prefix", "limit", "max_revision", "timeout_ms"})
 _NAMES = READ_PARAMETERS | {"limit", "cursor"}
 _KEYS = _NAMES | {"prefix", "values"}
 _HISTORY = _NAMES | {"values", "at_revision"}
@@ -125,6 +129,33 @@ class Handlers:
         result = await self._service.delete(command, deadline)
         return Answer(dump(http_views.delete(result)), wrote=True)
 
+    async def forget_keys(self, call: Call) -> Answer:
+        namespace, session = self._session(call)
+        query = Query(call.query, _FORGET)
+        prefix = self._prefix(query)
+        if not prefix and "prefix" in query:
+            # More likely a variable that was not set than all keys.
+            raise bad_request("prefix", "is empty; leave it out to forget the whole session")
+        request = Forget(
+            namespace,
+            session,
+            prefix,
+            query.integer("limit", 1, FORGET_KEYS_MAX) or FORGET_KEYS_DEFAULT,
+            query.integer("max_revision", 0),
+        )
+        done = await self._service.forget(request, call.start + query.timeout_seconds())
+        return Answer(dump(http_views.forgotten(done)), wrote=True)
+
+    def _session(self, call: Call) -> tuple[str, str]:
+        limits = self._service.limits
+        return namespace_name(call.names[0], limits), session_name(call.names[1], limits)
+
+    def _prefix(self, query: Query) -> bytes:
+        prefix = query.data("prefix") or b""
+        if prefix:
+            validate_key(prefix, self._service.limits, "prefix")
+        return prefix
+
     def _key(self, call: Call) -> tuple[str, str, bytes]:
         limits = self._service.limits
         namespace, session, key = call.names
@@ -152,13 +183,9 @@ class Handlers:
     # --- Listings ------------------------------------------------------------------
 
     async def list_keys(self, call: Call) -> Answer:
-        limits = self._service.limits
-        namespace = namespace_name(call.names[0], limits)
-        session = session_name(call.names[1], limits)
+        namespace, session = self._session(call)
         query = Query(call.query, _KEYS)
-        prefix = query.data("prefix") or b""
-        if prefix:
-            validate_key(prefix, limits, "prefix")
+        prefix = self._prefix(query)
         scope = (namespace.encode(), session.encode(), prefix)
         values = query.flag("values", False)
         page, revision = await self._service.keys(
@@ -300,11 +327,9 @@ class Handlers:
         session: str | None = None
         if "session" in query:
             session = session_name(query.given()["session"].replace("+", " "), limits)
-        prefix = query.data("prefix") or b""
-        if prefix:
-            if session is None:
-                raise bad_request("prefix", "needs session")
-            validate_key(prefix, limits, "prefix")
+        prefix = self._prefix(query)
+        if prefix and session is None:
+            raise bad_request("prefix", "needs session")
         selector = Selector(namespace, session, prefix)
         since = query.text("since")
         where = None if since is None else self._streams.positions(selector, since, "since")

@@ -17,6 +17,8 @@ TIMEOUT_MS_MAX = 60_000
 PAGE_ITEMS_DEFAULT = 100
 INLINE_BYTES_MAX = 256 * KIB  # larger bodies are decoded and encoded on a reader thread
 BATCH_OPERATIONS_MAX = 1_000
+FORGET_KEYS_DEFAULT = 1_000
+FORGET_KEYS_MAX = 10_000  # deleted by one request
 JSON_BODY_BYTES_MAX = 32 * MIB
 MEMBER_BODY_BYTES_MAX = 16 * KIB  # of a request that names one member
 # A body of 32 MiB could hold ten million tiny values, each far larger in memory than in

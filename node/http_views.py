@@ -25,6 +25,7 @@ from engines.interfaces import (
     TxnResult,
 )
 from node.errors import HivememError
+from node.forget import Forgotten
 from node.http_errors import error_fields, status_of
 from node.json_codec import dumps
 from node.members import MembersView
@@ -71,6 +72,10 @@ def put(result: PutResult) -> Json:
 
 def delete(result: DeleteResult) -> Json:
     return {"deleted": result.deleted, "version": result.version, "revision": result.revision}
+
+
+def forgotten(done: Forgotten) -> Json:
+    return done._asdict()
 
 
 def item(record: Record, *, values: bool) -> Json:

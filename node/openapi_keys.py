@@ -18,7 +18,12 @@ from engines.schema import (
     text,
 )
 from node.http_bodies import BYTES_TYPE
-from node.http_limits import BATCH_OPERATIONS_MAX, JSON_BODY_BYTES_MAX
+from node.http_limits import (
+    BATCH_OPERATIONS_MAX,
+    FORGET_KEYS_DEFAULT,
+    FORGET_KEYS_MAX,
+    JSON_BODY_BYTES_MAX,
+)
 from node.openapi_shapes import (
     BODY_CODES,
     ENCODING,
@@ -120,12 +125,32 @@ def routes(limits: Limits) -> Routes:
             _CHANGE_CODES,
             parameters=uses(*_KEY, "if_version", "request_id", "timeout_ms"),
         ),
+        ("DELETE", "/v1/kv/{namespace}/{session}"): _forget(limits),
         **_listings(),
         ("GET", "/v1/history/{namespace}/{session}/{key}"): _history(),
         ("POST", "/v1/txn"): _txn(limits),
         ("POST", "/v1/batch"): _batch(limits),
         ("GET", "/v1/watch"): _watch(limits),
     }
+
+
+def _forget(limits: Limits) -> Described:
+    count = integer(0, FORGET_KEYS_MAX)
+    return operation(
+        "Delete a session's keys, in steps",
+        members({"deleted": count, "kept": integer(0), "more": boolean(), "revision": REVISION}),
+        ("KEY_TOO_LARGE", *WRITE_CODES),
+        parameters=[
+            *uses("namespace", "session"),
+            query_parameter("prefix", text(limits.key_bytes_max, 1)),
+            query_parameter("limit", integer(1, FORGET_KEYS_MAX, default=FORGET_KEYS_DEFAULT)),
+            query_parameter(
+                "max_revision",
+                integer(0, INTEGER_MAX, description="keys that changed after it are kept"),
+            ),
+            *uses("timeout_ms"),
+        ],
+    )
 
 
 def _listings() -> Routes:
@@ -148,7 +173,9 @@ def _listings() -> Routes:
         ("GET", "/v1/kv/{namespace}"): listing(
             "List a namespace's sessions", members({"session": text()}), "namespace"
         ),
-        ("GET", "/v1/kv"): listing("List the namespaces", members({"namespace": text()})),
+        ("GET", "/v1/kv"): listing(
+            "List the namespaces that hold keys or collections", members({"namespace": text()})
+        ),
     }
 
 

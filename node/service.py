@@ -52,6 +52,7 @@ from engines.read_requests import (
 )
 from node.clock import Clock
 from node.errors import Conflict, HivememError, InternalError, NotFound
+from node.forget import Forget, Forgetting, Forgotten
 from node.http_errors import as_hivemem, bad_argument, rejection
 from node.local_reads import ReaderThreads
 from node.reads import LINEARIZABLE, ReadOptions
@@ -119,6 +120,11 @@ class Service:
     async def txn(self, command: Txn, deadline: float) -> TxnResult:
         """Raises: BadRequest, Conflict, Unavailable."""
         return _expect(await self._write(command, deadline), TxnResult)
+
+    async def forget(self, request: Forget, deadline: float) -> Forgotten:
+        """Delete what a session holds, in steps. Raises: BadRequest, Unavailable."""
+        walk = Forgetting(self._router, request, self.limits, self._clock, deadline)
+        return await walk.run()
 
     async def _write(self, command: Command, deadline: float) -> Result:
         validate(command, self.limits)

@@ -36,10 +36,11 @@ async def test_the_page_does_what_it_says(tmp_path: Path) -> None:
     script = AROUND.format("".join(textwrap.indent(each, " " * 8) for each in parts))
     async with running_cluster(tmp_path, 1) as cluster:
         await cluster.wait_leader()
-        assert run(whole, cluster.endpoints) == ["green tea"]
         expected = [line for each in parts for line in PRINTED.findall(each)]
         assert len(expected) >= 10
-        assert run(script, cluster.endpoints) == expected
+        for _ in range(2):  # whoever tries it tries it again
+            assert run(whole, cluster.endpoints) == ["green tea"]
+            assert run(script, cluster.endpoints) == expected
 
 
 def run(script: str, endpoints: list[str]) -> list[str]:

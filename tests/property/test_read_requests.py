@@ -14,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.command import Command, Delete, Put
+from engines.codec import pack_value
+from engines.collection_writes import CREATE
+from engines.command import CollectionCommand, Command, Delete, Put
 from engines.errors import Compacted, CorruptRecord, EngineError, InvalidArgument, UnknownRead
 from engines.interfaces import ChangeId, Limits, RecordPage
 from engines.kv import KvReader
@@ -51,7 +53,12 @@ PUTS = st.builds(
     st.none() | st.just(2000), if_version=st.none(), request_id=st.none(),
 )  # fmt: skip
 DELETES = st.builds(Delete, NAMESPACES, SESSIONS, KEYS, st.just(1000))
-COMMANDS = st.lists(PUTS | PUTS | DELETES, max_size=25)
+MADE = pack_value({"engine": "text", "settings": {}})
+COLLECTIONS = st.builds(
+    CollectionCommand, st.sampled_from(["n", "n-", "m", "o"]), st.sampled_from(["c", "d"]),
+    st.just(CREATE), st.just(MADE), st.just(1000), st.just(1),
+)  # fmt: skip
+COMMANDS = st.lists(PUTS | PUTS | DELETES | COLLECTIONS, max_size=25)
 CHANGE_IDS = st.builds(ChangeId, st.integers(0, 30), st.integers(0, 2))
 
 LISTINGS = st.one_of(

@@ -140,6 +140,25 @@ async def test_ls_goes_from_namespaces_down_to_keys(run: Shell):
     assert (await run("ls", "none")).text == ""
 
 
+async def test_ls_says_which_collections_there_are(run: Shell):
+    await run("put", "a/s/k", "v")
+    for namespace in ("only", "a"):
+        for name in ("tasks", "notes"):
+            await run.client.create_collection(namespace, name, "text")
+    assert (await run("ls")).text == "a\nonly\n"
+    listed = await run("ls", "a")
+    assert listed.text == "s\n"
+    assert listed.err == "collections: notes, tasks (`hivemem collection list a`)\n"
+    assert (await run("ls", "only", "-o", "json")).json() == {
+        "items": [],
+        "truncated": False,
+        "collections": ["notes", "tasks"],
+    }
+    cut = (await run("ls", "only", "-o", "json", "--limit", "1")).json()
+    assert (cut["collections"], cut["truncated"]) == (["notes"], True)
+    assert (await run("ls", "none")).err == ""
+
+
 async def test_names_that_a_path_cannot_hold_can_be_encoded(run: Shell):
     await run("put", "--encoded", "n/a%2Fb/%00%ff".replace("%ff", "%C3%BC"), "v")
     assert (await run.client.get("n", "a/b", "\0ü")).text() == "v"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engines.check import check
+from engines.collection_writes import CREATE, DROP
 from engines.command import (
     Command,
     Compare,
@@ -41,6 +42,7 @@ from engines.interfaces import (
     Rejected,
     TxnResult,
 )
+from engines.read_requests import ListNamespaces
 from engines.retention import SWEEP_BYTES_PER_STEP, SWEEP_STEPS_PER_CHANGE
 from engines.state_machine import StateMachine
 from tests.unit.engine_state import NOW, Entry, State, checked_state
@@ -139,6 +141,28 @@ def test_a_namespace_is_listed_until_its_last_record_goes(state: State) -> None:
     state.apply(Expire((DueRecord("a-", "1", b"k", 3),), NOW + 10))
     assert state.read(lambda r: r.namespaces(None, 10)) == []
     assert state.read(lambda r: r.sessions("a", None, 10)) == []
+
+
+def test_a_namespace_that_holds_only_collections_is_listed_too(state: State) -> None:
+    text = {"engine": "text", "settings": {}}
+    for namespace in ("b", "a-", "b.c"):
+        state.collection(CREATE, "c", text, namespace=namespace)
+        state.collection(CREATE, "d", text, namespace=namespace)
+    state.put(b"k", namespace="a")
+    state.put(b"k", namespace="b")
+    names = ["a", "a-", "b", "b.c"]
+    assert state.read(lambda r: r.namespaces(None, 10)) == names
+    for limit in range(1, 5):
+        assert state.read(lambda r, limit=limit: r.namespaces(None, limit)) == names[:limit]
+    for at, name in enumerate(names):
+        assert state.read(lambda r, name=name: r.namespaces(name, 10)) == names[at + 1 :]
+    page = state.read(ListNamespaces("a", 2).run).found
+    assert (page.names, page.more) == (("a-", "b"), True)
+    # What is left of a dropped collection is in no namespace.
+    for name in ("c", "d"):
+        state.collection(DROP, name, {}, namespace="b.c")
+    assert state.read(lambda r: r.namespaces(None, 10)) == names[:3]
+    assert state.read(lambda r: r.sessions("a-", None, 10)) == []
 
 
 # -- transactions ------------------------------------------------------------------------
