@@ -57,6 +57,13 @@ def sync_file(fd: int) -> None:
         os.fdatasync(fd)
 
 
+def forget_cached(fd: int, offset: int, length: int) -> None:
+    """Let go of the page cache of a part that was synced and is not read soon: a copy of a large
+    state would push out the state itself. Advice: what cannot be followed is not."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
 def sync_directory(path: Path) -> None:
     """Make the directory's entries durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,7 +1,8 @@
 """The long work on a snapshot's bytes, done in the snapshot thread.
 
 Nothing here holds more than a chunk of the state in memory. What is written is fsynced
-every `sync_bytes`: one flush of a gigabyte would make the log's fsync wait for seconds.
+every `sync_bytes`: one flush of a gigabyte would make the log's fsync wait for seconds. Then it
+leaves the page cache, which is the live state's.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def _drain(
         size += len(data)
         if size - synced >= options.sync_bytes:
             log_files.sync_file(fd)
+            log_files.forget_cached(fd, synced, size - synced)
             checkpoints.release_memory()
             synced = size
         pace.keep(size)

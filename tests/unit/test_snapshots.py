@@ -372,6 +372,30 @@ def test_a_copy_reaches_the_disk_piece_by_piece(
     assert most[0] < 3 << 20
 
 
+def test_what_was_copied_and_synced_leaves_the_page_cache(
+    rig: DiskRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.options = replace(SMALL, sync_bytes=1 << 20)
+    rig.reopen()
+    rig.machine.advance(20 << 20)
+    written, synced, forgotten = [0], [0], [0]
+    real = log_files.write_all
+
+    def write(fd: int, buffers: list[bytes], offset: int) -> None:
+        written[0] = offset + sum(map(len, buffers))
+        real(fd, buffers, offset)
+
+    def forget(fd: int, offset: int, length: int) -> None:
+        # Of what is not on the disk yet the kernel would keep everything.
+        assert (offset, offset + length) == (forgotten[0], synced[0])
+        forgotten[0] = offset + length
+
+    monkeypatch.setattr(log_files, "write_all", write)
+    monkeypatch.setattr(log_files, "sync_file", lambda fd: synced.__setitem__(0, written[0]))
+    monkeypatch.setattr(log_files, "forget_cached", forget)
+    assert created(rig).size - (1 << 20) <= forgotten[0]
+
+
 class Waiting(threading.Event):
     """Notes how long it was waited for, and does not wait."""
 
