@@ -140,6 +140,9 @@ class Environment:
             max_spare_txns=min(self.readers_max, _SPARE_READERS_MAX),
             sync=False,
             metasync=False,
+            # What is not in memory is read by the page: keys come in any order. The kernel would
+            # read what lies around, up to megabytes, and dirty all of that with one page.
+            readahead=False,
         )
         if not file_space.AVAILABLE:
             return opened()
