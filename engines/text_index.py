@@ -30,7 +30,7 @@ TOKENIZERS: Final = {
     "none": "unicode61 remove_diacritics 2",
 }
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the caller
-_BATCH: Final = 500  # items taken in by one statement
+_BATCH: Final = 500  # changed items that are taken in at once
 _NEWS_SECONDS: Final = 0.05  # between two looks at whether the caller still waits
 
 # What of an item is searched: (id, one text per field), or None for one that is not.
@@ -75,10 +75,12 @@ class TextIndex:
     def __init__(
         self, fields: Sequence[str], language: str, texts: Texts, cache_kib: int = CACHE_KIB
     ) -> None:
-        """`fields`: their names; `texts`: what of an item is searched, in their order."""
+        """`fields`: their names; `texts`: what of an item is searched, in their order;
+        `cache_kib`: pages beyond that lie in a file."""
         self._fields = tuple(fields)
         self._language = language
         self._texts = texts
+        self._cache_kib = cache_kib
         self._lock = threading.Lock()
         self._changes = Changes()  # held with _news
         self._heard = -1  # everything up to this log index is taken in, or among the changes
@@ -115,17 +117,12 @@ class TextIndex:
         self.hear((), view.applied_index)
 
     def _take_in_all(self, view: Source) -> None:
-        batch: list[tuple[bytes, Sequence[str]]] = []
         for key, value in view.range(self._built_to):
             self._go_on()
             found = self._texts(key, value)
             if found is not None:
-                batch.append((key, found[1]))
-            if len(batch) == _BATCH:
-                self._add(batch)
-                batch.clear()
-                self._built_to = key + b"\x00"
-        self._add(batch)
+                self._add([(key, found[1])])
+            self._built_to = key + b"\x00"
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
         """Remember what is to be taken in."""
@@ -306,7 +303,7 @@ class TextIndex:
             aside = self._aside
             if aside is None or aside.applied_index != view.applied_index:
                 self._put_aside(None)
-                index = TextIndex(self._fields, self._language, self._texts)
+                index = TextIndex(self._fields, self._language, self._texts, self._cache_kib)
                 aside = _Aside(view.applied_index, index)
                 self._put_aside(aside)
                 try:
