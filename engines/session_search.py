@@ -86,6 +86,9 @@ class SearchSession:
 
     def run(self, reader: KvReader) -> Shown[HitPage]:
         source = RecordTexts(reader, self.namespace, self.session)
+        if source.empty:
+            # For want of records no other session's index is put away.
+            return Shown(HitPage((), False), reader.revision)
         while True:
             try:
                 with _searching(reader, source) as index:
@@ -150,6 +153,12 @@ class RecordTexts:
     @property
     def stopped(self) -> bool:
         return self._reader.stop()
+
+    @property
+    def empty(self) -> bool:
+        """Are there no records?"""
+        found = self._reader.scan(self._namespace, self._session, b"", None, 1, 1, False)
+        return not found.records
 
     def long(self) -> None:
         """A search of records is never asked for as one that is brief."""

@@ -140,15 +140,20 @@ class TextIndex:
 
     def close(self) -> None:
         """Searches under way end first, at their next look at whether they are still wanted."""
-        self._closing = True
+        self._end_soon()
         aside = self._aside
         if aside is not None:
-            aside.texts._closing = True
+            aside.texts._end_soon()
         with self._lock:
             self._closed = True
             self._database.close()
         with self._aside_lock:
             self._put_aside(None)
+
+    def _end_soon(self) -> None:
+        self._closing = True
+        with self._news:
+            self._news.notify_all()
 
     def _go_on(self) -> None:
         """Raises QueryCancelled once it is of no use any more."""
@@ -307,6 +312,7 @@ class TextIndex:
                 aside = _Aside(view.applied_index, index)
                 self._put_aside(aside)
                 try:
+                    self._go_on()  # or `close` has seen it
                     index.build(view)
                 except BaseException:
                     self._put_aside(None)

@@ -261,6 +261,14 @@ def test_the_session_searched_longest_ago_loses_its_index(state: State) -> None:
         assert len(indexes(state)) == SESSIONS_MAX
 
 
+def test_sessions_without_records_need_no_index(state: State) -> None:
+    assert keys(state, "bee") == []
+    state.put(b"a", b"bee")
+    state.delete(b"a")
+    assert keys(state, "bee") == []
+    assert not indexes(state)
+
+
 def test_an_index_that_nobody_searches_any_more_goes(state: State) -> None:
     state.put(b"a", b"bee")
     assert keys(state, "bee") == [b"a"]
