@@ -16,7 +16,7 @@ from engines.command import Expire
 from engines.errors import QueryCancelled
 from engines.interfaces import Limits
 from engines.kv import KvReader
-from engines.record_text import JSON_BYTES_MAX, TEXT_BYTES_MAX, key_text, value_text
+from engines.record_text import key_text
 from engines.session_indexes import SESSIONS_MAX
 from engines.session_search import HITS_MAX, HitPage, SearchSession
 from engines.text_changes import Changes
@@ -125,35 +125,6 @@ def test_what_changes_is_found_as_it_is(state: State) -> None:
     assert keys(state, "cat") == [b"a"]
 
 
-@pytest.mark.parametrize(
-    ("value", "content_type", "text"),
-    [
-        (b"a b", "text/plain", "a b"),
-        (b"caf\xc3\xa9", "Text/HTML; charset=utf-8", "café"),
-        (b"a\xff\x00b", "text/plain", "a\ufffd b"),
-        (b"a b\n\tc", "application/octet-stream", "a b\n\tc"),
-        (b"a\x01b", "application/octet-stream", ""),
-        (b"a\xffb", "", ""),
-        (b"", "", ""),
-        (b'{"b": ["x", 1.50, true, null], "a": {"c": -7}}', "application/json", "x\n1.50\n-7"),
-        (b'{"a": "x", "a": "y"}', "application/ld+json; a=b", "x\ny"),
-        (b'"\\ud800x"', "application/json", "?x"),
-        (b'"a\\u0000b"', "application/json", "a b"),
-        (b"1" * 5000, "application/json", "1" * 5000),
-        (b"{not json", "application/json", "{not json"),
-        (b"\xff", "application/json", ""),
-        (b"[" * 100_000, "application/json", "[" * TEXT_BYTES_MAX),
-        ("é".encode() * TEXT_BYTES_MAX, "text/plain", "é" * (TEXT_BYTES_MAX // 2)),
-        (b"a" + "é".encode() * TEXT_BYTES_MAX, "", "a" + "é" * (TEXT_BYTES_MAX // 2 - 1)),
-        (b'"' + b"a" * TEXT_BYTES_MAX * 2 + b'"', "application/json", "a" * TEXT_BYTES_MAX),
-        (b'"' + b"a" * JSON_BYTES_MAX + b'"', "application/json", '"' + "a" * (TEXT_BYTES_MAX - 1)),
-    ],
-    ids=count(),
-)  # fmt: skip
-def test_what_of_a_value_is_searched(value: bytes, content_type: str, text: str) -> None:
-    assert value_text(value, content_type) == text
-
-
 def test_a_binary_value_is_found_by_its_key_only(state: State) -> None:
     state.put(b"photo of a bee", b"\x89PNG cat", content_type="image/png")
     assert keys(state, "bee") == [b"photo of a bee"]
@@ -162,7 +133,6 @@ def test_a_binary_value_is_found_by_its_key_only(state: State) -> None:
 
 def test_keys_of_any_bytes_are_searched(state: State) -> None:
     state.put(b"a\x00bee\xff", b"")
-    assert key_text(b"a\x00bee\xff") == "a bee\ufffd"
     assert keys(state, "bee", snippets=True) == [b"a\x00bee\xff"]
 
 
