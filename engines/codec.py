@@ -1,7 +1,7 @@
 """MessagePack, narrowed to what this package stores: the only importer of msgpack.
 
-`pack` and `unpack` are for the package's own records: None, bool, int, str, bytes and tuples
-of these. `pack_value` and `unpack_value` are for what callers store in collections: JSON's
+`pack` and `unpack` are for the package's own records: None, bool, int, float, str, bytes and
+tuples of these. `pack_value` and `unpack_value` are for what callers store in collections: JSON's
 values, and bytes. Extension types are refused: one could carry meaning that another build
 reads differently.
 """
@@ -17,8 +17,8 @@ import msgpack  # type: ignore[import-untyped]
 
 from engines.errors import InvalidArgument
 
-Packable = None | bool | int | str | bytes | Sequence["Packable"]
-Unpacked = None | bool | int | str | bytes | tuple["Unpacked", ...]
+Packable = None | bool | int | float | str | bytes | Sequence["Packable"]
+Unpacked = None | bool | int | float | str | bytes | tuple["Unpacked", ...]
 
 # What callers store: JSON's values, and bytes.
 Value = None | bool | int | float | str | bytes | Sequence["Value"] | Mapping[str, "Value"]
@@ -156,6 +156,12 @@ def _check_text(value: str) -> None:
 def integer(value: object) -> int:
     if type(value) is not int:
         raise Malformed("not an integer")
+    return value
+
+
+def number(value: object) -> float:
+    if type(value) is not float or not isfinite(value):
+        raise Malformed("not a finite number")
     return value
 
 

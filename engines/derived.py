@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from engines.result_cache import ResultCache
+from engines.session_indexes import SessionIndexes
 from engines.space import ItemChange, View
 from engines.store import Snapshot, Store
 
@@ -57,6 +58,7 @@ class DerivedIndexes:
 
     def __init__(self, store: Store, folder: Path | None = None) -> None:
         self.results = ResultCache()  # which are derived, too
+        self.sessions = SessionIndexes(store)
         self._store = store
         self._folder = folder or store.path.with_name(f"{store.path.name}.derived")
         self._lock = threading.Lock()
@@ -125,11 +127,13 @@ class DerivedIndexes:
     def clear(self) -> None:
         """The whole state is another one."""
         self.results.clear()
+        self.sessions.clear()
         for identity in list(self._found):
             self._close(identity)
 
     def close(self) -> None:
         """The state ends."""
+        self.sessions.close()
         closed = [self._close(identity) for identity in list(self._found)]
         for index in closed:
             if isinstance(index, SavedIndex):

@@ -47,7 +47,8 @@ from engines.layout import (
     unpack_leaf,
 )
 from engines.registry import Registry
-from engines.store import Database, Snapshot, Transaction
+from engines.session_indexes import SessionIndexes
+from engines.store import Database, Databases, Snapshot, Transaction
 from engines.tuning import Tuning
 
 
@@ -90,6 +91,22 @@ class KvReader:
             self._snapshot, self._counters.applied_index, self._registry, self._indexes, self.stop,
             self.tuning,
         )  # fmt: skip
+
+    @property
+    def session_indexes(self) -> SessionIndexes | None:
+        """Full-text indexes of sessions, which know of more than this snapshot; None: there are
+        none for it."""
+        return None if self._indexes is None else self._indexes.sessions
+
+    @property
+    def databases(self) -> Databases:
+        """Of which state it is: another one has others."""
+        return self._databases
+
+    @property
+    def applied_index(self) -> int:
+        """Of the log: the last entry whose effects are there."""
+        return self._counters.applied_index
 
     @property
     def revision(self) -> int:

@@ -19,6 +19,7 @@ from engines.codec import (
     boolean,
     data,
     integer,
+    number,
     optional,
     pack,
     pack_value,
@@ -44,6 +45,7 @@ from engines.interfaces import (
     Record,
     RecordPage,
 )
+from engines.read_parts import Check, each, items_of, natural, record_of, row, rows
 from engines.read_requests import (
     GetHeld,
     GetMany,
@@ -62,7 +64,9 @@ from engines.read_requests import (
     Wanted,
     WantedHeld,
 )
-from engines.result_codec import build_record, record_parts
+from engines.result_codec import record_parts
+from engines.search_codec import hit_page, hit_page_parts
+from engines.session_search import SearchSession
 
 T = TypeVar("T")
 
@@ -81,8 +85,6 @@ _ARGUMENT_CODES = frozenset(
     )
 )
 
-Check = Callable[[object], object]
-_Page = ScanSession | ListHistory | ListSessions | ListNamespaces | WalkNamespace | ListCollections
 Refusal = Compacted | CorruptRecord | InvalidArgument
 
 
@@ -101,7 +103,7 @@ def decode_read(packed: bytes | memoryview) -> ReadRequest[Any]:
         kind = _KINDS.get(number)
         if kind is None:
             raise UnknownRead(f"read kind {number} is not known to this build")
-        values = _each(kind.checks, parts[1:])
+        values = each(kind.checks, parts[1:])
         request: ReadRequest[Any] = kind.request(*values)
     except (Malformed, InvalidArgument) as error:
         raise UnknownRead(f"malformed read: {error}") from error
@@ -127,7 +129,7 @@ def decode_answer(request: ReadRequest[T], packed: bytes | memoryview) -> Shown[
             if number != _NUMBERS[type(request)]:
                 raise Malformed(f"kind {number} does not answer a {type(request).__name__}")
             revision, found = parts[1:]
-            return Shown(_KINDS[number].found(request, found), _natural(revision))
+            return Shown(_KINDS[number].found(request, found), natural(revision))
     except (Malformed, TypeError, ValueError) as error:
         raise UnknownRead(f"malformed answer to a read: {error}") from error
     raise refusal
@@ -162,27 +164,6 @@ def _answer_parts(request: ReadRequest[Any], answer: Shown[Any] | Refusal) -> Pa
 # --- Parts of requests -------------------------------------------------------------------
 
 
-def _each(checks: tuple[Check, ...], parts: tuple[object, ...]) -> list[object]:
-    if len(parts) != len(checks):
-        raise Malformed("wrong number of fields")
-    return [check(part) for check, part in zip(checks, parts, strict=True)]
-
-
-def _row(build: Callable[..., T], *checks: Check) -> Callable[[object], T]:
-    return lambda parts: build(*_each(checks, array(parts)))
-
-
-def _rows(row: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
-    return lambda parts: tuple(map(row, array(parts)))
-
-
-def _natural(value: object) -> int:
-    number = integer(value)
-    if number < 0:
-        raise Malformed("a negative number")
-    return number
-
-
 def _code(value: object) -> str:
     code = text(value)
     if code not in _ARGUMENT_CODES:
@@ -201,18 +182,10 @@ def _many_parts(records: tuple[Record | None, ...]) -> Packable:
     return [_record_or_none_parts(record) for record in records]
 
 
-def _record_of(namespace: str, session: str, parts: object) -> Record:
-    """Only what the request may see: the boundary between tenants, looked at twice."""
-    record = build_record(parts)
-    if record.namespace != namespace or record.session != session:
-        raise Malformed("a record of another session")
-    return record
-
-
 def _one(request: GetRecord | GetRecordAt, parts: object) -> Record | None:
     if parts is None:
         return None
-    record = _record_of(request.namespace, request.session, parts)
+    record = record_of(request.namespace, request.session, parts)
     wants_value = not isinstance(request, GetRecord) or request.values
     if record.key != request.key or (record.value is not None) != wants_value:
         raise Malformed("another record than the one asked for")
@@ -222,7 +195,7 @@ def _one(request: GetRecord | GetRecordAt, parts: object) -> Record | None:
 def _many(request: GetMany, parts: object) -> tuple[Record | None, ...]:
     records: list[Record | None] = []
     for wanted, item in zip(request.wanted, array(parts), strict=True):
-        record = None if item is None else _record_of(wanted.namespace, wanted.session, item)
+        record = None if item is None else record_of(wanted.namespace, wanted.session, item)
         if record is not None and record.key != wanted.key:
             raise Malformed("another record than the one asked for")
         records.append(record)
@@ -242,7 +215,7 @@ def _held(request: GetHeld, parts: object) -> tuple[Held | None, ...]:
 def _record_page(request: ScanSession, parts: object) -> RecordPage:
     rows, more = array(parts)
     records = tuple(
-        _record_of(request.namespace, request.session, row) for row in _some(rows, more, request)
+        record_of(request.namespace, request.session, row) for row in items_of(rows, more, request)
     )
     return RecordPage(records, boolean(more))
 
@@ -254,7 +227,7 @@ def _record_page_parts(page: RecordPage) -> Packable:
 def _history_page(request: ListHistory, parts: object) -> HistoryPage:
     rows, more, compacted = array(parts)
     names = (request.namespace, request.session, request.key)
-    changes = [_change(row) for row in _some(rows, more, request)]
+    changes = [_change(row) for row in items_of(rows, more, request)]
     found = tuple(Change(change_id, kind, *names, *rest) for change_id, kind, *rest in changes)
     return HistoryPage(found, boolean(more), boolean(compacted))
 
@@ -272,12 +245,12 @@ def _history_page_parts(page: HistoryPage) -> Packable:
 
 def _name_page(request: ListSessions | ListNamespaces, parts: object) -> NamePage:
     rows, more = array(parts)
-    return NamePage(tuple(map(text, _some(rows, more, request))), boolean(more))
+    return NamePage(tuple(map(text, items_of(rows, more, request))), boolean(more))
 
 
 def _listed_page(request: WalkNamespace, parts: object) -> ListedPage:
     rows, more = array(parts)
-    return ListedPage(tuple(map(_listed, _some(rows, more, request))), boolean(more))
+    return ListedPage(tuple(map(_listed, items_of(rows, more, request))), boolean(more))
 
 
 def _collection_parts(collection: Collection) -> Packable:
@@ -303,20 +276,12 @@ def _described(request: DescribeCollection, parts: object) -> Collection:
 
 def _collection_page(request: ListCollections, parts: object) -> CollectionPage:
     rows, more = array(parts)
-    found = tuple(_collection(request.namespace, row) for row in _some(rows, more, request))
+    found = tuple(_collection(request.namespace, row) for row in items_of(rows, more, request))
     return CollectionPage(found, boolean(more))
 
 
 def _collection_page_parts(page: CollectionPage) -> Packable:
     return ([_collection_parts(each) for each in page.collections], page.more)
-
-
-def _some(rows: object, more: object, request: _Page) -> tuple[object, ...]:
-    """The items of a page: bounded, and where it goes on is known."""
-    items = array(rows)
-    if len(items) > request.limit or (more and not items):
-        raise Malformed(f"a page of {len(items)} items where at most {request.limit} fit")
-    return items
 
 
 def _same(found: Any) -> Any:
@@ -348,19 +313,19 @@ def _kind(
     return _Kind(request, names, checks, parts, found)
 
 
-_held_or_none = optional(_row(Held, optional(data), _natural, _natural, _natural))
-_helds = _rows(_held_or_none)
-_listed = _row(Listed, text, data, _natural)
-_change_id = _row(ChangeId, _natural, _natural)
-_change = _row(
+_held_or_none = optional(row(Held, optional(data), natural, natural, natural))
+_helds = rows(_held_or_none)
+_listed = row(Listed, text, data, natural)
+_change_id = row(ChangeId, natural, natural)
+_change = row(
     lambda *columns: columns, _change_id, lambda kind: ChangeKind(integer(kind)), optional(data),
-    _natural, text, _natural, _natural, optional(_natural),
+    natural, text, natural, natural, optional(natural),
 )  # fmt: skip
-_wanted = _rows(_row(Wanted, text, text, data))
-_wanted_held = _rows(_row(WantedHeld, text, text, data, boolean))
-_query_answer = _row(QueryAnswer, data, text, _natural, _natural)
+_wanted = rows(row(Wanted, text, text, data))
+_wanted_held = rows(row(WantedHeld, text, text, data, boolean))
+_query_answer = row(QueryAnswer, data, text, natural, natural)
 _COLLECTION_TYPES = (str, str, bytes, str, dict, int, int, int, int)
-_place = _row(lambda *columns: columns, text, data)
+_place = row(lambda *columns: columns, text, data)
 
 # Numbers travel between builds: never reuse one.
 _KINDS: dict[int, _Kind] = {
@@ -392,10 +357,14 @@ _KINDS: dict[int, _Kind] = {
         ExplainQuery, text, text, text, data,
         found=lambda request, parts: _query_answer(parts),
     ),
+    14: _kind(
+        SearchSession, text, text, text, text, data, integer, boolean, boolean, number, number,
+        integer, parts=hit_page_parts, found=hit_page,
+    ),
 }  # fmt: skip
 _NUMBERS: dict[object, int] = {kind.request: number for number, kind in _KINDS.items()}
 _REFUSALS: dict[int, Callable[..., Refusal]] = {
-    _COMPACTED: lambda revision: Compacted(_natural(revision)),
+    _COMPACTED: lambda revision: Compacted(natural(revision)),
     _CORRUPT: lambda database, key, reason: CorruptRecord(text(database), data(key), text(reason)),
     _INVALID: lambda field, message, code: InvalidArgument(text(field), text(message), _code(code)),
 }

@@ -99,7 +99,7 @@ class GetRecord:
     offload: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_names(self.namespace, self.key)
+        check_names(self.namespace, self.key)
 
     def run(self, reader: KvReader) -> Shown[Record | None]:
         record = reader.get(self.namespace, self.session, self.key, values=self.values)
@@ -120,8 +120,8 @@ class GetRecordAt:
     offload: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_names(self.namespace, self.key)
-        _check_range("at_revision", self.at_revision, 0, INTEGER_MAX)
+        check_names(self.namespace, self.key)
+        check_range("at_revision", self.at_revision, 0, INTEGER_MAX)
 
     def run(self, reader: KvReader) -> Shown[Record | None]:
         record = reader.get_at(self.namespace, self.session, self.key, self.at_revision)
@@ -141,10 +141,10 @@ class GetMany:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_range("wanted", len(self.wanted), 1, MANY_ITEMS_MAX)
-        _check_range("bytes_max", self.bytes_max, 1, PAGE_BYTES_MAX)
+        check_range("wanted", len(self.wanted), 1, MANY_ITEMS_MAX)
+        check_range("bytes_max", self.bytes_max, 1, PAGE_BYTES_MAX)
         for namespace, _, key in self.wanted:
-            _check_names(namespace, key)
+            check_names(namespace, key)
 
     def run(self, reader: KvReader) -> Shown[tuple[Record | None, ...]]:
         records: list[Record | None] = []
@@ -170,10 +170,10 @@ class GetHeld:
     offload: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_range("wanted", len(self.wanted), 1, MANY_ITEMS_MAX)
-        _check_range("bytes_max", self.bytes_max, 1, PAGE_BYTES_MAX)
+        check_range("wanted", len(self.wanted), 1, MANY_ITEMS_MAX)
+        check_range("bytes_max", self.bytes_max, 1, PAGE_BYTES_MAX)
         for namespace, _, key, _ in self.wanted:
-            _check_names(namespace, key)
+            check_names(namespace, key)
 
     def run(self, reader: KvReader) -> Shown[tuple[Held | None, ...]]:
         found: list[Held | None] = []
@@ -205,10 +205,10 @@ class ScanSession:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_names(self.namespace)
+        check_names(self.namespace)
         check_page(self.limit, self.bytes_max)
-        _check_range("prefix", len(self.prefix), 0, KEY_BYTES_MAX)
-        _check_range("after", len(self.after or b""), 0, KEY_BYTES_MAX)
+        check_range("prefix", len(self.prefix), 0, KEY_BYTES_MAX)
+        check_range("after", len(self.after or b""), 0, KEY_BYTES_MAX)
 
     def run(self, reader: KvReader) -> Shown[RecordPage]:
         page = reader.scan(
@@ -232,10 +232,10 @@ class ListHistory:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_names(self.namespace, self.key)
+        check_names(self.namespace, self.key)
         check_page(self.limit, self.bytes_max)
         for number in self.before or ():
-            _check_range("before", number, 0, _CHANGE_ID_MAX)
+            check_range("before", number, 0, _CHANGE_ID_MAX)
 
     def run(self, reader: KvReader) -> Shown[HistoryPage]:
         page = reader.history(
@@ -255,7 +255,7 @@ class ListSessions:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_names(self.namespace)
+        check_names(self.namespace)
         check_page(self.limit)
 
     def run(self, reader: KvReader) -> Shown[NamePage]:
@@ -290,11 +290,11 @@ class WalkNamespace:
     offload: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_names(self.namespace)
-        _check_range("limit", self.limit, 1, WALK_ITEMS_MAX)
-        _check_range("bytes_max", self.bytes_max, 1, WALK_BYTES_MAX)
+        check_names(self.namespace)
+        check_range("limit", self.limit, 1, WALK_ITEMS_MAX)
+        check_range("bytes_max", self.bytes_max, 1, WALK_BYTES_MAX)
         if self.after is not None:
-            _check_range("after", len(self.after[1]), 0, KEY_BYTES_MAX)
+            check_range("after", len(self.after[1]), 0, KEY_BYTES_MAX)
 
     def run(self, reader: KvReader) -> Shown[ListedPage]:
         listed: list[Listed] = []
@@ -334,7 +334,8 @@ def listed_bytes(record: Listed) -> int:
     return len(record.session.encode()) + len(record.key)
 
 
-def _check_names(namespace: str, key: bytes = b"?") -> None:
+def check_names(namespace: str, key: bytes = b"?") -> None:
+    """Names that an answer may be compared with. Raises InvalidArgument."""
     # A NUL would end the namespace where another one ends: the boundary between tenants.
     if not namespace or "\x00" in namespace or "\x01" in namespace:
         raise InvalidArgument("namespace", "must be a name without control characters")
@@ -344,10 +345,11 @@ def _check_names(namespace: str, key: bytes = b"?") -> None:
 
 def check_page(limit: int, bytes_max: int = PAGE_BYTES_MAX) -> None:
     """A page's bounds. Raises InvalidArgument."""
-    _check_range("limit", limit, 1, PAGE_ITEMS_MAX)
-    _check_range("bytes_max", bytes_max, 1, PAGE_BYTES_MAX)
+    check_range("limit", limit, 1, PAGE_ITEMS_MAX)
+    check_range("bytes_max", bytes_max, 1, PAGE_BYTES_MAX)
 
 
-def _check_range(field: str, value: int, least: int, most: int) -> None:
+def check_range(field: str, value: int, least: int, most: int) -> None:
+    """Raises InvalidArgument, naming `field`."""
     if not least <= value <= most:
         raise InvalidArgument(field, f"is {value}; must be {least} to {most}")

@@ -110,6 +110,11 @@ class View:
         return self.range(prefix, after_prefix(prefix), reverse=reverse)
 
     @property
+    def written_index(self) -> int:
+        """Of the log, the last entry that changed the collection."""
+        return self.collection.written_index
+
+    @property
     def stopped(self) -> bool:
         """Does nobody wait for the answer any more?"""
         return self._stop()

@@ -169,7 +169,8 @@ class StateMachine:
     def _apply(self, batches: Sequence[Batch]) -> list[list[object]]:
         """Apply batches up to the first with a Checkpoint, in one transaction: what is noted is
         the state after that whole entry, whatever it was batched with."""
-        changes = None if self.on_changes is None else MadeChanges()
+        sessions = self.indexes.sessions
+        changes = MadeChanges() if self.on_changes is not None or sessions else None
         tally = Tally(None if self.on_records is None else [])
         store = self._store
         results: list[list[object]] = []
@@ -195,6 +196,11 @@ class StateMachine:
             (self.indexes.dropped if gone else self.indexes.altered)(identity)
         if items:
             self.indexes.changed(items, self._applied_index)
+        if sessions:
+            if changes is None:  # of one that began meanwhile; nobody noted what changed
+                sessions.clear()
+            else:
+                sessions.changed(changes.parts, self._applied_index)
         if self.on_unforeseen is not None:
             for operation, error in application.unforeseen:
                 self.on_unforeseen(operation, error)

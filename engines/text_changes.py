@@ -37,12 +37,20 @@ class Changes:
         self._oldest = max(self._oldest, log_index)
 
     def changed(self, key: bytes, log_index: int) -> None:
+        """In any order, as long as nothing is taken in between."""
         before = self._pending.get(key)
         if before is None:
             since = self._settled.pop(key, _ALWAYS)
             self._pending[key] = _Pending(since, log_index, log_index)
         else:
-            self._pending[key] = before._replace(last=max(before.last, log_index))
+            self._pending[key] = before._replace(
+                until=min(before.until, log_index), last=max(before.last, log_index)
+            )
+
+    @property
+    def waiting(self) -> int:
+        """How many items changed since they were taken in."""
+        return len(self._pending)
 
     def knows(self, applied: int) -> bool:
         """Is it known what is due for a snapshot of that log index?"""

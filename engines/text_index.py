@@ -1,4 +1,4 @@
-"""A full-text index of one collection: BM25 by SQLite's FTS5. Derived from items.
+"""A full-text index of one collection, or session: BM25 by SQLite's FTS5. Derived from items.
 
 The index lives in a private database of SQLite that is gone with it: pages beyond its cache
 lie in a file without a name, so that memory is bounded and nothing has to be recovered. It is
@@ -7,7 +7,7 @@ made anew from the items when it is first searched after a start.
 Changes only name items. A search first takes in, as its own snapshot has them, those that the
 index shows otherwise (`text_changes.py`): newer than before, or older if a search with a newer
 snapshot was faster. For a snapshot that is too old for that, an index is made aside. Searches of
-one collection take turns.
+one index take turns.
 
 Source: Robertson and Zaragoza 2009 (BM25); sqlite.org/fts5.html. One of the importers of sqlite3.
 """
@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from engines.errors import EngineError, QueryCancelled
-from engines.space import ItemChange, View
+from engines.space import ItemChange
 from engines.text_changes import Changes
 
 CACHE_KIB: Final = 16 << 10  # of one index, in memory
@@ -30,11 +30,36 @@ TOKENIZERS: Final = {
     "none": "unicode61 remove_diacritics 2",
 }
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the caller
-_BATCH: Final = 500  # items taken in by one statement
+_BATCH: Final = 500  # changed items that are taken in at once
 _NEWS_SECONDS: Final = 0.05  # between two looks at whether the caller still waits
 
 # What of an item is searched: (id, one text per field), or None for one that is not.
 Texts = Callable[[bytes, bytes], tuple[str, Sequence[str]] | None]
+
+
+class Source(Protocol):
+    """What is searched, as one snapshot has it: a collection's `View`, or a session's records."""
+
+    @property
+    def applied_index(self) -> int:
+        """The snapshot's last entry of the log."""
+
+    @property
+    def written_index(self) -> int:
+        """The last entry that changed an item, or a later one up to `applied_index`."""
+
+    @property
+    def stopped(self) -> bool:
+        """Does nobody wait for the answer any more?"""
+
+    def long(self) -> None:
+        """What follows may take long. Raises QueryCancelled where only what is brief is wanted."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The item. Raises CorruptRecord, QueryCancelled."""
+
+    def range(self, first: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Items whose key is >= `first`, in order of their keys. Raises as `get`."""
 
 
 class TextHit(NamedTuple):
@@ -47,23 +72,29 @@ class TextHit(NamedTuple):
 class TextIndex:
     """See the module. `DerivedIndex`, and searches from any thread."""
 
-    def __init__(self, fields: Sequence[str], language: str, texts: Texts) -> None:
-        """`fields`: their names; `texts`: what of an item is searched, in their order."""
+    def __init__(
+        self, fields: Sequence[str], language: str, texts: Texts, cache_kib: int = CACHE_KIB
+    ) -> None:
+        """`fields`: their names; `texts`: what of an item is searched, in their order;
+        `cache_kib`: pages beyond that lie in a file."""
         self._fields = tuple(fields)
         self._language = language
         self._texts = texts
+        self._cache_kib = cache_kib
         self._lock = threading.Lock()
         self._changes = Changes()  # held with _news
         self._heard = -1  # everything up to this log index is taken in, or among the changes
         self._aside: _Aside | None = None
         self._aside_lock = threading.Lock()
         self._news = threading.Condition()  # held for moments only: by the applying thread, too
+        self._built_to = b""  # items before this key are taken in
+        self._closing = False  # what is under way is to end
         self._closed = False
         self._database = database = sqlite3.connect(
             "", check_same_thread=False, isolation_level=None
         )
         database.executescript(
-            f"PRAGMA cache_size = -{CACHE_KIB}; PRAGMA synchronous = OFF; "
+            f"PRAGMA cache_size = -{cache_kib}; PRAGMA synchronous = OFF; "
             "PRAGMA journal_mode = OFF; CREATE TABLE items (key BLOB PRIMARY KEY);"
         )
         columns = ", ".join(f"f{place}" for place in range(len(self._fields)))
@@ -73,51 +104,73 @@ class TextIndex:
 
     # --- As it changes -----------------------------------------------------------
 
-    def build(self, view: View) -> None:
-        """Take in every item of a snapshot."""
-        with self._lock, self._taking_in():
-            batch: list[tuple[bytes, Sequence[str]]] = []
-            for key, value in view.range():
-                found = self._texts(key, value)
-                if found is not None:
-                    batch.append((key, found[1]))
-                if len(batch) == _BATCH:
-                    self._add(batch)
-                    batch.clear()
-            self._add(batch)
-        with self._news:
-            self._changes.begin(view.collection.written_index)
-        self._hear(view.applied_index, ())
+    def build(self, view: Source) -> None:
+        """Take in every item of a snapshot. If that was stopped it may be called again, with a
+        newer one: it goes on, and takes what changed meanwhile from those who told it."""
+        with self._lock:
+            self._go_on()
+            with self._news:
+                # Also of what was built before it was stopped.
+                self._changes.begin(view.written_index)
+            with self._taking_in():
+                self._take_in_all(view)
+        self.hear((), view.applied_index)
+
+    def _take_in_all(self, view: Source) -> None:
+        for key, value in view.range(self._built_to):
+            self._go_on()
+            found = self._texts(key, value)
+            if found is not None:
+                self._add([(key, found[1])])
+            self._built_to = key + b"\x00"
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
         """Remember what is to be taken in."""
-        self._hear(log_index, changes)
+        self.hear((change.key for change in changes), log_index)
 
-    def _hear(self, log_index: int, changes: Sequence[ItemChange]) -> None:
+    def hear(self, keys: Iterable[bytes], log_index: int) -> int:
+        """These items changed at that entry, and no others did up to it. How many have changed
+        since they were taken in. Any thread."""
         with self._news:
-            for change in changes:
-                self._changes.changed(change.key, log_index)
+            for key in keys:
+                self._changes.changed(key, log_index)
             self._heard = max(self._heard, log_index)
             self._news.notify_all()
+            return self._changes.waiting
 
     def close(self) -> None:
-        """Searches under way end first."""
+        """Searches under way end first, at their next look at whether they are still wanted."""
+        self._end_soon()
+        aside = self._aside
+        if aside is not None:
+            aside.texts._end_soon()
         with self._lock:
             self._closed = True
             self._database.close()
         with self._aside_lock:
             self._put_aside(None)
 
-    def _await_news(self, view: View) -> None:
-        """The snapshot may hold what was committed a moment ago and not told here yet."""
-        written = view.collection.written_index
+    def _end_soon(self) -> None:
+        self._closing = True
         with self._news:
-            while self._heard < written and not view.stopped and not self._closed:
+            self._news.notify_all()
+
+    def _go_on(self) -> None:
+        """Raises QueryCancelled once it is of no use any more."""
+        if self._closing:
+            raise QueryCancelled("what is searched was dropped or changed meanwhile")
+
+    def _await_news(self, view: Source) -> None:
+        """The snapshot may hold what was committed a moment ago and not told here yet."""
+        written = view.written_index
+        with self._news:
+            while self._heard < written and not view.stopped:
+                self._go_on()
                 self._news.wait(_NEWS_SECONDS)
             if self._heard < written:
                 raise QueryCancelled("the deadline passed")
 
-    def _catch_up(self, view: View) -> None:
+    def _catch_up(self, view: Source) -> None:
         """Take in what the index shows otherwise, as `view` has it."""
         with self._news:
             due = self._changes.due(view.applied_index)
@@ -125,6 +178,7 @@ class TextIndex:
             return
         with self._taking_in():
             for start in range(0, len(due), _BATCH):
+                self._go_on()
                 keys = due[start : start + _BATCH]
                 with self._news:
                     self._changes.taking(keys)
@@ -174,30 +228,39 @@ class TextIndex:
     # --- Searches ------------------------------------------------------------------
 
     def search(
-        self, view: View, expression: str, weights: Mapping[str, float], limit: int
+        self,
+        view: Source,
+        expression: str,
+        weights: Mapping[str, float],
+        limit: int,
+        prefix: bytes = b"",
     ) -> list[TextHit]:
         """The best `limit` items for an expression (`text_match.py`), best first.
 
-        `weights`: of fields, 1 unless given. Ties break by key. Raises QueryCancelled.
+        `weights`: of fields, 1 unless given. `prefix`: of the keys; it changes no score. Ties
+        break by key. Raises QueryCancelled.
         """
         factors = ", ".join(str(float(weights.get(name, 1.0))) for name in self._fields)
+        # Not as a range of keys, which might be walked instead of what matches.
+        within = "AND substr(items.key, 1, ?) = ? " if prefix else ""
         statement = (
             f"SELECT items.key, -bm25(texts, {factors}) AS score FROM texts "
             "JOIN items ON items.rowid = texts.rowid WHERE texts MATCH ? "
-            "ORDER BY score DESC, items.key LIMIT ?"
+            f"{within}ORDER BY score DESC, items.key LIMIT ?"
         )
+        bounds = (len(prefix), prefix) if prefix else ()
         try:
             with _Turn(self, view):
-                rows = self._rows(statement, (expression, limit))
+                rows = self._rows(statement, (expression, *bounds, limit))
                 hits = [TextHit(bytes(key), float(score)) for key, score in rows]
         except _TooOldError:
             with self._beside(view) as index:
-                return index.search(view, expression, weights, limit)
+                return index.search(view, expression, weights, limit, prefix)
         self._forget_aside()
         return hits
 
     def snippets(
-        self, view: View, expression: str, keys: Sequence[bytes], words: int
+        self, view: Source, expression: str, keys: Sequence[bytes], words: int
     ) -> dict[bytes, str]:
         """For items that were found: the piece that fits best, found words in [ ]."""
         marks = ", ".join("?" * len(keys))
@@ -215,18 +278,17 @@ class TextIndex:
             with self._beside(view) as index:
                 return index.snippets(view, expression, keys, words)
 
-    def begin(self, view: View) -> None:
+    def begin(self, view: Source) -> None:
         """Take the turn. For `_Turn`."""
         self._lock.acquire()
         try:
-            if self._closed:
-                raise QueryCancelled("the collection was dropped or changed meanwhile")
+            self._go_on()
             self._await_news(view)
             with self._news:
                 if not self._changes.knows(view.applied_index):
                     raise _TooOldError
             self._catch_up(view)
-            self._database.set_progress_handler(_watcher(view), _STEPS)
+            self._database.set_progress_handler(lambda: int(view.stopped or self._closing), _STEPS)
         except BaseException:
             self._lock.release()
             raise
@@ -238,19 +300,19 @@ class TextIndex:
         self._lock.release()
 
     @contextmanager
-    def _beside(self, view: View) -> Iterator[TextIndex]:
+    def _beside(self, view: Source) -> Iterator[TextIndex]:
         """An index of that snapshot alone. Raises QueryCancelled."""
         view.long()
         with self._aside_lock:
-            if self._closed:
-                raise QueryCancelled("the collection was dropped or changed meanwhile")
+            self._go_on()
             aside = self._aside
             if aside is None or aside.applied_index != view.applied_index:
                 self._put_aside(None)
-                index = TextIndex(self._fields, self._language, self._texts)
+                index = TextIndex(self._fields, self._language, self._texts, self._cache_kib)
                 aside = _Aside(view.applied_index, index)
                 self._put_aside(aside)
                 try:
+                    self._go_on()  # or `close` has seen it
                     index.build(view)
                 except BaseException:
                     self._put_aside(None)
@@ -297,7 +359,7 @@ class _TooOldError(Exception):
 class _Turn:
     """One search's turn at an index."""
 
-    def __init__(self, index: TextIndex, view: View) -> None:
+    def __init__(self, index: TextIndex, view: Source) -> None:
         self._index = index
         self._view = view
 
@@ -306,10 +368,3 @@ class _Turn:
 
     def __exit__(self, *_: object) -> None:
         self._index.end()
-
-
-def _watcher(view: View) -> Callable[[], int]:
-    def interrupt() -> int:
-        return int(view.stopped)
-
-    return interrupt

@@ -1,4 +1,4 @@
-"""The commands on records: get, put, rm, ls, history, watch."""
+"""The commands on records: get, put, rm, ls, search, history, watch."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ RECORD = "NAMESPACE/SESSION/KEY"
 LS_LIMIT_DEFAULT = 1000  # what a person would still look through
 HISTORY_LIMIT_DEFAULT = 100
 HINT_NAMES = 10  # collections that `ls` names for a person
+SEARCH_LIMIT_DEFAULT = 10
 PREVIEW_BYTES = 80  # of a value, in tables
 _CUT = "\ufffd"  # what a character that the preview cuts in two looks like
 
@@ -49,6 +50,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help=f"show at most N (default {LS_LIMIT_DEFAULT})",
     )
+    _add_search(subparsers)
     history = add_client_command(
         subparsers, "history", "show a record's changes, newest first", _history
     )
@@ -76,6 +78,44 @@ def _add_get(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     get.add_argument("--at-revision", type=int, metavar="R", help="the value as it was then")
     get.add_argument(
+        "--consistency",
+        choices=("linearizable", "leader", "stale"),
+        help="how fresh it must be (default linearizable)",
+    )
+
+
+def _add_search(subparsers: argparse._SubParsersAction[Any]) -> None:
+    search = add_client_command(
+        subparsers, "search", "find a session's records by words of their keys and values", _search
+    )
+    add_path(search, "NAMESPACE/SESSION[/PREFIX]")
+    search.add_argument(
+        "query",
+        nargs="+",
+        metavar="QUERY",
+        help='words, "phrases", prefix*; -word, behind --, for what must not be there',
+    )
+    search.add_argument(
+        "--mode",
+        choices=("any", "all", "phrase"),
+        help="one of the terms (default), each of them, or the words in a row",
+    )
+    search.add_argument("--values", action="store_true", help="show the values too")
+    search.add_argument(
+        "--limit",
+        type=positive,
+        default=SEARCH_LIMIT_DEFAULT,
+        metavar="N",
+        help=f"show at most N, up to 100 (default {SEARCH_LIMIT_DEFAULT})",
+    )
+    for field in ("key", "value"):
+        search.add_argument(
+            f"--{field}-weight",
+            type=float,
+            metavar="W",
+            help=f"of words of the {field} (default 1)",
+        )
+    search.add_argument(
         "--consistency",
         choices=("linearizable", "leader", "stale"),
         help="how fresh it must be (default linearizable)",
@@ -269,6 +309,41 @@ def _preview(value: bytes | None) -> str:
         return "(bytes that are not text)"
     text = value[:PREVIEW_BYTES].decode("utf-8", "replace")
     return text if len(value) <= PREVIEW_BYTES else f"{text.rstrip(_CUT)}…"
+
+
+async def _search(client: HivememClient, options: argparse.Namespace) -> int:
+    place = prefix_place(options)
+    if not place.session:
+        raise UsageError(f"{options.path!r} is not NAMESPACE/SESSION[/PREFIX]")
+    page = await client.search(
+        place.namespace,
+        place.session,
+        " ".join(options.query),
+        mode=options.mode or "any",
+        prefix=place.rest,
+        limit=options.limit,
+        values=options.values,
+        snippets=True,
+        key_weight=options.key_weight,
+        value_weight=options.value_weight,
+        consistency=options.consistency,
+    )
+    if options.output == "json":
+        items = [
+            {**as_json(hit.item), "score": hit.score, "snippet": hit.snippet} for hit in page.hits
+        ]
+        console.write_json({"items": items, "truncated": page.more})
+        return EXIT_DONE
+    headings = ["score", "key", "size", "updated", "snippet"]
+    rows = [
+        [f"{hit.score:.3g}", hit.item.key, console.size(hit.item.size)]
+        + [shown_time(hit.item.updated_at), hit.snippet or ""]
+        + ([_preview(hit.item.value)] if options.values else [])
+        for hit in page.hits
+    ]
+    console.table([*headings, "value"] if options.values else headings, rows)
+    _say_more(page.more, options)
+    return EXIT_DONE
 
 
 async def _history(client: HivememClient, options: argparse.Namespace) -> int:

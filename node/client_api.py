@@ -16,6 +16,7 @@ from node.client_batch import batch_document, run_batch
 from node.client_collections import CollectionCalls
 from node.client_members import MemberCalls
 from node.client_retry import Call, Reply
+from node.client_search import SearchCalls
 from node.client_snapshots import SnapshotCalls
 from node.client_txn import Transaction
 from node.client_types import (
@@ -45,7 +46,7 @@ PAGE_ITEMS = 1000  # items asked for at once when listing everything
 FORGET_KEYS = 10_000  # deleted by one request of several
 
 
-class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls):
+class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls, SearchCalls):
     """The API's calls. Each raises HivememError's subclasses.
 
     `timeout_ms` (1 to 60,000) bounds a whole call with its retries; None: the client's.

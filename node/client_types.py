@@ -100,6 +100,25 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A record that a search found. `score`: greater is better, within one search; `snippet`: a
+    piece of its key or value with the found words in [ ], None where none was asked for."""
+
+    item: Item
+    score: float
+    snippet: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HitPage:
+    """What a search found, best first. `more`: more records match."""
+
+    hits: tuple[Hit, ...]
+    more: bool
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class NamePage:
     """One page of session or namespace names."""
 

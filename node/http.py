@@ -28,6 +28,7 @@ from node.http_members import MemberHandlers, Members
 from node.http_openapi import DocumentHandlers
 from node.http_params import shown, split_target
 from node.http_partitions import PartitionAdmin, PartitionHandlers
+from node.http_search import SearchHandlers
 from node.http_snapshots import SnapshotHandlers
 from node.http_watch import WatchStreams
 from node.http_wire import (
@@ -71,6 +72,7 @@ SNAPSHOTS = "/v1/snapshots"
 SNAPSHOT = f"{SNAPSHOTS}/{{id}}"
 COLLECTIONS = "/v1/collections"
 COLLECTION = f"{COLLECTIONS}/{{namespace}}/{{collection}}"
+SEARCH = "/v1/search/{namespace}/{session}"
 KEY = "/v1/kv/{namespace}/{session}/{key}"
 ROUTES = (
     Route("PUT", KEY, "put_key"),
@@ -82,6 +84,7 @@ ROUTES = (
     Route("GET", "/v1/kv/{namespace}", "list_sessions"),
     Route("GET", "/v1/kv", "list_namespaces"),
     Route("GET", "/v1/history/{namespace}/{session}/{key}", "history"),
+    Route("GET", SEARCH, "search"),
     Route("POST", "/v1/txn", "txn"),
     Route("POST", "/v1/batch", "batch"),
     # Watches have their own bound, and last.
@@ -135,6 +138,10 @@ def resolve(path: str) -> tuple[str, list[str]]:
         names = path[12:].split("/", 2)
         if len(names) == 3:
             return _HISTORY, names
+    if path.startswith("/v1/search/"):
+        names = path[11:].split("/")
+        if len(names) == 2:
+            return SEARCH, names
     if path.startswith(f"{COLLECTIONS}/"):
         names = path[len(COLLECTIONS) + 1 :].split("/")
         if len(names) == 2:
@@ -240,6 +247,7 @@ class HttpServer:
         )
         owners = (
             handlers,
+            SearchHandlers(parts.service),
             MemberHandlers(parts.members, self._bodies),
             PartitionHandlers(parts.partitions, self._bodies),
             CollectionHandlers(parts.collections, parts.service, self._bodies),

@@ -128,6 +128,15 @@ class Query:
             raise bad_request(name, f"must be a whole number from {low} to {high}")
         return int(text)
 
+    def decimal(self, name: str, low: float, high: float) -> float | None:
+        """A decimal number such as 1.5 within [low, high]; None if absent."""
+        text = self.text(name)
+        if text is None:
+            return None
+        if not _DECIMAL.fullmatch(text) or not low <= float(text) <= high:
+            raise bad_request(name, f"must be a decimal number from {low:g} to {high:g}")
+        return float(text)
+
     def flag(self, name: str, default: bool) -> bool:
         text = self.text(name)
         if text is None:

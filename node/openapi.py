@@ -20,6 +20,7 @@ from node.openapi_shapes import Described, Routes, error_schema, parameters
 _TAGS = {
     "/v1/kv": "keys",
     "/v1/history": "keys",
+    "/v1/search": "keys",
     "/v1/txn": "keys",
     "/v1/batch": "keys",
     "/v1/watch": "keys",

@@ -13,10 +13,13 @@ from engines.schema import (
     integer,
     listed,
     members,
+    number,
     one_of,
     or_null,
     text,
 )
+from engines.session_search import HITS_DEFAULT, HITS_MAX, WEIGHT_DEFAULT, WEIGHT_MAX
+from engines.text_match import MODES, QUERY_CHARACTERS_MAX
 from node.http_bodies import BYTES_TYPE
 from node.http_limits import (
     BATCH_OPERATIONS_MAX,
@@ -128,6 +131,7 @@ def routes(limits: Limits) -> Routes:
         ("DELETE", "/v1/kv/{namespace}/{session}"): _forget(limits),
         **_listings(),
         ("GET", "/v1/history/{namespace}/{session}/{key}"): _history(),
+        ("GET", "/v1/search/{namespace}/{session}"): _search(),
         ("POST", "/v1/txn"): _txn(limits),
         ("POST", "/v1/batch"): _batch(limits),
         ("GET", "/v1/watch"): _watch(limits),
@@ -177,6 +181,36 @@ def _listings() -> Routes:
             "List the namespaces that hold keys or collections", members({"namespace": text()})
         ),
     }
+
+
+def _search() -> Described:
+    weight = number(0, WEIGHT_MAX, default=WEIGHT_DEFAULT, description="with at most nine decimals")
+    item = members({**_ITEM, "score": number()}, {**_VALUE, "snippet": text()})
+    return operation(
+        "Find a session's records by words of their keys and values",
+        members({"items": listed(item, HITS_MAX), "more": boolean(), "revision": REVISION}),
+        ("KEY_TOO_LARGE", *READ_CODES),
+        parameters=[
+            *uses("namespace", "session"),
+            query_parameter(
+                "query",
+                text(
+                    QUERY_CHARACTERS_MAX,
+                    1,
+                    description='words, "phrases", prefix* and -words; at least one word',
+                ),
+                required=True,
+            ),
+            query_parameter("mode", one_of(MODES, default=MODES[0])),
+            *uses("prefix"),
+            query_parameter("limit", integer(1, HITS_MAX, default=HITS_DEFAULT)),
+            *uses("values"),
+            query_parameter("snippets", boolean()),
+            query_parameter("key_weight", weight),
+            query_parameter("value_weight", weight),
+            *uses(*READS),
+        ],
+    )
 
 
 def _history() -> Described:

@@ -50,6 +50,7 @@ from engines.read_requests import (
     Shown,
     Wanted,
 )
+from engines.session_search import HitPage, SearchSession
 from node.clock import Clock
 from node.errors import Conflict, HivememError, InternalError, NotFound
 from node.forget import Forget, Forgetting, Forgotten
@@ -216,6 +217,12 @@ class Service:
     ) -> Shown[RecordPage]:
         """One page of a session's records in key order, and the revision it shows."""
         request = ScanSession(namespace, session, prefix, after, limit, values)
+        return await self._router.read(request, read, deadline)
+
+    async def search(
+        self, request: SearchSession, read: ReadOptions, deadline: float
+    ) -> Shown[HitPage]:
+        """Records of one session by their words, best first, and the revision that it shows."""
         return await self._router.read(request, read, deadline)
 
     async def sessions(

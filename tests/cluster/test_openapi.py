@@ -91,6 +91,8 @@ async def test_examples_do_as_described(tmp_path):
         assert await node.ask("GET", "/readyz", query="?verbose") == 200
         assert await node.ask("HEAD", "/v1/kv/{namespace}/{session}/{key}") == 200
         assert await node.ask("GET", "/v1/kv/{namespace}/{session}", query="?values=true") == 200
+        words = "?query=v&values=true&snippets=true"
+        assert await node.ask("GET", "/v1/search/{namespace}/{session}", query=words) == 200
         assert await node.ask("POST", "/v1/cluster/digests", {}) == 200
         assert await node.ask("POST", "/v1/snapshots", {}) == 200
         collection = "/v1/collections/{namespace}/{collection}"

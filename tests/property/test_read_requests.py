@@ -38,6 +38,8 @@ from engines.read_requests import (
     Wanted,
     WantedHeld,
 )
+from engines.session_search import SearchSession
+from engines.text_match import MODES
 from tests.unit.engine_state import State
 
 NAMESPACES = st.sampled_from(["n", "n.o"])
@@ -58,7 +60,12 @@ COLLECTIONS = st.builds(
     CollectionCommand, st.sampled_from(["n", "n-", "m", "o"]), st.sampled_from(["c", "d"]),
     st.just(CREATE), st.just(MADE), st.just(1000), st.just(1),
 )  # fmt: skip
-COMMANDS = st.lists(PUTS | PUTS | DELETES | COLLECTIONS, max_size=25)
+TEXTS = st.builds(
+    Put, NAMESPACES, SESSIONS, KEYS, st.sampled_from([b"ant bee", b"bee", b'["cat", "\\ud800"]']),
+    st.sampled_from(["text/plain", "application/json"]), st.just(1000), st.none(),
+    if_version=st.none(), request_id=st.none(),
+)  # fmt: skip
+COMMANDS = st.lists(PUTS | TEXTS | DELETES | COLLECTIONS, max_size=25)
 CHANGE_IDS = st.builds(ChangeId, st.integers(0, 30), st.integers(0, 2))
 
 LISTINGS = st.one_of(
@@ -84,6 +91,11 @@ REQUESTS = st.one_of(
     st.builds(
         ListHistory, NAMESPACES, SESSIONS, KEYS, st.none() | CHANGE_IDS, LIMITS, st.booleans(),
         BYTES_MAX,
+    ),
+    st.builds(
+        SearchSession, NAMESPACES, SESSIONS, st.sampled_from(["bee", "ab a", "ant -cat", "c*"]),
+        st.sampled_from(MODES), st.sampled_from([b"", b"a"]), LIMITS, st.booleans(), st.booleans(),
+        st.sampled_from([0.0, 1.0, 3.5]), st.just(1.0), BYTES_MAX,
     ),
 )  # fmt: skip
 

@@ -121,6 +121,29 @@ async def test_an_unknown_outcome_says_how_to_repeat_it(run: Shell):
         assert (again.json()["version"], again.json()["request_id"]) == (1, found[1])
 
 
+async def test_search_finds_records_by_their_words(run: Shell):
+    await run("put", "a/s/garden/bees", "they dance")
+    await run("put", "a/s/kitchen", "no bees, no flowers")
+    await run("put", "a/t/bees", "elsewhere")
+    found = await run("search", "a/s", "bee", "--key-weight", "5")
+    lines = found.text.splitlines()
+    assert lines[0].split() == ["SCORE", "KEY", "SIZE", "UPDATED", "SNIPPET"]
+    assert [line.split()[1] for line in lines[1:]] == ["garden/bees", "kitchen"]
+    assert "[bees]" in lines[2]
+    assert "they dance" in (await run("search", "a/s/garden", "bee", "--values")).text
+    one = await run("search", "a/s", "bees", "-o", "json", "--limit", "1", "--value-weight", "9")
+    document = one.json()
+    assert (document["truncated"], document["items"][0]["key"]) == (True, "kitchen")
+    assert document["items"][0]["snippet"] == "no [bees], no flowers"
+    assert document["items"][0]["score"] > 0
+    assert "there are more" in (await run("search", "a/s", "bees", "--limit", "1")).err
+    both = await run("search", "a/s", "bees", "flowers", "--mode", "all")
+    assert len(both.text.splitlines()) == 2
+    assert "garden" not in (await run("search", "a/s", "--", "bees", "-dance")).text
+    assert (await run("search", "a", "bees")).status == 2
+    assert (await run("search", "a/s", "...")).status == 1
+
+
 async def test_ls_goes_from_namespaces_down_to_keys(run: Shell):
     for place in ("a/s/k1", "a/s/k2", "a/s/x", "a/t/k", "b/s/k"):
         await run("put", place, "value of " + place)

@@ -146,6 +146,28 @@ async def test_listing_pages_through_everything(client: HivememClient):
     assert following.items[0].key == "0007"
 
 
+async def test_records_are_found_by_their_words(client: HivememClient):
+    await client.put("n", "s/é", "garden/bees", "they dance")
+    await client.put("n", "s/é", "kitchen", b"\xff\x00 bees")
+    await client.put_json("n", "s/é", "notes", {"bees": ["are dancing & singing often"]})
+    page = await client.search("n", "s/é", "dance", values=True, snippets=True)
+    assert [hit.item.key for hit in page.hits] == ["garden/bees", "notes"]
+    assert [hit.snippet for hit in page.hits] == ["they [dance]", "are [dancing] & singing often"]
+    assert page.hits[0].item.text() == "they dance"
+    assert page.hits[0].score > page.hits[1].score > 0
+    assert (page.more, page.revision) == (False, 3)
+    found = await client.search("n", "s/é", "bees dance", mode="all", key_weight=2, value_weight=0)
+    assert [(hit.item.key, hit.item.value, hit.snippet) for hit in found.hits] == [
+        ("garden/bees", None, None)
+    ]
+    few = await client.search("n", "s/é", "danc*", limit=1, consistency="stale", min_revision=1)
+    assert (len(few.hits), few.more) == (1, True)
+    assert not (await client.search("n", "s/é", "dance", prefix="x")).hits
+    with pytest.raises(BadRequest) as caught:
+        await client.search("n", "s/é", "-")
+    assert caught.value.field == "query"
+
+
 async def test_a_transaction_compares_and_then_acts(client: HivememClient):
     await client.put("n", "s", "turn", "1")
     txn = client.txn("n", "s")

@@ -42,6 +42,7 @@ async def refused(
 
 KEY = "/v1/kv/n/s/here"
 LIST = "/v1/kv/n/s"
+SEARCH = "/v1/search/n/s"
 HISTORY = "/v1/history/n/s/here"
 WATCH = "/v1/watch"
 UNKNOWN = "UNKNOWN_PARAMETER"
@@ -129,6 +130,29 @@ TARGETS = [
     ("DELETE", LIST + "?if_version=1", 400, UNKNOWN, "if_version"),
     ("DELETE", LIST + "?cursor=x", 400, UNKNOWN, "cursor"),
     ("DELETE", LIST + "/", 400, BAD, "key"),
+    ("GET", SEARCH, 400, BAD, "query"),
+    ("GET", SEARCH + "?query=", 400, BAD, "query"),
+    ("GET", SEARCH + "?query=-bee", 400, BAD, "query"),
+    ("GET", SEARCH + "?query=%ff", 400, BAD, "query"),
+    ("GET", SEARCH + f"?query={'b' * 4097}", 400, BAD, "query"),
+    ("GET", SEARCH + f"?query={'+'.join(f'b{n}' for n in range(65))}", 400, BAD, "query"),
+    ("GET", SEARCH + "?query=b&query=b", 400, BAD, "query"),
+    ("GET", SEARCH + "?query=b&mode=some", 400, BAD, "mode"),
+    ("GET", SEARCH + "?query=b&mode=", 400, BAD, "mode"),
+    ("GET", SEARCH + "?query=b&limit=0", 400, BAD, "limit"),
+    ("GET", SEARCH + "?query=b&limit=101", 400, BAD, "limit"),
+    ("GET", SEARCH + "?query=b&values=1", 400, BAD, "values"),
+    ("GET", SEARCH + "?query=b&snippets=yes", 400, BAD, "snippets"),
+    ("GET", SEARCH + f"?query=b&prefix={'p' * 4097}", 413, "KEY_TOO_LARGE", "prefix"),
+    ("GET", SEARCH + "?query=b&key_weight=-1", 400, BAD, "key_weight"),
+    ("GET", SEARCH + "?query=b&key_weight=nan", 400, BAD, "key_weight"),
+    ("GET", SEARCH + "?query=b&value_weight=1e3", 400, BAD, "value_weight"),
+    ("GET", SEARCH + "?query=b&value_weight=1000.1", 400, BAD, "value_weight"),
+    ("GET", SEARCH + "?query=b&max_staleness_ms=5", 400, BAD, "max_staleness_ms"),
+    ("GET", SEARCH + "?query=b&cursor=x", 400, UNKNOWN, "cursor"),
+    ("GET", "/v1/search/n!/s?query=b", 400, BAD, "namespace"),
+    ("GET", "/v1/search/n/s%00?query=b", 400, BAD, "session"),
+    ("GET", "/v1/search/n/?query=b", 400, BAD, "session"),
     ("GET", "/v1/kv/n?values=true", 400, UNKNOWN, "values"),
     ("GET", "/v1/kv?prefix=n", 400, UNKNOWN, "prefix"),
     ("GET", HISTORY + "?at_revision=x", 400, BAD, "at_revision"),
@@ -191,6 +215,7 @@ async def test_bad_targets(
         ("PUT", "/v1/batch", "POST"),
         ("POST", "/v1/watch", "GET"),
         ("DELETE", "/v1/status", "GET"),
+        ("POST", SEARCH, "GET"),
         ("POST", "/livez", "GET, HEAD"),
     ],
 )

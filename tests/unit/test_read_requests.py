@@ -32,9 +32,22 @@ from engines.read_requests import (
     Wanted,
     WantedHeld,
 )
+from engines.session_search import HITS_MAX, SearchSession
+from engines.text_match import QUERY_CHARACTERS_MAX, TERMS_MAX
 
 LONG = b"k" * (KEY_BYTES_MAX + 1)
 ONE, HELD = Wanted("n", "s", b"k"), WantedHeld("n", "s", b"k", True)
+
+
+def _search(**given: Any) -> tuple[Any, ...]:
+    """Fields of a SearchSession, in their order."""
+    fields = {
+        "namespace": "n", "session": "s", "query": "bees", "mode": "any", "prefix": b"",
+        "limit": 1, "values": True, "snippets": True, "key_weight": 1.0, "value_weight": 2.0,
+        "bytes_max": 1,
+    }  # fmt: skip
+    return tuple({**fields, **given}.values())
+
 
 BEYOND: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("namespace", GetRecord, ("", "s", b"k", True)),
@@ -64,6 +77,20 @@ BEYOND: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
     ("after", ScanSession, ("n", "s", b"", LONG, 1, True, 1)),
     ("after", WalkNamespace, ("n", ("s", LONG), 1, 1)),
     ("before", ListHistory, ("n", "s", b"k", ChangeId(-1, 0), 1, True, 1)),
+    ("namespace", SearchSession, _search(namespace="n\x00")),
+    ("query", SearchSession, _search(query="")),
+    ("query", SearchSession, _search(query="-bee")),
+    ("query", SearchSession, _search(query="...", mode="phrase")),
+    ("query", SearchSession, _search(query="b" * (QUERY_CHARACTERS_MAX + 1))),
+    ("query", SearchSession, _search(query=" ".join(f"b{n}" for n in range(TERMS_MAX + 1)))),
+    ("mode", SearchSession, _search(mode="some")),
+    ("prefix", SearchSession, _search(prefix=LONG)),
+    ("limit", SearchSession, _search(limit=0)),
+    ("limit", SearchSession, _search(limit=HITS_MAX + 1)),
+    ("key_weight", SearchSession, _search(key_weight=-0.1)),
+    ("value_weight", SearchSession, _search(value_weight=1000.1)),
+    ("bytes_max", SearchSession, _search(bytes_max=0)),
+    ("bytes_max", SearchSession, _search(bytes_max=PAGE_BYTES_MAX + 1)),
 ]
 VALID: dict[Any, ReadRequest[Any]] = {
     GetRecord: GetRecord("n", "s", b"k"),
@@ -75,6 +102,7 @@ VALID: dict[Any, ReadRequest[Any]] = {
     ListSessions: ListSessions("n", None, 1),
     ListNamespaces: ListNamespaces(None, 1),
     WalkNamespace: WalkNamespace("n", None, 1),
+    SearchSession: SearchSession(*_search()),
 }
 
 
@@ -97,7 +125,8 @@ def test_types_are_compared_exactly(request_: ReadRequest[Any]) -> None:
     assert decode_read(packed) == request_
     values = [getattr(request_, field.name) for field in fields(request_)]
     for place in range(len(values)):
-        wrong = [*values[:place], 1.5, *values[place + 1 :]]
+        odd = 1 if type(values[place]) is float else 1.5
+        wrong = [*values[:place], odd, *values[place + 1 :]]
         with pytest.raises(UnknownRead):
             decode_read(packed[:1] + pack((packed[2], *wrong)))
     for more in ([*values, 0], values[:-1], []):

@@ -38,6 +38,7 @@ from engines.read_requests import (
     Wanted,
     WantedHeld,
 )
+from engines.session_search import SearchSession
 from node.clock import SystemClock
 from node.errors import DeadlineExceeded, InternalError, Unavailable
 from node.local_reads import LocalReads, ReaderThreads
@@ -71,6 +72,7 @@ REQUESTS: list[ReadRequest[Any]] = [
     ListSessions("n", None, 1),
     ListNamespaces(None, 5),
     WalkNamespace("n", ("s", b"k"), 3),
+    SearchSession("n", "s", "k large", limit=1, values=True, snippets=True),
 ]
 
 
