@@ -161,7 +161,9 @@ def growth(
     for system in systems:
         output.say(f"{system.name}: from empty to {options.sizes[-1]:,} keys")
         with running([system], folder / "sizes") as started:
-            found = sizes.grow(session(started), system, options.sizes, output.say)
+            found = sizes.grow(
+                session(started), system, options.sizes, options.repetitions, output.say
+            )
         footprints += found[0]
         writes += found[1]
     output.footprints(footprints, writes)

@@ -81,7 +81,7 @@ def size_table(writes: Sequence[Result]) -> str:
         )
         for each in writes
     ]
-    return "\n".join(["Writes, 64 clients, by size (one run each)", *_aligned([heading, *rows])])
+    return "\n".join(["Writes, 64 clients, by size (medians)", *_aligned([heading, *rows])])
 
 
 def json_line(result: Result) -> str:

@@ -36,9 +36,14 @@ def store(session: Session, keys: int, say: Callable[[str], None]) -> list[Footp
 
 
 def grow(
-    session: Session, system: System, sizes: Sequence[int], say: Callable[[str], None]
+    session: Session,
+    system: System,
+    sizes: Sequence[int],
+    repetitions: int,
+    say: Callable[[str], None],
 ) -> tuple[list[Footprint], list[Result]]:
-    """From empty through each size; at each, its footprint and writes of 64 clients.
+    """From empty through each size; at each, its footprint and writes of 64 clients, the median
+    of `repetitions`.
 
     Overwritten keys cost what a system keeps of their past, so the footprint of a size includes
     the writes that were measured at the sizes before it.
@@ -53,7 +58,8 @@ def grow(
         for keys in sizes:
             footprints.append(session.fill(system, keys, VALUE_BYTES, first=first, empty=empty))
             case = replace(cases.write(64, (door.name,)), name="write-by-size", keys=keys)
-            writes.append(median(case, door.name, [session.sample(case, door.name, seed=1)]))
+            samples = [session.sample(case, door.name, seed) for seed in range(repetitions)]
+            writes.append(median(case, door.name, samples))
             first = keys
     except BenchmarkError as error:
         say(f"{system.name} stops at {first:,} keys: {error}")
