@@ -38,14 +38,15 @@ async def _forget(client: HivememClient, options: argparse.Namespace) -> int:
     if options.prefix == "":
         raise UsageError("--prefix is empty; leave it out to forget all keys")
     if options.all_sessions:
-        if not place.namespace or place.session:
+        if not place.namespace or "/" in options.path:
             raise UsageError(f"{options.path!r} is not NAMESPACE, which --all-sessions needs")
         if not _agreed(place.namespace, options):
             console.say("hivemem: nothing was deleted")
             return EXIT_FAILED
         sessions = client.sessions(place.namespace)
     else:
-        if not place.session or place.rest:
+        # A third part, also an empty one: what was to be behind the slash is not known.
+        if not place.session or options.path.count("/") > 1:
             raise UsageError(
                 f"{options.path!r} is not NAMESPACE/SESSION; `rm` deletes one key, --prefix says "
                 "with what keys start, and --all-sessions is for all of a namespace"

@@ -38,7 +38,7 @@ from node.client_types import (
     Value,
 )
 from node.clock import Clock
-from node.errors import HivememError
+from node.errors import BadRequest, HivememError
 
 T = TypeVar("T")
 
@@ -169,11 +169,15 @@ class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls, SearchCalls):
     ) -> Forgotten:
         """Delete up to `limit` (at most 10,000) of a session's keys, in one request.
 
-        `max_revision`: keep what changed after it; None: what changes from the request on. The
+        `max_revision`: keep what changed after it; None: what changes from the call on. The
         answer's `revision` goes on under the same bound. A repetition after a lost answer, which
         the call itself may make too, does not count what was deleted before it.
+        Raises BadRequest for a prefix that is empty.
         """
-        options = {"prefix": prefix or None, "limit": limit, "max_revision": max_revision}
+        _refuse_empty(prefix)
+        if max_revision is None:
+            max_revision = await self._bound(namespace, session, prefix, timeout_ms)
+        options = {"prefix": prefix, "limit": limit, "max_revision": max_revision}
         target = f"/v1/kv/{wire.path(namespace, session)}{wire.query(options)}"
         return await self._write(Call("DELETE", target, mutates=True), wire.forgotten, timeout_ms)
 
@@ -190,13 +194,11 @@ class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls, SearchCalls):
 
         Not one step: others see some keys gone before the rest. What is written after the call
         began is kept. It may be repeated; an error of a call that deleted keys is not definite.
+        Raises BadRequest for a prefix that is empty.
         """
-        # What is kept is decided before anything is deleted: a request that is sent again would
-        # otherwise list, and delete, what was written since it was sent first.
-        listed = await self.list_page(
-            namespace, session, prefix=prefix, limit=1, timeout_ms=timeout_ms
-        )
-        done = Forgotten(0, 0, bool(listed.items), listed.revision)
+        _refuse_empty(prefix)
+        bound = await self._bound(namespace, session, prefix, timeout_ms)
+        done = Forgotten(0, 0, True, bound)
         while done.more:
             try:
                 page = await self.forget_page(
@@ -214,6 +216,17 @@ class ClientApi(MemberCalls, SnapshotCalls, CollectionCalls, SearchCalls):
             # Each request begins at the first key, and sees what was kept before it again.
             done = replace(page, deleted=done.deleted + page.deleted, revision=done.revision)
         return done
+
+    async def _bound(
+        self, namespace: str, session: str, prefix: str | None, timeout_ms: int | None
+    ) -> int:
+        """The revision up to which keys are forgotten, decided before anything is deleted: a
+        request that is sent again would otherwise list, and delete, what was written since it
+        was sent first."""
+        listed = await self.list_page(
+            namespace, session, prefix=prefix, limit=1, timeout_ms=timeout_ms
+        )
+        return listed.revision
 
     # --- Listings ------------------------------------------------------------------
 
@@ -457,3 +470,9 @@ async def _names(next_page: Callable[[str | None], Awaitable[NamePage]]) -> Asyn
         cursor = page.next_cursor
         if cursor is None:
             return
+
+
+def _refuse_empty(prefix: str | None) -> None:
+    """More likely a variable that was not set than all keys."""
+    if prefix == "":
+        raise BadRequest("is empty; leave it out to forget the whole session", field="prefix")

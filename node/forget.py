@@ -41,6 +41,7 @@ from node.reads import LINEARIZABLE, ReadOptions
 T = TypeVar("T")
 
 PAGE_KEYS_MAX = 500  # deleted by what is proposed together: a leader's batch of expired ones
+REVISION_BYTES = 8  # that a comparison counts beside its key
 TXN_KEY_BYTES_MAX = 64 << 10  # of one transaction's keys; it names each of them twice
 
 
@@ -183,10 +184,13 @@ class Forgetting:
         return result.succeeded
 
     def _chunks(self, keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+        # Each key is in a comparison, with a revision, and in what is then done.
+        revisions = REVISION_BYTES * min(self._limits.txn_ops_max, len(keys))
+        bytes_max = min(TXN_KEY_BYTES_MAX, (self._limits.txn_bytes_max - revisions) // 2)
         first, size = 0, 0
         for at, key in enumerate(keys):
             if at > first and (
-                at - first == self._limits.txn_ops_max or size + len(key) > TXN_KEY_BYTES_MAX
+                at - first == self._limits.txn_ops_max or size + len(key) > bytes_max
             ):
                 yield keys[first:at]
                 first, size = at, 0

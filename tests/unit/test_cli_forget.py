@@ -77,6 +77,8 @@ async def test_a_namespace_is_forgotten_when_somebody_says_yes(
     [
         ("n",),
         ("n/a/k1",),
+        ("n/a/",),
+        ("n/", "--all-sessions", "--yes"),
         ("n/a", "--prefix", ""),
         ("n/a", "--all-sessions"),
         ("n/a", "--all-sessions", "--yes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from engines.read_requests import ReadRequest, Shown
 from node import forget
 from node.client import BatchPut, HivememClient
 from node.clock import SystemClock
-from node.errors import DeadlineExceeded, HivememError, OutOfSpace, Unavailable
+from node.errors import BadRequest, DeadlineExceeded, HivememError, OutOfSpace, Unavailable
 from node.forget import Forget, Forgetting
 from tests.openapi_check import Document
 from tests.unit.client_nodes import Act, Says, Seen, addressed_door, door_address, fake_nodes, ok
@@ -158,6 +159,15 @@ async def test_what_is_proposed_at_once_is_bounded_in_keys_and_bytes(scripted: S
     assert [len(command.then) for command in step] == [16, 16, 8]
 
 
+async def test_small_limits_of_transactions_are_kept(tmp_path: Path) -> None:
+    small = replace(Limits(), value_bytes_max=32 << 10, txn_bytes_max=128 << 10)
+    with checked_state(tmp_path / "small") as state:
+        state.limits = small
+        scripted = Scripted(state)
+        put_many(state, 300, 1005)
+        assert (await forgetting(scripted).run()).deleted == 300
+
+
 async def test_one_changed_key_costs_no_other_its_deletion(scripted: Scripted) -> None:
     put_many(scripted.state, 128)
     plain = scripted.propose_many
@@ -269,6 +279,31 @@ ITEM = {
     "created_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-01-01T00:00:00.000Z",
     "expires_at": None,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["forget", "forget_page"])
+async def test_an_empty_prefix_is_no_way_to_say_all(tmp_path: Path, call: str) -> None:
+    async with addressed_door(tmp_path) as door, HivememClient([door_address(door)]) as client:
+        await client.put("n", "s", "k", "v")
+        with pytest.raises(BadRequest) as caught:
+            await getattr(client, call)("n", "s", prefix="")
+        assert caught.value.field == "prefix"
+        assert (await client.get("n", "s", "k")).value == b"v"
+
+
+async def test_a_page_that_is_asked_for_again_has_the_bound_of_the_first_time() -> None:
+    bounds: list[str | None] = []
+
+    def behave(seen: Seen) -> Says | Act:
+        if seen.method == "GET":
+            return ok(items=[ITEM], next_cursor=None, revision=12)
+        bounds.append(seen.query.get("max_revision"))
+        return Act.CLOSE if len(bounds) == 1 else ok(deleted=3, kept=0, more=False, revision=12)
+
+    async with fake_nodes(behave) as (node,), HivememClient([node.address], follow=False) as client:
+        await client.forget_page("n", "s")
+        await client.forget_page("n", "s", max_revision=7)
+    assert bounds == ["12", "12", "7"]
 
 
 async def test_all_requests_of_a_call_have_the_bound_of_its_beginning() -> None:
