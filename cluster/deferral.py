@@ -17,11 +17,12 @@ class DeferralLimits:
 
     `seconds_max` is what reads without a barrier may be older for it: half of what a
     heartbeat's interval makes them anyway. The others bound what one turn then applies, and
-    with it how long the loop is kept from acknowledging entries.
+    with it how long the loop is kept from acknowledging entries: followers begin to wait at
+    the same entry, so that they apply at the same time, and then nobody acknowledges.
     """
 
     entries_max: int = 64
-    bytes_max: int = 256 << 10  # payload bytes accepted and not applied
+    bytes_max: int = 64 << 10  # payload bytes accepted and not applied
     seconds_max: float = 0.05
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engines.digests import Tally
+from engines.environment import Databases, Transaction
 from engines.errors import CorruptRecord
-from engines.store import Databases, Transaction
 
 # Values wait in memory until then; more than that is written at once.
 WAITING_BYTES_MAX = 1 << 20

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from engines.check_collections import collection_problems
 from engines.counters import Counters, load_counters
 from engines.digests import BUCKETS, Deltas, add, differing, load_buckets
+from engines.environment import Database, Databases, Transaction
 from engines.errors import CorruptRecord
 from engines.interfaces import ChangeKind
 from engines.keyspace import ID_BYTES, find_leaf, find_root, grave_key, is_directory, walk
@@ -29,7 +30,7 @@ from engines.layout import (
     unseal,
 )
 from engines.registry import Registry, load_registry
-from engines.store import Database, Databases, Snapshot, Transaction
+from engines.store import Snapshot
 
 PROBLEMS_MAX = 100  # a check stops there: a broken store would repeat itself
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engines.catalog import DROPPED, Collection, unpack_collection
+from engines.environment import Databases, Transaction
 from engines.layout import unseal
 from engines.registry import Registry
 from engines.space import ID_BYTES, View
-from engines.store import Databases, Transaction
 
 
 def collection_problems(

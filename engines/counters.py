@@ -12,10 +12,10 @@ from operator import attrgetter
 from struct import Struct
 from struct import error as StructError
 
+from engines.environment import Databases, Transaction
 from engines.errors import CorruptRecord
 from engines.interfaces import ChangeId
 from engines.layout import CHANGE_ID, pack_change_id, pack_u64, seal, unseal
-from engines.store import Databases, Transaction
 
 COUNTERS_KEY = b"counters"
 _REMEMBERED = 8  # states that are read again and again: one a group, or two

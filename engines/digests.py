@@ -25,9 +25,9 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from engines.environment import Databases, Transaction
 from engines.errors import CorruptRecord
 from engines.layout import Buffer, seal, unseal
-from engines.store import Databases, Transaction
 
 BUCKETS: Final = 256  # one record of 2 KiB: one LMDB page for each apply
 ROOT_BYTES: Final = 16

@@ -5,30 +5,42 @@ to say why. So room beyond what a data file uses is had beforehand, by `posix_fa
 fails with an error that names its reason. The file is as long as its map all the while, and
 sparse; `trim` cuts it to what is used.
 
-Not covered: a file system that copies on write needs room for pages that are there, too, and
-a transaction may use more than is had ahead. Both meet a signal only where the disk is full
-already, and a node takes nothing in long before (`storage.free_bytes_min`).
+How much: what the transaction is expected to need, and some beyond, so that the disk is asked
+now and then only. Not covered: a file system that copies on write needs room for pages that are
+there, too, and a transaction may need far more than its commands let expect. Both meet a signal
+only where the disk is full already, and a node takes nothing in long before
+(`storage.free_bytes_min`).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
 
 from engines.interfaces import MIB
 
-# Had beyond what is used: an eighth of it, within these bounds, in bytes.
+# Had beyond what is used: an eighth of it, within these bounds, in bytes. Of a disk that has
+# little left no more than a sixteenth of that, or a state that nobody writes to would fill it.
 AHEAD_MIN: Final = 4 * MIB
 AHEAD_MAX: Final = 64 * MIB
 _AHEAD_SHARE: Final = 8
+_FREE_SHARE: Final = 16
 
 # macOS has no such call, and there the map stays read-only.
 AVAILABLE: Final = hasattr(os, "posix_fallocate")
+_UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+_PREFETCH_BYTES: Final = 32 * MIB  # asked for by one call
+
+
+class FileSpaceUnavailableError(Exception):
+    """The file system has no such call."""
 
 
 class FileSpace:
-    """The space of one data file. One thread at a time."""
+    """The space of one data file. One thread at a time, but for `prefetch`."""
 
     def __init__(self, path: Path, bytes_max: int) -> None:
         """`bytes_max`: the length of the map. Raises OSError."""
@@ -36,25 +48,40 @@ class FileSpace:
         self._held = 0  # bytes from the start for which the disk has room
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
-    def ensure(self, used: int) -> None:
-        """Have room beyond the first `used` bytes. Cheap while there is enough.
+    def ensure(self, used: int, expected: int = 0) -> None:
+        """Have room for `expected` bytes beyond the first `used`. Cheap while there is enough.
 
-        Raises OSError: not even AHEAD_MIN is to be had.
+        Raises OSError: there is not so much; FileSpaceUnavailableError.
         """
-        wanted = min(max(used // _AHEAD_SHARE, AHEAD_MIN), AHEAD_MAX)
-        if self._held >= min(used + wanted // 2, self._bytes_max):
+        least = max(expected, AHEAD_MIN // 2)
+        if self._held >= min(used + least, self._bytes_max):
             return
-        while True:
-            end = min(used + wanted, self._bytes_max)
-            try:
-                os.posix_fallocate(self._fd, 0, end)
-            except OSError:
-                if wanted <= AHEAD_MIN:
-                    raise
-                wanted = max(wanted // 2, AHEAD_MIN)
-            else:
-                self._held = end
-                return
+        ahead = min(max(used // _AHEAD_SHARE, AHEAD_MIN), AHEAD_MAX)
+        disk = os.fstatvfs(self._fd)
+        modest = max(disk.f_bavail * disk.f_frsize // _FREE_SHARE, AHEAD_MIN)
+        wanted = max(min(ahead, modest), least)
+        while not self._allocated(min(used + wanted, self._bytes_max), last=wanted == least):
+            wanted = max(wanted // 2, least)
+
+    def _allocated(self, end: int, *, last: bool) -> bool:
+        """Raises, if it is the `last` try, OSError."""
+        try:
+            # From what is held on: where a library imitates the call, it reads all blocks.
+            os.posix_fallocate(self._fd, self._held, end - self._held)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                raise FileSpaceUnavailableError from error
+            if last:
+                raise
+            return False
+        self._held = end
+        return True
+
+    def prefetch(self, used: int) -> None:
+        """Have the kernel read the first `used` bytes in their order: a walk in the order of keys
+        would read what is not in memory page by page. Any thread. Raises OSError."""
+        for start in range(0, used, _PREFETCH_BYTES):
+            os.posix_fadvise(self._fd, start, _PREFETCH_BYTES, os.POSIX_FADV_WILLNEED)
 
     def trim(self, used: int) -> None:
         """Cut the file to what is used. Once nothing maps it. Raises OSError."""

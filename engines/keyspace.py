@@ -28,10 +28,10 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Protocol
 
+from engines.environment import Cursor
 from engines.errors import CorruptRecord
 from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
 from engines.layout import Buffer, seal, unseal
-from engines.store import Cursor
 
 Get = Callable[[bytes], Buffer | None]  # a record of one database, by its key
 

@@ -15,6 +15,7 @@ from functools import partial
 from engines.collection_reader import CollectionReader
 from engines.counters import Counters, read_counters
 from engines.derived import DerivedIndexes
+from engines.environment import Database, Databases, Transaction
 from engines.errors import Compacted, CorruptRecord, InvalidArgument
 from engines.interfaces import (
     Change,
@@ -48,7 +49,7 @@ from engines.layout import (
 )
 from engines.registry import Registry
 from engines.session_indexes import SessionIndexes
-from engines.store import Database, Databases, Snapshot, Transaction
+from engines.store import Snapshot
 from engines.tuning import Tuning
 
 

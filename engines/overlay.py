@@ -21,7 +21,7 @@ from operator import itemgetter
 
 from engines.change_log import ChangeLog
 from engines.digests import Tally
-from engines.store import Databases, Transaction
+from engines.environment import Databases, Transaction
 
 _BY_KEY = itemgetter(0)
 _NUMBERS = {name: number for number, name in enumerate(Databases._fields)}

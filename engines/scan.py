@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines.digests import BUCKETS, DIGESTS_KEY, Deltas, add, differing, load_buckets
+from engines.environment import Databases, Transaction
 from engines.errors import CorruptRecord
 from engines.keyspace import is_directory
 from engines.layout import (
@@ -26,7 +27,6 @@ from engines.layout import (
     unseal,
 )
 from engines.state_file import opened
-from engines.store import Databases, Transaction
 
 RECORD_BYTES_MIN = 256  # what a record counts as: looking at a small one is not cheaper
 

@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Final, Protocol
 
+from engines.environment import Databases
 from engines.errors import QueryCancelled
 from engines.made_changes import Parts
 from engines.record_text import key_text
-from engines.store import Databases, Snapshot, Store
+from engines.store import Snapshot, Store
 from engines.text_index import Source, TextIndex
 
 SESSIONS_MAX: Final = 16  # indexes of one state; the one that was searched longest ago goes first

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
+from engines.environment import Databases
 from engines.errors import Compacted, InvalidArgument, QueryCancelled
 from engines.interfaces import MIB, SUB_MAX, ChangeId, Record
 from engines.keyspace import session_key
@@ -23,7 +24,7 @@ from engines.read_requests import (
 )
 from engines.record_text import value_text
 from engines.session_indexes import FIELDS, alone
-from engines.store import Databases, Snapshot
+from engines.store import Snapshot
 from engines.text_index import TextHit, TextIndex
 from engines.text_match import MODES, match_expression
 

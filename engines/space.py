@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple
 
 from engines.catalog import Collection
 from engines.codec import Malformed, unpack_value
+from engines.environment import Cursor, Database, Transaction
 from engines.errors import CorruptRecord, QueryCancelled
 from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
 from engines.layout import seal, unseal
 from engines.overlay import Table
-from engines.store import Cursor, Database, Transaction
 from engines.tuning import Tuning
 
 ID_BYTES: Final = 8

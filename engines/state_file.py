@@ -17,11 +17,11 @@ import lmdb
 from engines.check import problems
 from engines.command import Configure, decode
 from engines.counters import Counters, load_counters
+from engines.environment import FORMAT, Database, Databases, Transaction
 from engines.errors import CorruptRecord, StoreFailed, UnknownFormat
 from engines.interfaces import Limits
 from engines.layout import unseal
 from engines.state_machine import LIMITS_KEY
-from engines.store import FORMAT, Database, Databases, Transaction
 
 # Written out rather than taken from Databases and Counters: what later versions add must not
 # change the digest of what earlier ones have saved.

@@ -1,13 +1,6 @@
 """One LMDB environment: the state of one Raft group. `state_file` looks at copies at rest.
 
-**Durability.** The environment is opened without sync: the log is the truth and this is
-the log applied. A commit survives the death of the process, since the page cache does.
-It does not survive power loss, and worse, LMDB without sync may then be left torn; who
-owns the directory throws it away after a machine crash.
-
-**The map is written to**, so that a page which was made anew costs no call. Room on the disk is had
-beforehand (`file_space.py`). The file is as long as the map meanwhile, with a hole behind what
-is used; a clean end cuts it off.
+What it is on the disk, and what survives what: `environment.py`.
 
 **Threads.** One thread writes (`write`); any thread reads (`read`). LMDB gives each
 reader the state as of its start and neither waits for the other. A snapshot may be
@@ -34,196 +27,19 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import Self
 
 import lmdb
 
-from engines import file_space
-from engines.errors import (
-    CorruptRecord,
-    EngineError,
-    ReadersBusy,
-    StoreFailed,
-    StoreFull,
-    UnknownFormat,
-)
-from engines.file_space import FileSpace
-from engines.layout import seal, unseal
-from engines.resident import find_mapping, release
+from engines.environment import DATA, Databases, Environment, Transaction
+from engines.errors import StoreFailed
 
-FORMAT = b"hivemem state 4"
 CLOSE_WAIT_SECONDS = 10.0  # for open snapshots to end; a read is far shorter
 
-DATA = "data.mdb"  # LMDB's name for the file
 _OLD = ".old"  # suffix of a replaced directory until it is gone
-
-# A reset transaction is kept for the next reader: beginning one then costs no allocation,
-# no lock and no scan of the reader table.
-_SPARE_READERS_MAX = 16
-
-# What LMDB says of pages that lead nowhere, in circles, or into pages that are full.
-_DAMAGE = (
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.CursorFullError,
-    lmdb.PageFullError,
-    lmdb.BadTxnError,
-)
-
-# Quoted: the classes are generic in lmdb's stubs alone.
-Transaction: TypeAlias = "lmdb.Transaction[memoryview]"
-Cursor: TypeAlias = "lmdb.Cursor[memoryview]"
-Database: TypeAlias = "lmdb._Database"
-
-
-class Databases(NamedTuple):
-    """Handles of the named databases; what they hold is drawn in DESIGN.md."""
-
-    meta: Database
-    sessions: Database
-    leaves: Database
-    graves: Database
-    changes: Database
-    leaving: Database
-    expiry: Database
-    requests: Database
-    request_order: Database
-    collections: Database
-    items: Database
-
-
-class Environment:
-    """LMDB's environment in one directory. For this module and `Store.replace`."""
-
-    def __init__(self, path: Path, map_bytes: int, readers_max: int) -> None:
-        self.map_bytes = map_bytes
-        self.readers_max = readers_max
-        self.path = path
-        self.snapshots = 0  # open ones; guarded by the store's condition
-        self._space: FileSpace | None = None
-        file = path / DATA
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            length = file.stat().st_size if file.exists() else None
-            self.env = self._open()
-        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
-            raise UnknownFormat(str(path), f"not a store: {error}") from error
-        except (lmdb.Error, OSError) as error:
-            raise StoreFailed(f"cannot open the store {path}: {error}") from error
-        try:
-            if self.env.flags()["writemap"]:
-                self._space = FileSpace(file, self.env.info()["map_size"])
-            self._page_bytes: int = self.env.stat()["psize"]
-            # Slots that a killed process left behind would pin its pages for ever.
-            self.env.reader_check()
-            self.databases = self._open_databases()
-        except BaseException as error:
-            # As it was: it may be somebody else's.
-            self._close(length)
-            if isinstance(error, lmdb.Error):
-                raise self.translated(error) from error
-            raise
-        self._mapping = find_mapping(file)
-
-    def _open(self) -> lmdb.Environment:
-        """With a writable map, unless the file system has none."""
-        opened = partial(
-            lmdb.open,
-            str(self.path),
-            map_size=self.map_bytes,
-            max_dbs=len(Databases._fields),
-            max_readers=self.readers_max,
-            max_spare_txns=min(self.readers_max, _SPARE_READERS_MAX),
-            sync=False,
-            metasync=False,
-            # What is not in memory is read by the page: keys come in any order. The kernel would
-            # read what lies around, up to megabytes, and dirty all of that with one page.
-            readahead=False,
-        )
-        if not file_space.AVAILABLE:
-            return opened()
-        try:
-            return opened(writemap=True)
-        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError):
-            raise
-        except lmdb.Error:
-            return opened()
-
-    def _open_databases(self) -> Databases:
-        self._have_room()
-        with self.env.begin(write=True, buffers=True) as txn:
-            empty = txn.stat()["entries"] == 0
-            if not empty and self._format(txn) != FORMAT:
-                raise UnknownFormat(
-                    str(self.path),
-                    f"its format is {self._format(txn)!r}; this build knows {FORMAT!r}",
-                )
-            databases = Databases(
-                *(self.env.open_db(name.encode(), txn=txn) for name in Databases._fields)
-            )
-            if empty:
-                txn.put(b"format", seal(b"format", FORMAT), db=databases.meta)
-        return databases
-
-    def _format(self, txn: Transaction) -> bytes | None:
-        try:
-            meta = self.env.open_db(b"meta", txn=txn, create=False)
-        except lmdb.NotFoundError:
-            return None
-        record = txn.get(b"format", db=meta)
-        return None if record is None else unseal("meta", b"format", record)
-
-    def begin(self, *, write: bool) -> Transaction:
-        if write:
-            self._have_room()
-        try:
-            return self.env.begin(write=write, buffers=True)
-        except lmdb.ReadersFullError as error:
-            raise ReadersBusy(self.readers_max) from error
-        except lmdb.Error as error:
-            raise self.translated(error) from error
-
-    def _used_bytes(self) -> int:
-        """Of the file: up to the last page that was ever written."""
-        return (self.env.info()["last_pgno"] + 1) * self._page_bytes
-
-    def _have_room(self) -> None:
-        if self._space is None:
-            return
-        try:
-            self._space.ensure(self._used_bytes())
-        except OSError as error:
-            raise StoreFailed(f"no room for the store {self.path}: {error}") from error
-
-    def close(self) -> None:
-        """Once nothing reads or writes; the file is cut to what is used."""
-        self._close(None if self._space is None else self._used_bytes())
-
-    def _close(self, length: int | None) -> None:
-        """`length`: of the file from now on, bytes."""
-        self.env.close()
-        if self._space is None:
-            return
-        with suppress(OSError):  # it is only long
-            if length is not None:
-                self._space.trim(length)
-        self._space.close()
-        self._space = None
-
-    def release_memory(self) -> None:
-        if self._mapping is not None:
-            release(self._mapping)
-
-    def translated(self, error: lmdb.Error) -> EngineError:
-        if isinstance(error, lmdb.MapFullError):
-            return StoreFull(str(self.path), self.map_bytes)
-        if isinstance(error, _DAMAGE):
-            return CorruptRecord("store", b"", str(error))
-        return StoreFailed(f"store {self.path}: {error}")
 
 
 class Store:
@@ -269,12 +85,14 @@ class Store:
         """
         return Snapshot(self)
 
-    def write(self) -> WriteTransaction:
+    def write(self, expected: int = 0) -> WriteTransaction:
         """The write transaction, for a `with` block: commits, or aborts on an exception.
 
-        One thread only. Leaving raises StoreFull or StoreFailed; nothing is kept then.
+        `expected`: bytes of pages that it may need. One thread only. Entering raises StoreFailed,
+        also if the disk has no room for them. Leaving raises StoreFull or StoreFailed; nothing is
+        kept then.
         """
-        return WriteTransaction(self)
+        return WriteTransaction(self, expected)
 
     def replace(self, path: Path, accept: Callable[[Transaction, Databases], None]) -> None:
         """Make the data file at `path` (same file system, not in use) the state; takes it away.
@@ -442,16 +260,18 @@ class Snapshot:
         `fd`: a pipe or a file. Outside of Python's lock; LMDB needs a few megabytes.
         Meanwhile the pages it sees cannot be reused, so that writes make the file grow.
         """
+        self._environment.prefetch()
         self._environment.env.copyfd(fd, compact=True, txn=self.txn)
 
 
 class WriteTransaction:
     """See Store.write. Entering gives the LMDB transaction."""
 
-    __slots__ = ("_store", "_txn")
+    __slots__ = ("_expected", "_store", "_txn")
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, expected: int) -> None:
         self._store = store
+        self._expected = expected
 
     def __enter__(self) -> Transaction:
         store = self._store
@@ -460,7 +280,7 @@ class WriteTransaction:
         # LMDB would wait for the first one for ever: they are in the same thread.
         if store._writing:
             raise RuntimeError("a write transaction is open already")
-        self._txn = store._environment.begin(write=True)
+        self._txn = store._environment.begin(write=True, expected=self._expected)
         store._writing = True
         return self._txn
 

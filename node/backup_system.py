@@ -19,10 +19,11 @@ from cluster.interfaces import CommittedBatch
 from cluster.partition_map import PartitionMap
 from cluster.placement import NodeFacts, place
 from engines.command import Delete, Put, encode
+from engines.environment import DATA
 from engines.interfaces import Limits, Rejected
 from engines.kv import KvReader
 from engines.state_machine import StateMachine
-from engines.store import DATA, Store
+from engines.store import Store
 from node import system_state
 from node.backup_file import PIECE_BYTES
 from node.backup_format import BackupError

@@ -21,9 +21,9 @@ from cluster.snapshot_copy import verify
 from cluster.snapshot_directory import STATE, complete, read_manifest, set_aside
 from engines.check import problems
 from engines.counters import load_counters
+from engines.environment import DATA
 from engines.errors import EngineError
 from engines.state_file import opened
-from engines.store import DATA
 from node.clock import Clock
 from node.datadir import IDENTITY_FORMAT, owner_pid, sync_folder
 from node.errors import DataDirInUse, StartupError

@@ -53,7 +53,7 @@ HOMES: Mapping[str, tuple[str, ...]] = {
     "jiter": ("node/json_codec.py",),
     "lark": ("engines/cypher_parser.py",),
     # The store in use, and a copy at rest: one writes and shares, the other does neither.
-    "lmdb": ("engines/store.py", "engines/state_file.py"),
+    "lmdb": ("engines/environment.py", "engines/store.py", "engines/state_file.py"),
     "xxhash": ("engines/digests.py",),
     "mcp": ("mcp_server.py",),
     "msgpack": ("engines/codec.py",),

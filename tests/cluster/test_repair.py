@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from engines.layout import pack_leaf, unpack_leaf
-from engines.store import Store
 from node import cli
 from node.client import HivememClient
 from tests.cluster.harness import eventually
+from tests.raw_state import written_leaves
 
 SECRET = b"a value that can be found in the file"
 
@@ -91,18 +91,13 @@ SCRUBBING = {
 
 def tamper(cluster, index: int, key: bytes = b"k") -> None:
     """Change a record and its checksum with it, as no write does."""
-    store = Store(state_file(cluster, index).parent, 64 << 30, 8)
-    try:
-        with store.write() as txn:
-            leaves = store.databases.leaves
-            with txn.cursor(db=leaves) as cursor:
-                places = [bytes(place) for place in cursor.iternext(values=False)]
-            (place,) = [each for each in places if each[8:] == key]
-            leaf = unpack_leaf("leaves", place, txn.get(place, db=leaves) or b"")
-            changed = leaf._replace(version=leaf.version + 7)
-            txn.put(place, pack_leaf(place, changed), db=leaves)
-    finally:
-        store.close()
+    with written_leaves(state_file(cluster, index).parent) as (txn, leaves):
+        with txn.cursor(db=leaves) as cursor:
+            places = [bytes(place) for place in cursor.iternext(values=False)]
+        (place,) = [each for each in places if each[8:] == key]
+        leaf = unpack_leaf("leaves", place, txn.get(place, db=leaves) or b"")
+        changed = leaf._replace(version=leaf.version + 7)
+        txn.put(place, pack_leaf(place, changed), db=leaves)
 
 
 async def version(cluster, index: int) -> int:

@@ -8,18 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-import lmdb
-
 from engines.errors import EngineError
 from engines.layout import pack_leaf, unpack_leaf
-from engines.store import Databases
 from tests.cluster.harness import eventually
 from tests.fault.cluster import FaultCluster
 from tests.fault.nemesis import nemesis
 from tests.fault.nemesis_disks import NO_CUT, SNAPSHOT_SECONDS, flip_bits, newest, tend, well
+from tests.raw_state import written_leaves
 
 MEND_SECONDS: Final = 60.0  # to find the damage, and to be rid of it, on a machine that is busy
-MAP_BYTES: Final = 64 << 30  # address space, as the daemon has it
 STATE_BITS: Final = 256
 # Found in seconds, not in hours.
 FAST: Final = {
@@ -95,22 +92,15 @@ def _group(cluster: FaultCluster, index: int) -> Path:
 
 
 def _change_leaves(folder: Path) -> None:
-    """When a record was last changed is in no answer of the workload.
-
-    Not by a store: as it closes it would cut the file that the node has mapped.
-    """
-    with lmdb.open(
-        str(folder), max_dbs=len(Databases._fields), map_size=MAP_BYTES, sync=False
-    ) as env:
-        leaves = env.open_db(b"leaves", create=False)
-        with env.begin(write=True) as txn:
-            with txn.cursor(db=leaves) as cursor:
-                found = list(cursor.iternext())
-            for place, record in found:  # all: the load must touch one for the sums to tell
-                with contextlib.suppress(EngineError):  # a directory
-                    leaf = unpack_leaf("leaves", place, memoryview(record))
-                    changed = leaf._replace(updated_ms=leaf.updated_ms + 1)
-                    txn.put(place, pack_leaf(place, changed), db=leaves)
+    """When a record was last changed is in no answer of the workload."""
+    with written_leaves(folder) as (txn, leaves):
+        with txn.cursor(db=leaves) as cursor:
+            found = [(bytes(key), bytes(value)) for key, value in cursor.iternext()]
+        for place, record in found:  # all: the load must touch one for the sums to tell
+            with contextlib.suppress(EngineError):  # a directory
+                leaf = unpack_leaf("leaves", place, memoryview(record))
+                changed = leaf._replace(updated_ms=leaf.updated_ms + 1)
+                txn.put(place, pack_leaf(place, changed), db=leaves)
 
 
 Done = Callable[[], Awaitable[bool]]

@@ -31,6 +31,57 @@ except StoreFailed as error:
 """
 
 
+# One apply that needs more than what is had beyond each: a large value, and many small ones.
+ONE_APPLY = """
+import sys
+from pathlib import Path
+from engines.command import Put
+from engines.errors import StoreFailed
+from tests.unit.engine_state import State
+state = State(Path(sys.argv[1]))
+for number in range(int(sys.argv[2])):
+    state.put(b"before %d" % number, b"x" * 5000)
+print("ready", flush=True)
+input()
+def put(key, value):
+    return Put("n", "s", key, value, "x", 1)
+large = [put(b"large", b"x" * 7_000_000)]
+many = [put(b"%d" % number, b"x" * 60) for number in range(16_000)]
+try:
+    state.apply(*(large if sys.argv[3] == "large" else many))
+except StoreFailed as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(not loop_mounts_work(), reason="needs root: loop mounts")
+@pytest.mark.parametrize("before", [0, 100, 250, 400])
+@pytest.mark.parametrize("kind", ["large", "many"])
+def test_one_large_apply_on_a_full_disk_is_no_signal(
+    tmp_path: Path, kind: str, before: int
+) -> None:
+    disk = tmp_path / "disk"
+    with mounted(tmp_path / "disk.img", disk, DISK_BYTES):
+        command = [sys.executable, "-c", ONE_APPLY, str(disk / "live"), str(before), kind]
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": "."},
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+            fill(disk)
+            said, _ = writer.communicate("\n", 60)
+        assert (writer.returncode, "No space left on device" in said) == (7, True), said
+        free(disk)
+        state = State(disk / "live")
+        assert state.machine.applied_index == before
+        state.machine.close()
+
+
 @pytest.mark.skipif(not loop_mounts_work(), reason="needs root: loop mounts")
 @pytest.mark.parametrize("left", [0, 6 * MIB])
 def test_a_full_disk_is_an_error_and_no_signal(tmp_path: Path, left: int) -> None:

@@ -18,6 +18,7 @@ import pytest
 from engines import store as store_module
 from engines.check import check
 from engines.command import TxnGet, TxnPut
+from engines.environment import Databases, Transaction
 from engines.errors import (
     CorruptRecord,
     ReadersBusy,
@@ -30,7 +31,7 @@ from engines.kv import KvReader
 from engines.layout import seal
 from engines.registry import BUILT_IN, Registry
 from engines.state_machine import StateMachine
-from engines.store import Databases, Store, Transaction
+from engines.store import Store
 from tests.example_engine.hivemem_tally import TALLY
 from tests.unit.engine_state import MAP_BYTES, NOW, State
 
@@ -149,6 +150,31 @@ def test_a_file_system_without_writable_maps_will_do(
     state.machine.close()
     monkeypatch.undo()
     assert State(state.path).value(b"k") == b"1"
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EMFILE])
+def test_a_state_whose_file_cannot_be_given_room_is_as_long_as_before(
+    state: State, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    state.put(b"k", b"1")
+    state.machine.close()
+    before = (state.path / "data.mdb").stat().st_size
+
+    def refused(fd: int, offset: int, length: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    if number == errno.EOPNOTSUPP:  # written by calls, then
+        again = State(state.path)
+        again.put(b"k", b"2")
+        again.machine.close()
+        assert (state.path / "data.mdb").stat().st_size < 1 << 20
+    else:
+        with pytest.raises(StoreFailed, match=os.strerror(number)):
+            State(state.path)
+        assert (state.path / "data.mdb").stat().st_size == before
+    monkeypatch.undo()
+    assert State(state.path).value(b"k") == (b"2" if number == errno.EOPNOTSUPP else b"1")
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:

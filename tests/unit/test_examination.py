@@ -16,9 +16,10 @@ from cluster.membership import Configuration, Member
 from cluster.snapshot import SnapshotStore
 from cluster.snapshot_rules import SnapshotOptions
 from engines.command import Put, encode
+from engines.environment import DATA
 from engines.interfaces import Limits
 from engines.state_machine import StateMachine
-from engines.store import DATA, Store
+from engines.store import Store
 from node import cli
 from node.clock import SystemClock
 from node.datadir import DataDir

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from engines.file_space import AHEAD_MAX, AHEAD_MIN, FileSpace
+from engines.file_space import AHEAD_MAX, AHEAD_MIN, FileSpace, FileSpaceUnavailableError
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -22,13 +23,17 @@ class Disk:
         self.held = 0
         self.calls = 0
         monkeypatch.setattr(os, "posix_fallocate", self._allocate)
+        monkeypatch.setattr(os, "fstatvfs", self._room)
 
     def _allocate(self, fd: int, offset: int, length: int) -> None:
-        assert offset == 0
+        assert offset == self.held, "what is held is not looked at again"
         self.calls += 1
-        if length > self.free:
+        if offset + length > self.free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.held = max(self.held, length)
+        self.held = offset + length
+
+    def _room(self, fd: int) -> SimpleNamespace:
+        return SimpleNamespace(f_bavail=max(self.free - self.held, 0) // 4096, f_frsize=4096)
 
 
 @pytest.fixture
@@ -84,10 +89,10 @@ def test_the_disk_is_asked_now_and_then_and_half_of_the_room_is_always_there(
 def test_a_disk_that_is_nearly_full_gives_what_it_has(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk(monkeypatch, GIB + 10 * MIB)
+    disk = Disk(monkeypatch, GIB + 3 * MIB)
     space = FileSpace(file, 64 * GIB)
     space.ensure(GIB)
-    assert GIB + AHEAD_MIN <= disk.held <= disk.free
+    assert GIB + AHEAD_MIN // 2 <= disk.held <= disk.free
 
 
 def test_a_full_disk_is_an_error_until_there_is_room(
@@ -109,3 +114,37 @@ def test_no_more_than_the_map_is_asked_for(file: Path, monkeypatch: pytest.Monke
     space.ensure(0)
     space.ensure(MIB)
     assert (disk.held, disk.calls) == (MIB, 1)
+
+
+def test_what_a_transaction_is_expected_to_need_is_there_before_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, GIB)
+    space = FileSpace(file, 64 * GIB)
+    space.ensure(0)
+    space.ensure(MIB, 40 * MIB)
+    assert disk.held >= 41 * MIB
+    with pytest.raises(OSError, match="No space left"):
+        space.ensure(MIB, 2 * GIB)
+
+
+def test_little_is_had_ahead_on_a_disk_that_has_little(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that nobody writes to must not bring its disk below what a node wants free."""
+    disk = Disk(monkeypatch, 64 * GIB)
+    room = SimpleNamespace(f_bavail=190 * MIB // 4096, f_frsize=4096)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: room)
+    FileSpace(file, 64 * GIB).ensure(GIB)
+    assert disk.held <= GIB + 12 * MIB
+
+
+def test_a_file_system_without_the_call_is_told_from_a_full_one(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    with pytest.raises(FileSpaceUnavailableError):
+        FileSpace(file, GIB).ensure(0)
