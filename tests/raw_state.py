@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
@@ -13,7 +14,17 @@ from engines.environment import Database, Databases, Transaction
 MAP_BYTES = 64 << 30  # address space, as the daemon has it
 
 
-@contextmanager
+def data_bytes(file: int) -> int:
+    """Up to where the open file holds something: a state's has a hole behind what is used."""
+    end = 0
+    with contextlib.suppress(OSError):  # ENXIO: nothing behind it
+        while True:
+            end = os.lseek(file, os.lseek(file, end, os.SEEK_DATA), os.SEEK_HOLE)
+    os.lseek(file, 0, os.SEEK_SET)
+    return end
+
+
+@contextlib.contextmanager
 def written_leaves(folder: Path) -> Iterator[tuple[Transaction, Database]]:
     """A write transaction and the database `leaves`.
 

@@ -13,7 +13,7 @@ from engines.layout import pack_leaf, unpack_leaf
 from node import cli
 from node.client import HivememClient
 from tests.cluster.harness import eventually
-from tests.raw_state import written_leaves
+from tests.raw_state import data_bytes, written_leaves
 
 SECRET = b"a value that can be found in the file"
 
@@ -24,7 +24,8 @@ def state_file(cluster, index: int) -> Path:
 
 def flip(path: Path, content: bytes = SECRET) -> None:
     """Flip a bit wherever `content` stands: the node sees it, since LMDB maps the file."""
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(data_bytes(file.fileno()))
     places = [found.start() for found in re.finditer(re.escape(content), data)]
     assert places
     with path.open("r+b") as file:

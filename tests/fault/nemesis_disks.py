@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -19,6 +18,7 @@ from tests.fault import disks
 from tests.fault.cluster import FaultCluster
 from tests.fault.nemesis import a_follower, nemesis
 from tests.fault.preload import BROKEN_SYNC, BROKEN_WRITE, LOG, STATE, Faults
+from tests.raw_state import data_bytes
 
 SLOW_DISK_MS: Final = 50  # more for each sync
 CLOCK_OFFSETS_MS: Final = (-86_400_000, -3_000, 0, 3_000, 86_400_000)
@@ -262,9 +262,9 @@ def newest(group: Path, pattern: str) -> list[Path]:
 
 
 def flip_bits(path: Path, rng: random.Random, count: int = ROTTEN_BITS) -> None:
-    """Flip bits at random places of what is there: a state's file has a hole behind it."""
+    """Flip bits at random places of what is there."""
     with path.open("r+b") as file:
-        size = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+        size = data_bytes(file.fileno())
         for _ in range(count):
             at = rng.randrange(size)
             file.seek(at)
