@@ -9,6 +9,9 @@ index shows otherwise (`text_changes.py`): newer than before, or older if a sear
 snapshot was faster. For a snapshot that is too old for that, an index is made aside. Searches of
 one index take turns.
 
+There is no journal, so that nothing can be undone: an index whose database refused anything (its
+folder was full) is put away, and whoever holds it makes another one (`failed`).
+
 Source: Robertson and Zaragoza 2009 (BM25); sqlite.org/fts5.html. One of the importers of sqlite3.
 """
 
@@ -173,7 +176,7 @@ class TextIndex:
     @contextmanager
     def _holding(self, view: Source) -> Iterator[None]:
         """The database, one at a time. What fails, other than that its caller went, leaves it in
-        doubt: there is no journal to undo anything by, so that the index is put away.
+        doubt: the index is put away.
 
         Raises EngineError.
         """
