@@ -22,6 +22,10 @@ from engines.store import Snapshot, Store
 class DerivedIndex(Protocol):
     """One collection's index."""
 
+    @property
+    def failed(self) -> bool:
+        """Is it of no use any more, so that another one is to be made?"""
+
     def build(self, view: View) -> None:
         """Take in every item of a snapshot, once, before anything is searched. May be long; a
         reader's thread. Changes may come meanwhile (`changed`): some of them in `view` already."""
@@ -75,6 +79,9 @@ class DerivedIndexes:
         `make`: an empty one; `view`: the collection in a snapshot. Who comes while it is built
         waits. Raises CorruptRecord, QueryCancelled (from the view).
         """
+        entry = self._found.get(identity)
+        if entry is not None and entry.index.failed:
+            self._close(identity, entry)
         with self._lock:
             entry = self._found.get(identity)
             if entry is None:
@@ -96,7 +103,7 @@ class DerivedIndexes:
     def is_ready(self, identity: bytes, make: Callable[[], DerivedIndex | None]) -> bool:
         """Does `ready` answer at once?"""
         entry = self._found.get(identity)
-        return make() is None if entry is None else entry.built
+        return make() is None if entry is None else entry.built and not entry.index.failed
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
         """What one apply did, after its commit. The thread that applies."""
@@ -139,11 +146,13 @@ class DerivedIndexes:
             if isinstance(index, SavedIndex):
                 index.ended(SAVE_SECONDS_MAX)
 
-    def _close(self, identity: bytes) -> DerivedIndex | None:
+    def _close(self, identity: bytes, only: _Entry | None = None) -> DerivedIndex | None:
+        """`only`: that one, if it is still there."""
         with self._lock:
-            entry = self._found.pop(identity, None)
-        if entry is None:
-            return None
+            entry = self._found.get(identity)
+            if entry is None or only not in (None, entry):
+                return None
+            del self._found[identity]
         entry.index.close()
         return entry.index
 

@@ -5,6 +5,7 @@ EngineError
 ├── Compacted            the revision asked for is no longer kept
 ├── QueryCancelled       the caller's deadline passed; what the query found is not wanted
 ├── ReadersBusy          too many snapshots are open at once; retry
+│   └── BuilderBusy      an index is being built, and another one would have to be; retry
 ├── UnknownRead          a read or an answer that this build cannot decode; nothing was read
 ├── UnknownCommand       fail-stop: this build cannot read the log
 ├── UnknownFormat        fail-stop: this build cannot read the store
@@ -49,6 +50,13 @@ class ReadersBusy(EngineError):
     def __init__(self, readers_max: int) -> None:
         super().__init__(f"all {readers_max} readers (readers_max) are in use")
         self.readers_max = readers_max
+
+
+class BuilderBusy(ReadersBusy):
+    """An index is being built, and only one may be at a time. Nothing was read; retry."""
+
+    def __init__(self) -> None:
+        EngineError.__init__(self, "the index of another session is being made")
 
 
 class UnknownRead(EngineError):

@@ -198,6 +198,10 @@ class Connections:
 
     # `DerivedIndex`: nothing is derived but what SQLite itself looks after.
 
+    @property
+    def failed(self) -> bool:
+        return False
+
     def build(self, view: View) -> None: ...
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None: ...

@@ -17,20 +17,21 @@ from contextlib import closing, contextmanager
 from typing import Final, Protocol
 
 from engines.environment import Databases
-from engines.errors import QueryCancelled
+from engines.errors import BuilderBusy, QueryCancelled
 from engines.made_changes import Parts
 from engines.record_text import key_text
 from engines.store import Snapshot, Store
-from engines.text_index import Source, TextIndex
+from engines.text_index import Source, TextIndex, await_lock
 
 SESSIONS_MAX: Final = 16  # indexes of one state; the one that was searched longest ago goes first
 CACHE_KIB: Final = 4 << 10  # of each in memory; what is beyond lies in a file
-# Keys that changed since they were taken in. An index that hears of more is not searched any
-# more, and goes.
-WAITING_MAX: Final = 100_000
+# Keys that changed since they were taken in, and their bytes. An index that hears of more is
+# not searched any more, and goes.
+WAITING_MAX: Final = 20_000
+WAITING_BYTES_MAX: Final = 4 << 20
 FIELDS: Final = ("key", "value")
 _LANGUAGE: Final = "english"
-_TURN_SECONDS: Final = 0.05  # between two looks at whether the caller still waits
+_TOLD_AT_ONCE: Final = 500  # keys, while the thread that applies may have others to tell
 
 
 class SessionSource(Source, Protocol):
@@ -61,6 +62,8 @@ class SessionIndexes:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
+        # One at a time: each takes a reader's thread for as long as its caller waits.
+        self._building: TextIndex | None = None
         self._found: Mapping[bytes, _Entry] = {}
         self._searches = 0
         self._ended = False
@@ -84,13 +87,14 @@ class SessionIndexes:
                 keys.setdefault(owner, []).append(parts[4])
         # All of them, since a search waits until its index has heard of all that it may see.
         for owner, entry in found.items():
-            if entry.index.hear(keys.get(owner, ()), log_index) > WAITING_MAX:
+            waiting = entry.index.hear(keys.get(owner, ()), log_index)
+            if waiting.items > WAITING_MAX or waiting.bytes > WAITING_BYTES_MAX:
                 self._put_away(self._without([owner]))
 
     def clear(self) -> None:
         """The whole state is another one, or nobody noted what changed."""
         with self._lock:
-            entries, self._found = self._found.values(), {}
+            entries, self._found = _ending(self._found.values()), {}
         self._put_away(entries)
 
     def close(self) -> None:
@@ -105,28 +109,34 @@ class SessionIndexes:
         """The index of a session, for searches of `source`.
 
         Raises QueryCancelled: nobody waits any more; or, while somebody does, the index was put
-        away, and another one is to be asked for. Raises CorruptRecord.
+        away, and another one is to be asked for. Raises BuilderBusy: it is not built yet, and
+        another one is being. Raises CorruptRecord, and other EngineErrors where it fails.
         """
         entry = self._entry(source.owner)
         if entry is not None and self._built(entry, source):
             yield entry.index
             return
         # Of a state that is being replaced, or ends: what it holds is not indexed any more.
-        with alone(source) as index:
+        with closing(_new_index()) as index:
+            with self._one_build(index):
+                index.build(source)
             yield index
 
     def _entry(self, owner: bytes) -> _Entry | None:
-        """It is told of changes from now on. None: there are no indexes any more."""
+        """It is told of changes from now on. None: there are no indexes any more. Raises
+        BuilderBusy."""
         with self._lock:
             if self._ended:
                 return None
             self._searches += 1
             entry = self._found.get(owner)
             leaving: list[_Entry] = []
-            if entry is None:
-                kept = sorted(self._found.items(), key=lambda item: item[1].searched)
+            if entry is None or entry.index.failed:
+                self._check_builder()  # or another index would go for nothing
+                others = (item for item in self._found.items() if item[0] != owner)
+                kept = sorted(others, key=lambda item: item[1].searched)
                 count = max(0, len(kept) - (SESSIONS_MAX - 1))
-                leaving = [each for _, each in kept[:count]]
+                leaving = _ending(each for _, each in kept[:count])
                 entry = _Entry(_new_index())
                 self._found = {**dict(kept[count:]), owner: entry}
             entry.searched = self._searches
@@ -135,15 +145,34 @@ class SessionIndexes:
 
     def _built(self, entry: _Entry, source: SessionSource) -> bool:
         """Once it is built. False: the snapshot is of a state that was replaced."""
-        while not entry.building.acquire(timeout=_TURN_SECONDS):
-            if source.stopped:
-                raise QueryCancelled("the deadline passed")
+        await_lock(entry.building, source)
         try:
             if not entry.built:
-                self._build(entry, source)
+                with self._one_build(entry.index):
+                    self._build(entry, source)
             return entry.databases is source.databases
         finally:
             entry.building.release()
+
+    @contextmanager
+    def _one_build(self, index: TextIndex) -> Iterator[None]:
+        """Raises BuilderBusy; QueryCancelled: the index was put away."""
+        with self._lock:
+            if index.closing:  # and what is being built may be the one in its place
+                raise QueryCancelled("the index was put away")
+            self._check_builder()
+            self._building = index
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._building is index:
+                    self._building = None
+
+    def _check_builder(self) -> None:
+        # One that was put away ends at its next look.
+        if self._building is not None and not self._building.closing:
+            raise BuilderBusy
 
     def _build(self, entry: _Entry, source: SessionSource) -> None:
         index = entry.index
@@ -162,9 +191,12 @@ class SessionIndexes:
                 index.build(now)
             else:
                 # They may have changed right after the search's snapshot, or right before this.
-                if missed:
-                    index.hear(missed, source.applied_index + 1)
-                index.hear(missed, now.applied_index)
+                keys = list(missed)
+                for start in range(0, len(keys), _TOLD_AT_ONCE):
+                    some = keys[start : start + _TOLD_AT_ONCE]
+                    index.hear(some, source.applied_index + 1)
+                    index.hear(some, now.applied_index)
+                index.hear((), now.applied_index)
         if missed is not None:
             index.build(source)
         entry.built = True
@@ -173,7 +205,7 @@ class SessionIndexes:
         """Those entries, which are not found any more."""
         with self._lock:
             found = dict(self._found)
-            entries = [found.pop(owner) for owner in owners if owner in found]
+            entries = _ending(found.pop(owner) for owner in owners if owner in found)
             self._found = found
         return entries
 
@@ -189,6 +221,14 @@ class _Entry:
         self.building = threading.Lock()
         self.built = False
         self.databases: Databases | None = None  # of the state that it is built from
+
+
+def _ending(entries: Iterable[_Entry]) -> list[_Entry]:
+    """Before others may take their places: nobody is to wait for what they are at."""
+    ending = list(entries)
+    for entry in ending:
+        entry.index.closing = True
+    return ending
 
 
 @contextmanager

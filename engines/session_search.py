@@ -23,7 +23,7 @@ from engines.read_requests import (
     check_range,
 )
 from engines.record_text import value_text
-from engines.session_indexes import FIELDS, alone
+from engines.session_indexes import FIELDS, WAITING_BYTES_MAX, alone
 from engines.store import Snapshot
 from engines.text_index import TextHit, TextIndex
 from engines.text_match import MODES, match_expression
@@ -190,6 +190,7 @@ class RecordTexts:
 
     def changed_since(self, revision: int) -> set[bytes] | None:
         keys: set[bytes] = set()
+        size = 0
         since = ChangeId(revision, SUB_MAX)
         for _ in range(_MISSED_MAX // _PAGE_ITEMS):
             try:
@@ -197,8 +198,13 @@ class RecordTexts:
             except Compacted:
                 return None
             for change in changes:
-                if (change.namespace, change.session) == (self._namespace, self._session):
+                if (change.namespace, change.session) != (self._namespace, self._session):
+                    continue
+                if change.key not in keys:
                     keys.add(change.key)
+                    size += len(change.key)
+            if size > WAITING_BYTES_MAX:
+                return None
             if not changes:
                 return keys
             since = changes[-1].id

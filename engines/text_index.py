@@ -9,6 +9,9 @@ index shows otherwise (`text_changes.py`): newer than before, or older if a sear
 snapshot was faster. For a snapshot that is too old for that, an index is made aside. Searches of
 one index take turns.
 
+There is no journal, so that nothing can be undone: an index whose database refused anything (its
+folder was full) is put away, and whoever holds it makes another one (`failed`).
+
 Source: Robertson and Zaragoza 2009 (BM25); sqlite.org/fts5.html. One of the importers of sqlite3.
 """
 
@@ -22,7 +25,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from engines.errors import EngineError, QueryCancelled
 from engines.space import ItemChange
-from engines.text_changes import Changes
+from engines.text_changes import Changes, Waiting
 
 CACHE_KIB: Final = 16 << 10  # of one index, in memory
 TOKENIZERS: Final = {
@@ -31,7 +34,9 @@ TOKENIZERS: Final = {
 }
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the caller
 _BATCH: Final = 500  # changed items that are taken in at once
-_NEWS_SECONDS: Final = 0.05  # between two looks at whether the caller still waits
+_TURN_SECONDS: Final = 0.05  # between two looks at whether the caller still waits
+# That many are freed in a fraction of a millisecond; those of a file of 600 MB took 100 ms.
+_PAGES_CLOSED_AT_ONCE: Final = 256
 
 # What of an item is searched: (id, one text per field), or None for one that is not.
 Texts = Callable[[bytes, bytes], tuple[str, Sequence[str]] | None]
@@ -88,8 +93,9 @@ class TextIndex:
         self._aside_lock = threading.Lock()
         self._news = threading.Condition()  # held for moments only: by the applying thread, too
         self._built_to = b""  # items before this key are taken in
-        self._closing = False  # what is under way is to end
-        self._closed = False
+        self.failed = False  # what it holds is in doubt: another one is to be made
+        self.closing = False  # what is under way is to end
+        self._closed = False  # set with _lock
         self._database = database = sqlite3.connect(
             "", check_same_thread=False, isolation_level=None
         )
@@ -107,8 +113,7 @@ class TextIndex:
     def build(self, view: Source) -> None:
         """Take in every item of a snapshot. If that was stopped it may be called again, with a
         newer one: it goes on, and takes what changed meanwhile from those who told it."""
-        with self._lock:
-            self._go_on()
+        with self._holding(view):
             with self._news:
                 # Also of what was built before it was stopped.
                 self._changes.begin(view.written_index)
@@ -128,8 +133,8 @@ class TextIndex:
         """Remember what is to be taken in."""
         self.hear((change.key for change in changes), log_index)
 
-    def hear(self, keys: Iterable[bytes], log_index: int) -> int:
-        """These items changed at that entry, and no others did up to it. How many have changed
+    def hear(self, keys: Iterable[bytes], log_index: int) -> Waiting:
+        """These items changed at that entry, and no others did up to it. Which have changed
         since they were taken in. Any thread."""
         with self._news:
             for key in keys:
@@ -139,25 +144,61 @@ class TextIndex:
             return self._changes.waiting
 
     def close(self) -> None:
-        """Searches under way end first, at their next look at whether they are still wanted."""
-        self._end_soon()
-        aside = self._aside
-        if aside is not None:
-            aside.texts._end_soon()
-        with self._lock:
-            self._closed = True
-            self._database.close()
-        with self._aside_lock:
-            self._put_aside(None)
-
-    def _end_soon(self) -> None:
-        self._closing = True
+        """Nobody waits: a search under way ends at its next look at whether it is still wanted,
+        and frees what the index holds."""
+        self.closing = True
         with self._news:
             self._news.notify_all()
+        aside = self._aside
+        if aside is not None:
+            aside.texts.close()
+        # Who holds it comes here after that.
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._closed = True
+                    self._free()
+            finally:
+                self._lock.release()
+
+    def _free(self) -> None:
+        """The database, which nobody uses any more."""
+        try:
+            (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+            if pages > _PAGES_CLOSED_AT_ONCE:
+                close = self._database.close
+                threading.Thread(target=close, name="text-index-close", daemon=True).start()
+                return
+        except (sqlite3.Error, RuntimeError):
+            pass  # it failed, or there are no more threads
+        self._database.close()
+
+    @contextmanager
+    def _holding(self, view: Source) -> Iterator[None]:
+        """The database, one at a time. What fails, other than that its caller went, leaves it in
+        doubt: the index is put away.
+
+        Raises EngineError.
+        """
+        await_lock(self._lock, view)
+        try:
+            self._go_on()
+            yield
+        except (QueryCancelled, _TooOldError):
+            raise
+        except BaseException as error:
+            self.failed = self.closing = True
+            if isinstance(error, sqlite3.Error):
+                raise EngineError(f"the full-text index: {error}") from error
+            raise
+        finally:
+            self._lock.release()
+            if self.closing:
+                self.close()
 
     def _go_on(self) -> None:
         """Raises QueryCancelled once it is of no use any more."""
-        if self._closing:
+        if self.closing:
             raise QueryCancelled("what is searched was dropped or changed meanwhile")
 
     def _await_news(self, view: Source) -> None:
@@ -166,14 +207,15 @@ class TextIndex:
         with self._news:
             while self._heard < written and not view.stopped:
                 self._go_on()
-                self._news.wait(_NEWS_SECONDS)
+                self._news.wait(_TURN_SECONDS)
             if self._heard < written:
                 raise QueryCancelled("the deadline passed")
 
     def _catch_up(self, view: Source) -> None:
         """Take in what the index shows otherwise, as `view` has it."""
         with self._news:
-            due = self._changes.due(view.applied_index)
+            changes = self._changes.copy(view.applied_index)
+        due = changes.due(view.applied_index)
         if not due:
             return
         with self._taking_in():
@@ -196,15 +238,15 @@ class TextIndex:
 
     @contextmanager
     def _taking_in(self) -> Iterator[None]:
-        """One transaction. There is no journal to undo it by: what was taken in before a failure
-        stays, and is taken in again."""
-        self._execute("BEGIN")
+        """One transaction. What was taken in when its caller goes stays, and is taken in again.
+        After a failure there may be none any more, and nothing is left to keep."""
+        self._database.execute("BEGIN")
         try:
             yield
-        except sqlite3.Error as error:
-            raise EngineError(f"the full-text index: {error}") from error
-        finally:
-            self._execute("COMMIT")
+        except QueryCancelled:
+            self._database.execute("COMMIT")
+            raise
+        self._database.execute("COMMIT")
 
     def _add(self, items: Sequence[tuple[bytes, Sequence[str]]]) -> None:
         names = ", ".join(f"f{place}" for place in range(len(self._fields)))
@@ -238,7 +280,7 @@ class TextIndex:
         """The best `limit` items for an expression (`text_match.py`), best first.
 
         `weights`: of fields, 1 unless given. `prefix`: of the keys; it changes no score. Ties
-        break by key. Raises QueryCancelled.
+        break by key. Raises QueryCancelled, EngineError (it failed, see `failed`).
         """
         factors = ", ".join(str(float(weights.get(name, 1.0))) for name in self._fields)
         # Not as a range of keys, which might be walked instead of what matches.
@@ -250,7 +292,7 @@ class TextIndex:
         )
         bounds = (len(prefix), prefix) if prefix else ()
         try:
-            with _Turn(self, view):
+            with self._turn(view):
                 rows = self._rows(statement, (expression, *bounds, limit))
                 hits = [TextHit(bytes(key), float(score)) for key, score in rows]
         except _TooOldError:
@@ -271,42 +313,37 @@ class TextIndex:
             f"(SELECT rowid FROM items WHERE key IN ({marks}))"
         )
         try:
-            with _Turn(self, view):
+            with self._turn(view):
                 rows = self._rows(statement, (expression, *keys))
                 return {bytes(key): str(text) for key, text in rows}
         except _TooOldError:
             with self._beside(view) as index:
                 return index.snippets(view, expression, keys, words)
 
-    def begin(self, view: Source) -> None:
-        """Take the turn. For `_Turn`."""
-        self._lock.acquire()
-        try:
-            self._go_on()
+    @contextmanager
+    def _turn(self, view: Source) -> Iterator[None]:
+        """One search's, with the index as its snapshot has it."""
+        with self._holding(view):
             self._await_news(view)
             with self._news:
                 if not self._changes.knows(view.applied_index):
                     raise _TooOldError
             self._catch_up(view)
-            self._database.set_progress_handler(lambda: int(view.stopped or self._closing), _STEPS)
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def end(self) -> None:
-        """Leave the turn to the next."""
-        if not self._closed:
-            self._database.set_progress_handler(None, 0)
-        self._lock.release()
+            self._database.set_progress_handler(lambda: int(view.stopped or self.closing), _STEPS)
+            try:
+                yield
+            finally:
+                self._database.set_progress_handler(None, 0)
 
     @contextmanager
     def _beside(self, view: Source) -> Iterator[TextIndex]:
         """An index of that snapshot alone. Raises QueryCancelled."""
         view.long()
-        with self._aside_lock:
+        await_lock(self._aside_lock, view)
+        try:
             self._go_on()
             aside = self._aside
-            if aside is None or aside.applied_index != view.applied_index:
+            if aside is None or aside.texts.failed or aside.applied_index != view.applied_index:
                 self._put_aside(None)
                 index = TextIndex(self._fields, self._language, self._texts, self._cache_kib)
                 aside = _Aside(view.applied_index, index)
@@ -318,6 +355,8 @@ class TextIndex:
                     self._put_aside(None)
                     raise
             yield aside.texts
+        finally:
+            self._aside_lock.release()
 
     def _put_aside(self, aside: _Aside | None) -> None:
         if self._aside is not None:
@@ -338,13 +377,7 @@ class TextIndex:
         except sqlite3.OperationalError as error:
             if "interrupted" in str(error):
                 raise QueryCancelled("the deadline passed") from error
-            raise EngineError(f"the full-text index: {error}") from error
-
-    def _execute(self, statement: str) -> None:
-        try:
-            self._database.execute(statement)
-        except sqlite3.Error as error:
-            raise EngineError(f"the full-text index: {error}") from error
+            raise
 
 
 class _Aside(NamedTuple):
@@ -356,15 +389,11 @@ class _TooOldError(Exception):
     """What changed between a snapshot and the index is not remembered."""
 
 
-class _Turn:
-    """One search's turn at an index."""
-
-    def __init__(self, index: TextIndex, view: Source) -> None:
-        self._index = index
-        self._view = view
-
-    def __enter__(self) -> None:
-        self._index.begin(self._view)
-
-    def __exit__(self, *_: object) -> None:
-        self._index.end()
+def await_lock(lock: threading.Lock, view: Source) -> None:
+    """Take it. Raises QueryCancelled: the deadline passed, or only what is brief is wanted."""
+    if lock.acquire(blocking=False):
+        return
+    view.long()
+    while not lock.acquire(timeout=_TURN_SECONDS):
+        if view.stopped:
+            raise QueryCancelled("the deadline passed")

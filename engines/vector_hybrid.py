@@ -55,6 +55,10 @@ class HybridIndex(VectorIndex):
         super().__init__(settings, graph_rows_min)
         self.texts = TextIndex((_FIELD,), settings["text"]["language"], _text_of)
 
+    @property
+    def failed(self) -> bool:
+        return self.texts.failed
+
     def build(self, view: View) -> None:
         self.texts.build(view)
         super().build(view)

@@ -94,6 +94,11 @@ class VectorIndex:
         self._keep = True  # on disk, when closed
         self._thread: threading.Thread | None = None
 
+    @property
+    def failed(self) -> bool:
+        """See `DerivedIndex`."""
+        return False
+
     def keep_in(self, path: Path) -> None:
         """Where the graph is loaded from and saved to. Before `build`."""
         self._path = path

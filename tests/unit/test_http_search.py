@@ -107,3 +107,32 @@ async def test_building_beyond_the_deadline_is_refused_and_gone_on_with(door: Op
         following = asyncio.create_task(door.request("GET", "/v1/search/n/s?query=dance"))
         release.set()
         assert [item["key"] for item in (await following).json()["items"]] == ["bees", "wasps"]
+
+
+async def test_a_second_session_is_refused_while_the_first_ones_index_is_made(
+    door: OpenDoor,
+) -> None:
+    await door.put("bees", b"dance")
+    await door.request("PUT", "/v1/kv/n/other/k", b"dance")
+    document = Document((await door.request("GET", "/openapi.json")).json())
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(key: bytes) -> str:
+        begun.set()
+        assert release.wait(SECONDS)
+        return key_text(key)
+
+    with patch.object(session_indexes, "key_text", slow):
+        first = asyncio.create_task(door.request("GET", "/v1/search/n/s?query=dance"))
+        try:
+            assert await asyncio.to_thread(begun.wait, SECONDS)
+            refused = await door.request("GET", "/v1/search/n/other?query=dance")
+            assert (refused.status, refused.code) == (503, "OVERLOADED")
+            assert refused.headers["retry-after"] == "1"
+            document.check("GET", SEARCH, refused.status, refused.headers, refused.body)
+            # The other thread answers listings meanwhile.
+            assert (await door.request("GET", "/v1/kv/n/other")).status == 200
+        finally:
+            release.set()
+        assert [item["key"] for item in (await first).json()["items"]] == ["bees"]
+    assert (await door.request("GET", "/v1/search/n/other?query=dance")).status == 200

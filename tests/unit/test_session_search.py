@@ -301,7 +301,7 @@ def test_a_search_whose_index_is_put_away_makes_another(state: State, looks: int
             threads.append(threading.Thread(target=indexes(state).clear))
             threads[0].start()
             end = CLOCK.monotonic() + SECONDS
-            while not entry.index._closing:
+            while not entry.index.closing:
                 assert CLOCK.monotonic() < end
         return False
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from engines.check import check
-from engines.errors import InvalidArgument
+from engines.errors import EngineError, InvalidArgument
 from engines.interfaces import CollectionResult
 from engines.kv import KvReader
 from engines.vector import VectorEngine
+from engines.vector_hybrid import HybridIndex
 from tests.unit.engine_state import State
 
 ENGINE = VectorEngine()
@@ -74,6 +75,16 @@ def test_it_sees_what_was_written_before_it(state: State) -> None:
     state.reopen()
     assert "both" not in found(state)
     assert set(found(state)) == {"near", "worded", "neither"}
+
+
+def test_it_is_answered_again_once_the_index_of_its_texts_has_failed(state: State) -> None:
+    assert found(state, limit=1) == ["both"]
+    (entry,) = state.machine.indexes._found.values()
+    assert isinstance(entry.index, HybridIndex)
+    entry.index.texts._database.execute("DROP TABLE texts")
+    with pytest.raises(EngineError, match="no such table"):
+        found(state)
+    assert found(state, limit=1) == ["both"]
 
 
 def test_hits_say_how_they_were_judged(state: State) -> None:
