@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import environment
 from engines import store as store_module
 from engines.check import check
 from engines.command import TxnGet, TxnPut
@@ -413,6 +414,26 @@ def test_a_copy_is_of_one_moment_and_without_free_pages(state: State, tmp_path: 
         txn.drop(state.store.databases.changes, delete=False)
     copy_of(state, tmp_path / "smaller")
     assert (tmp_path / "smaller").stat().st_size < (tmp_path / "copy").stat().st_size / 2
+
+
+@pytest.mark.parametrize("share", [0.25, 0.0])
+def test_a_copy_has_the_file_read_ahead_unless_it_is_large(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    state.put(b"k", b"x" * 3_000_000)
+    asked: list[tuple[int, int]] = []
+
+    def advise(fd: int, offset: int, length: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_WILLNEED:
+            asked.append((offset, offset + length))
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(environment, "PREFETCH_SHARE", share)
+    with (tmp_path / "copy").open("wb") as file:
+        state.machine.copy_to(file.fileno())
+    assert (tmp_path / "copy").stat().st_size > 3_000_000
+    assert [first for first, _ in asked] == ([0] if share else [])
+    assert all(end >= 3_000_000 for _, end in asked)
 
 
 def test_copies_are_made_beside_writes(state: State, tmp_path: Path) -> None:
