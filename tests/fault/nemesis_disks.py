@@ -31,6 +31,9 @@ SHORT_BYTES: Final = 16 << 20  # free: less than storage.free_bytes_min, here 32
 SAY_SECONDS: Final = 10.0  # for a node to say that its disk is full
 CUT_SECONDS_MAX: Final = 2.0  # until the power is cut, at random
 REPAIRS_MAX: Final = 5  # starts of a node whose files are rotten, until it is well
+# Together more than the most that a small state has ahead.
+GROWTH_VALUES: Final = 40
+GROWTH_BYTES: Final = 256 << 10
 # What a node says of a snapshot that it does not use, and does not stop over.
 REFUSED_SNAPSHOT: Final = ("set aside", "the leader is asked for another")
 # Kept when a node's folder is wiped: what an operator would keep.
@@ -78,10 +81,23 @@ async def eio_write(cluster: FaultCluster) -> AsyncIterator[None]:
 
 @nemesis("eio-state", "preload")
 async def eio_state(cluster: FaultCluster) -> AsyncIterator[None]:
-    """The applied state cannot be written, though the log can."""
+    """The applied state is given no more room, though the log can be written."""
     victim = cluster.rng.choice(cluster.running())
-    async with _broken(cluster, victim, BROKEN_WRITE._replace(path=STATE)):
-        yield
+    growing = asyncio.create_task(_grow(cluster))
+    try:
+        async with _broken(cluster, victim, BROKEN_WRITE._replace(path=STATE)):
+            yield
+    finally:
+        growing.cancel()
+        await asyncio.gather(growing, return_exceptions=True)
+
+
+async def _grow(cluster: FaultCluster) -> None:
+    """Use up what each state has ahead, beside the load: the disk is asked for more then."""
+    async with HivememClient(cluster.endpoints, timeout_ms=5_000) as client:
+        for number in range(GROWTH_VALUES):
+            with contextlib.suppress(HivememError):
+                await client.put("growth", "s", str(number), bytes(GROWTH_BYTES))
 
 
 @nemesis("slow-disk-leader", "preload")
