@@ -5,6 +5,7 @@ Kept apart so that tests can record, stop or fail every call that reaches the di
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -61,7 +62,8 @@ def forget_cached(fd: int, offset: int, length: int) -> None:
     """Let go of the page cache of a part that was synced and is not read soon: a copy of a large
     state would push out the state itself. Advice: what cannot be followed is not."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def sync_directory(path: Path) -> None:

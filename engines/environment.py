@@ -133,13 +133,13 @@ class Environment:
         try:
             self._space = FileSpace(file, env.info()["map_size"])
             self._space.ensure(_used_bytes(env))
-        except (OSError, FileSpaceUnavailableError) as error:
+        except OSError as error:
             env.close()
             if self._space is not None:
                 self._space.close()
                 self._space = None
             _cut(file, length)
-            if isinstance(error, OSError):
+            if not isinstance(error, FileSpaceUnavailableError):
                 raise
             return opened()
         return env

@@ -35,7 +35,7 @@ _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _PREFETCH_BYTES: Final = 32 * MIB  # asked for by one call
 
 
-class FileSpaceUnavailableError(Exception):
+class FileSpaceUnavailableError(OSError):
     """The file system has no such call."""
 
 
@@ -51,7 +51,7 @@ class FileSpace:
     def ensure(self, used: int, expected: int = 0) -> None:
         """Have room for `expected` bytes beyond the first `used`. Cheap while there is enough.
 
-        Raises OSError: there is not so much; FileSpaceUnavailableError.
+        Raises OSError: there is not so much, or (FileSpaceUnavailableError) no such call.
         """
         least = max(expected, AHEAD_MIN // 2)
         if self._held >= min(used + least, self._bytes_max):
@@ -70,7 +70,7 @@ class FileSpace:
             os.posix_fallocate(self._fd, self._held, end - self._held)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
-                raise FileSpaceUnavailableError from error
+                raise FileSpaceUnavailableError(error.errno, error.strerror) from error
             if last:
                 raise
             return False

@@ -77,7 +77,11 @@ def _add_get(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--version-of", action="store_true", help="print the record's version, not its value"
     )
     get.add_argument("--at-revision", type=int, metavar="R", help="the value as it was then")
-    get.add_argument(
+    _add_consistency(get)
+
+
+def _add_consistency(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "--consistency",
         choices=("linearizable", "leader", "stale"),
         help="how fresh it must be (default linearizable)",
@@ -115,11 +119,7 @@ def _add_search(subparsers: argparse._SubParsersAction[Any]) -> None:
             metavar="W",
             help=f"of words of the {field} (default 1)",
         )
-    search.add_argument(
-        "--consistency",
-        choices=("linearizable", "leader", "stale"),
-        help="how fresh it must be (default linearizable)",
-    )
+    _add_consistency(search)
 
 
 def _add_writes(subparsers: argparse._SubParsersAction[Any]) -> None:

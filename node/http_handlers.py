@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from engines.command import Delete, Put, validate_key
+from engines.command import Delete, Put
 from engines.interfaces import Record
 from engines.read_requests import NamePage, Shown
 from node import cursors, http_views
@@ -28,9 +28,11 @@ from node.http_params import (
     READ_PARAMETERS,
     Query,
     key_name,
+    key_prefix,
     namespace_name,
     page_limit,
     session_name,
+    session_path,
 )
 from node.http_views import dump
 from node.http_watch import WatchStreams
@@ -130,9 +132,9 @@ class Handlers:
         return Answer(dump(http_views.delete(result)), wrote=True)
 
     async def forget_keys(self, call: Call) -> Answer:
-        namespace, session = self._session(call)
+        namespace, session = session_path(call.names, self._service.limits)
         query = Query(call.query, _FORGET)
-        prefix = self._prefix(query)
+        prefix = key_prefix(query, self._service.limits)
         if not prefix and "prefix" in query:
             # More likely a variable that was not set than all keys.
             raise bad_request("prefix", "is empty; leave it out to forget the whole session")
@@ -145,16 +147,6 @@ class Handlers:
         )
         done = await self._service.forget(request, call.start + query.timeout_seconds())
         return Answer(dump(http_views.forgotten(done)), wrote=True)
-
-    def _session(self, call: Call) -> tuple[str, str]:
-        limits = self._service.limits
-        return namespace_name(call.names[0], limits), session_name(call.names[1], limits)
-
-    def _prefix(self, query: Query) -> bytes:
-        prefix = query.data("prefix") or b""
-        if prefix:
-            validate_key(prefix, self._service.limits, "prefix")
-        return prefix
 
     def _key(self, call: Call) -> tuple[str, str, bytes]:
         limits = self._service.limits
@@ -183,9 +175,9 @@ class Handlers:
     # --- Listings ------------------------------------------------------------------
 
     async def list_keys(self, call: Call) -> Answer:
-        namespace, session = self._session(call)
+        namespace, session = session_path(call.names, self._service.limits)
         query = Query(call.query, _KEYS)
-        prefix = self._prefix(query)
+        prefix = key_prefix(query, self._service.limits)
         scope = (namespace.encode(), session.encode(), prefix)
         values = query.flag("values", False)
         page, revision = await self._service.keys(
@@ -327,7 +319,7 @@ class Handlers:
         session: str | None = None
         if "session" in query:
             session = session_name(query.given()["session"].replace("+", " "), limits)
-        prefix = self._prefix(query)
+        prefix = key_prefix(query, self._service.limits)
         if prefix and session is None:
             raise bad_request("prefix", "needs session")
         selector = Selector(namespace, session, prefix)

@@ -201,6 +201,19 @@ def namespace_name(raw: str, limits: Limits) -> str:
     return name
 
 
+def session_path(names: list[str], limits: Limits) -> tuple[str, str]:
+    """Namespace and session in a path. Raises BadRequest, InvalidArgument."""
+    return namespace_name(names[0], limits), session_name(names[1], limits)
+
+
+def key_prefix(query: Query, limits: Limits) -> bytes:
+    """Of `prefix`, empty if it is not given. Raises BadRequest, InvalidArgument."""
+    prefix = query.data("prefix") or b""
+    if prefix:
+        validate_key(prefix, limits, "prefix")
+    return prefix
+
+
 def session_name(raw: str, limits: Limits) -> str:
     """A session in a path. Raises BadRequest, InvalidArgument."""
     name = decode(raw, "session").decode("utf-8")

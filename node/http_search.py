@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from engines.command import validate_key
 from engines.session_search import (
     HITS_DEFAULT,
     HITS_MAX,
@@ -15,7 +14,7 @@ from engines.text_match import MODES
 from node import http_views
 from node.http_errors import bad_request
 from node.http_limits import INLINE_BYTES_MAX
-from node.http_params import READ_PARAMETERS, Query, namespace_name, session_name
+from node.http_params import READ_PARAMETERS, Query, key_prefix, session_path
 from node.http_wire import Answer, Call
 from node.service import Service
 
@@ -32,21 +31,17 @@ class SearchHandlers:
 
     async def search(self, call: Call) -> Answer:
         limits = self._service.limits
-        namespace = namespace_name(call.names[0], limits)
-        session = session_name(call.names[1], limits)
+        namespace, session = session_path(call.names, limits)
         query = Query(call.query, _SEARCH)
         words, mode = query.text("query"), query.text("mode")
         if words is None:
             raise bad_request("query", "is missing")
-        prefix = query.data("prefix") or b""
-        if prefix:
-            validate_key(prefix, limits, "prefix")
         request = SearchSession(
             namespace,
             session,
             words,
             MODES[0] if mode is None else mode,
-            prefix,
+            key_prefix(query, limits),
             query.integer("limit", 1, HITS_MAX) or HITS_DEFAULT,
             query.flag("values", False),
             query.flag("snippets", False),

@@ -132,6 +132,17 @@ def test_a_disk_without_room_is_named_and_nothing_of_the_entry_is_kept(
     again.machine.close()
 
 
+def test_a_call_that_is_refused_later_only_is_named(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    with pytest.raises(StoreFailed, match=os.strerror(errno.EOPNOTSUPP)):
+        state.put(b"k", bytes(6_000_000))
+
+
 def test_a_file_system_without_writable_maps_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
