@@ -27,6 +27,7 @@ class Answer(NamedTuple):
 
     packed: bytes
     collection: Collection
+    value: Value = None  # what `packed` holds, where it was computed just now
 
 
 class Due(NamedTuple):
@@ -143,8 +144,16 @@ class CollectionReader:
         engine, _ = self._reading(collection, operation)
         return self._answered(collection, engine, operation, parameters)[0], collection
 
-    def answer(self, namespace: str, name: str, operation: str, packed: bytes) -> Answer:
-        """The same, packed, and out of the cache where it is there. `packed`: parameters.
+    def answer(
+        self,
+        namespace: str,
+        name: str,
+        operation: str,
+        packed: bytes,
+        given: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """The same, packed, and out of the cache where it is there. `packed`: parameters; `given`:
+        what they hold, if it is at hand.
 
         Raises also UnknownRead; QueryCancelled, if it is not to be computed on this thread.
         """
@@ -165,7 +174,7 @@ class CollectionReader:
             len(packed) <= BRIEF_BYTES_MAX and operation in getattr(engine, "brief", ())
         ):
             raise QueryCancelled("it may take long")
-        parameters = _unpacked(packed)
+        parameters = _unpacked(packed) if given is None else given
         tuning.begin(collection, operation, parameters)
         try:
             value, volatile = self._answered(collection, engine, operation, parameters)
@@ -179,7 +188,7 @@ class CollectionReader:
         note = tuning.end()
         if results is not None and not volatile:
             results.put(request, Kept(found, note))
-        return Answer(found, collection)
+        return Answer(found, collection, value)
 
     def _explained(
         self, collection: Collection, engine: Engine, request: Request, results: ResultCache | None
@@ -207,9 +216,14 @@ class CollectionReader:
         return pack_value({"result": value, "explain": explanation})
 
     def answer_together(
-        self, namespace: str, name: str, operation: str, many: Sequence[bytes]
+        self,
+        namespace: str,
+        name: str,
+        operation: str,
+        many: Sequence[tuple[bytes, Mapping[str, Any] | None]],
     ) -> Answers:
         """As `answer` each of them, by an engine that answers such together; None: ask it alone.
+        `many`: each as `packed` and `given` there.
 
         Raises as `answer` does, but for what is at fault with one of them.
         """
@@ -224,7 +238,7 @@ class CollectionReader:
         answers: Answers = [None] * len(many)
         asked: list[_Asked] = []
         notes: list[object] = []
-        for place, packed in enumerate(many):
+        for place, (packed, given) in enumerate(many):
             request = Request(collection.id, collection.written_index, operation, packed)
             kept = None if results is None else results.get(request)
             if kept is not None:
@@ -232,7 +246,8 @@ class CollectionReader:
                 notes.append(kept.note)
                 continue
             try:
-                asked.append(_Asked(place, request, _unpacked(packed)))
+                parameters = _unpacked(packed) if given is None else given
+                asked.append(_Asked(place, request, parameters))
             except UnknownRead as error:
                 answers[place] = error
         if asked:
@@ -262,7 +277,7 @@ class CollectionReader:
             tuning.cancelled()
             raise
         computed = [
-            (each, pack_value(value))
+            (each, value, pack_value(value))
             for each, value in zip(asked, found, strict=True)
             if value is not None and not isinstance(value, InvalidArgument)
         ]
@@ -270,8 +285,8 @@ class CollectionReader:
             if isinstance(value, InvalidArgument):
                 answers[each.place] = value
         note = tuning.end(len(computed)) if computed else None
-        for each, answer in computed:
-            answers[each.place] = Answer(answer, collection)
+        for each, value, answer in computed:
+            answers[each.place] = Answer(answer, collection, value)
             if results is not None and not view.volatile:
                 results.put(each.request, Kept(answer, note))
 
@@ -306,10 +321,15 @@ class CollectionReader:
     def _index(self, collection: Collection, engine: Engine) -> DerivedIndex | None:
         if self._indexes is None:
             return None
+        found = self._indexes.at_hand(collection.id)
+        if found is not None:
+            return found
         make = partial(engine.index, collection.settings)
-        if self._tuning.brief and not self._indexes.is_ready(collection.id, make):
+        if not self._tuning.brief:
+            return self._indexes.ready(collection.id, make, partial(self._fresh_view, collection))
+        if make() is not None:
             raise QueryCancelled("an index is to be built first")
-        return self._indexes.ready(collection.id, make, partial(self._fresh_view, collection))
+        return None
 
     def _fresh_view(self, collection: Collection, snapshot: Snapshot) -> View:
         """Of a snapshot that is newer than this one."""

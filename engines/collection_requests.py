@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 from engines.catalog import Collection
+from engines.codec import Value
 from engines.collection_reader import Answer
 from engines.errors import EngineError, InvalidArgument
 from engines.kv_reader import KvReader
@@ -30,6 +31,7 @@ class QueryAnswer(NamedTuple):
     engine: str
     applied_index: int  # of the log
     written_index: int  # the last entry that changed the collection
+    value: Value = None  # what `answer` holds, where it was computed here and just now
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class QueryCollection:
     session: str  # the collection's name
     operation: str
     parameters: bytes  # `codec.pack_value` of an object
+    # The object itself, where it is at hand: to unpack it again is for who gets bytes.
+    given: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     offload: ClassVar[bool] = True
     explain: ClassVar[bool] = False
 
@@ -79,7 +83,9 @@ class QueryCollection:
 
     def run(self, reader: KvReader) -> Shown[QueryAnswer]:
         collections = reader.collections
-        answer = collections.answer(self.namespace, self.session, self.operation, self.parameters)
+        answer = collections.answer(
+            self.namespace, self.session, self.operation, self.parameters, self.given
+        )
         return _shown(answer, collections.applied_index, reader.revision)
 
 
@@ -94,7 +100,10 @@ def query_together(
     first = requests[0]
     collections = reader.collections
     answers = collections.answer_together(
-        first.namespace, first.session, first.operation, [each.parameters for each in requests]
+        first.namespace,
+        first.session,
+        first.operation,
+        [(each.parameters, each.given) for each in requests],
     )
     found: list[Shown[QueryAnswer] | EngineError | None] = []
     for answer in answers:
@@ -109,14 +118,14 @@ def query_together(
 
 
 def _shown(answer: Answer, applied_index: int, revision: int) -> Shown[QueryAnswer]:
-    packed, collection = answer
+    packed, collection, value = answer
     if len(packed) > PAGE_BYTES_MAX:
         raise InvalidArgument(
             "parameters",
             f"the answer is {len(packed)} bytes; at most {PAGE_BYTES_MAX}: ask for fewer "
             "items or fields",
         )
-    found = QueryAnswer(packed, collection.engine, applied_index, collection.written_index)
+    found = QueryAnswer(packed, collection.engine, applied_index, collection.written_index, value)
     return Shown(found, revision)
 
 

@@ -100,10 +100,12 @@ class DerivedIndexes:
                     entry.built = True
         return entry.index
 
-    def is_ready(self, identity: bytes, make: Callable[[], DerivedIndex | None]) -> bool:
-        """Does `ready` answer at once?"""
+    def at_hand(self, identity: bytes) -> DerivedIndex | None:
+        """The index that `ready` would return at once, if there is one."""
         entry = self._found.get(identity)
-        return make() is None if entry is None else entry.built and not entry.index.failed
+        if entry is None or not entry.built or entry.index.failed:
+            return None
+        return entry.index
 
     def changed(self, changes: Sequence[ItemChange], log_index: int) -> None:
         """What one apply did, after its commit. The thread that applies."""

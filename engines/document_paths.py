@@ -6,6 +6,7 @@ number also names the item at that place. Arrays directly in arrays are entered 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from engines.codec import VALUE_DEPTH_MAX
@@ -16,17 +17,30 @@ Path = tuple[str, ...]
 
 PATH_BYTES_MAX: Final = 512
 MISSING: Final = object()
+_REMEMBERED: Final = 1_000  # paths that were parsed last
 
 
 def parse_path(text: object, field: str) -> Path:
     """Raises InvalidArgument: no path."""
-    if type(text) is not str or not 1 <= len(text.encode(errors="replace")) <= PATH_BYTES_MAX:
-        raise InvalidArgument(field, f"must be a path of 1 to {PATH_BYTES_MAX} bytes")
+    try:
+        return _path(text) if type(text) is str else _path("")
+    except _NoPath as error:
+        raise InvalidArgument(field, str(error)) from None
+
+
+class _NoPath(ValueError):
+    """Says what a path must be."""
+
+
+@lru_cache(_REMEMBERED)
+def _path(text: str) -> Path:
+    if not 1 <= len(text.encode(errors="replace")) <= PATH_BYTES_MAX:
+        raise _NoPath(f"must be a path of 1 to {PATH_BYTES_MAX} bytes")
     path = tuple(text.split("."))
     if "" in path or len(path) > VALUE_DEPTH_MAX:
-        raise InvalidArgument(field, f"must be 1 to {VALUE_DEPTH_MAX} names with dots between")
+        raise _NoPath(f"must be 1 to {VALUE_DEPTH_MAX} names with dots between")
     if path[0].startswith("$"):
-        raise InvalidArgument(field, f"{path[0]} is no operator here, nor a name for a path")
+        raise _NoPath(f"{path[0]} is no operator here, nor a name for a path")
     return path
 
 

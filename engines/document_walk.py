@@ -76,6 +76,12 @@ class Walk:
 
     def _keys(self) -> Iterator[tuple[bytes, bytes]]:
         ranges = self.plan.ranges
+        if len(ranges) == 1 and self._after is None:
+            ((low, high),) = ranges
+            return self._items.range(*_storable(low, high), reverse=self.plan.reverse)
+        return self._of_ranges(ranges)
+
+    def _of_ranges(self, ranges: tuple[Range, ...]) -> Iterator[tuple[bytes, bytes]]:
         after, reverse = self._after, self.plan.reverse
         for low, high in reversed(ranges) if reverse else ranges:
             if after is not None:

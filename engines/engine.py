@@ -112,6 +112,7 @@ class Engine(Protocol):
     ) -> Value:
         """Answer one read. Any thread; bounded by a limit of its own, with a cursor beyond it.
 
+        `parameters` stay as they are, for they may be asked again; the answer is the caller's.
         Raises InvalidArgument, CorruptRecord, QueryCancelled (from the view).
         """
 

@@ -178,6 +178,10 @@ def _record_or_none_parts(record: Record | None) -> Packable:
     return None if record is None else record_parts(record)
 
 
+def _query_answer_parts(found: QueryAnswer) -> Packable:
+    return (found.answer, found.engine, found.applied_index, found.written_index)
+
+
 def _many_parts(records: tuple[Record | None, ...]) -> Packable:
     return [_record_or_none_parts(record) for record in records]
 
@@ -308,7 +312,8 @@ def _kind(
     found: Callable[[Any, object], Any],
     parts: Callable[[Any], Packable] = _same,
 ) -> _Kind:
-    names = tuple(field.name for field in fields(request))
+    # What is not compared is at hand on this node alone.
+    names = tuple(field.name for field in fields(request) if field.compare)
     assert len(names) == len(checks), request
     return _Kind(request, names, checks, parts, found)
 
@@ -351,11 +356,11 @@ _KINDS: dict[int, _Kind] = {
     ),
     12: _kind(
         QueryCollection, text, text, text, data,
-        found=lambda request, parts: _query_answer(parts),
+        parts=_query_answer_parts, found=lambda request, parts: _query_answer(parts),
     ),
     13: _kind(
         ExplainQuery, text, text, text, data,
-        found=lambda request, parts: _query_answer(parts),
+        parts=_query_answer_parts, found=lambda request, parts: _query_answer(parts),
     ),
     14: _kind(
         SearchSession, text, text, text, text, data, integer, boolean, boolean, number, number,

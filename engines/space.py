@@ -17,7 +17,7 @@ from engines.codec import Malformed, unpack_value
 from engines.environment import Cursor, Database, Transaction
 from engines.errors import CorruptRecord, QueryCancelled
 from engines.interfaces import PHYSICAL_KEY_BYTES_MAX
-from engines.layout import seal, unseal
+from engines.layout import Buffer, seal, unseal
 from engines.overlay import Table
 from engines.tuning import Tuning
 
@@ -101,7 +101,18 @@ class View:
         identity = self.collection.id
         low, high = _bounds(identity, first, last)
         with self._txn.cursor(db=self._database) as cursor:
-            for physical, record in _walk(cursor, low, high, reverse):
+            # Forwards here and not in a generator of its own: most walks are a record or two.
+            walk: Iterator[tuple[Buffer, Buffer]]
+            if reverse:
+                walk = _backwards(cursor, low, high)
+            elif cursor.set_range(low):
+                walk = cursor.iternext()
+            else:
+                return
+            for place, record in walk:
+                physical = bytes(place)
+                if physical >= high:
+                    return
                 self.step(len(record) >> STEP_BYTES_BITS)
                 yield physical[ID_BYTES:], unseal("items", physical, record)
 
@@ -262,11 +273,13 @@ def after_prefix(prefix: bytes) -> bytes | None:
 
 def _bounds(identity: bytes, first: bytes, last: bytes | None) -> tuple[bytes, bytes]:
     """As physical keys, none of them longer than one can be: LMDB refuses those."""
+    low = _storable(first)
+    high = None if last is None else _storable(last)
+    if low is not None and high is not None:
+        return identity + low, identity + high
     following = after_prefix(identity)
     if following is None:
         raise CorruptRecord("collections", identity, "an id that cannot be")
-    low = _storable(first)
-    high = None if last is None else _storable(last)
     return (
         following if low is None else identity + low,
         following if high is None else identity + high,
@@ -280,18 +293,8 @@ def _storable(end: bytes) -> bytes | None:
     return after_prefix(end[:ITEM_KEY_BYTES_MAX])
 
 
-def _walk(
-    cursor: Cursor, low: bytes, high: bytes, reverse: bool
-) -> Iterator[tuple[bytes, memoryview]]:
-    """Records with low <= key < high."""
-    if not reverse:
-        if cursor.set_range(low):
-            for view, record in cursor.iternext():
-                key = bytes(view)
-                if key >= high:
-                    return
-                yield key, record
-        return
+def _backwards(cursor: Cursor, low: bytes, high: bytes) -> Iterator[tuple[Buffer, Buffer]]:
+    """Records with low <= key < high, the last one first."""
     # The last key below `high`: the one before the first that is not.
     found = cursor.prev() if cursor.set_range(high) else cursor.last()
     while found:

@@ -19,17 +19,15 @@ class Work:
     """What the engine did for one answer, as far as it says. `examined`: documents, rows, points
     or vectors that were looked at; `plan`: JSON values."""
 
-    __slots__ = ("approximate", "examined", "fields", "index", "plan", "returned", "scans")
-
-    def __init__(self) -> None:
-        self.examined: int | None = None
-        self.returned: int | None = None
-        self.approximate = False  # may the answer lack some of what is nearest?
-        self.index: str | None = None  # the name of the secondary index that served
-        self.scans = False  # was everything looked at, for want of an index?
-        # Of a filter that nothing served: paths that an index could bind, equality first.
-        self.fields: tuple[str, ...] = ()
-        self.plan: Mapping[str, Value] | None = None  # only where it is asked for
+    # Of the class until one is set: there is one of these for each query, which says little.
+    examined: int | None = None
+    returned: int | None = None
+    approximate = False  # may the answer lack some of what is nearest?
+    index: str | None = None  # the name of the secondary index that served
+    scans = False  # was everything looked at, for want of an index?
+    # Of a filter that nothing served: paths that an index could bind, equality first.
+    fields: tuple[str, ...] = ()
+    plan: Mapping[str, Value] | None = None  # only where it is asked for
 
 
 class Tuning:
@@ -39,13 +37,13 @@ class Tuning:
     to be computed on this thread; all else raises QueryCancelled, and is tried again elsewhere.
     """
 
-    __slots__ = ("answers", "brief", "exact_seconds", "explain", "work")
+    # Of the class until one is set, as those of `Work`.
+    answers = 0  # that were computed
+    exact_seconds = 0.0  # that a comparison with an exact search took
 
     def __init__(self, *, brief: bool = False, explain: bool = False) -> None:
         self.brief = brief
         self.explain = explain
-        self.answers = 0  # that were computed
-        self.exact_seconds = 0.0  # that a comparison with an exact search took
         self.work = Work()
 
     def found(self, note: object) -> None:

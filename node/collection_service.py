@@ -7,6 +7,7 @@ write is checked here as far as it can be without the collection, and then decid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ class Outcome(NamedTuple):
     kind: Kind
     log_index: int
     served_by: str | None = None
+    value: Value = None  # the result, where it was computed on this node and just now
 
 
 class CollectionService:
@@ -173,7 +175,7 @@ class CollectionService:
         work = partial(_packed_write if writes else _packed_read, query, operation.engine)
         # A million numbers are looked at, prepared and packed for a third of a second.
         small = query.size <= INLINE_BYTES_MAX
-        packed = (
+        packed, given = (
             work() if small else await self._threads.offload(work, deadline, query.read.priority)
         )
         if writes:
@@ -183,7 +185,7 @@ class CollectionService:
             )  # fmt: skip
             return Outcome(result, operation.engine.name, Kind.WRITE, log_index)
         kind = ExplainQuery if query.explain else QueryCollection
-        request = kind(query.namespace, query.collection, query.operation, packed)
+        request = kind(query.namespace, query.collection, query.operation, packed, given)
         served_by = None
         if query.routing is None:
             shown = await self._router.read(request, query.read, deadline)
@@ -192,7 +194,9 @@ class CollectionService:
                 query.collection, request, query.read, query.routing, deadline
             )
         found = shown.found
-        return Outcome(found.answer, found.engine, operation.kind, found.applied_index, served_by)
+        return Outcome(
+            found.answer, found.engine, operation.kind, found.applied_index, served_by, found.value
+        )
 
     async def _write(
         self,
@@ -219,15 +223,15 @@ class CollectionService:
         validate_collection(name)
 
 
-def _packed_write(query: Query, engine: Engine) -> bytes:
+def _packed_write(query: Query, engine: Engine) -> tuple[bytes, None]:
     """Parameters as they travel, checked, also by the engine. Raises InvalidArgument."""
     check_value(query.parameters, "parameters")
-    return pack_value(engine.prepare(query.operation, query.parameters))
+    return pack_value(engine.prepare(query.operation, query.parameters)), None
 
 
-def _packed_read(query: Query, engine: Engine) -> bytes:
-    """The same of a read. Raises InvalidArgument."""
+def _packed_read(query: Query, engine: Engine) -> tuple[bytes, Mapping[str, Any]]:
+    """The same of a read, and what they hold. Raises InvalidArgument."""
     shorten = getattr(engine, "shorten", None)
     parameters = query.parameters if shorten is None else shorten(query.operation, query.parameters)
     check_value(parameters, "parameters")
-    return pack_value(parameters)
+    return pack_value(parameters), parameters

@@ -279,7 +279,7 @@ def _encoded(query: Query, outcome: Outcome) -> bytes:
 
 
 def _result(query: Query, outcome: Outcome) -> Json:
-    found = unpack_value(outcome.packed)
+    found = unpack_value(outcome.packed) if outcome.value is None else outcome.value
     return _object(found) if query.explain else {"result": found}
 
 

@@ -67,19 +67,16 @@ class Optimizer:
 class Execution(Tuning):
     """One query that is watched. One thread at a time, as its query."""
 
-    __slots__ = (
-        "_begun", "_choices", "_exact_begun", "_optimizer", "_size", "_widths", "pattern",
-    )  # fmt: skip
+    pattern: Pattern | None = None
+    _begun = 0.0
+    _size = 0
+    _choices: dict[str, tuple[Trial, int, str]] | None = None
+    _widths: tuple[int, int] | None = None
+    _exact_begun = 0.0
 
     def __init__(self, optimizer: Optimizer, *, explain: bool) -> None:
         super().__init__(explain=explain)
         self._optimizer = optimizer
-        self.pattern: Pattern | None = None
-        self._begun = 0.0
-        self._size = 0
-        self._choices: dict[str, tuple[Trial, int, str]] | None = None
-        self._widths: tuple[int, int] | None = None
-        self._exact_begun = 0.0
 
     def found(self, note: object) -> None:
         super().found(note)
@@ -91,7 +88,6 @@ class Execution(Tuning):
                 note.last_used_ms = now_ms
 
     def begin(self, collection: Collection, operation: str, parameters: Mapping[str, Any]) -> None:
-        super().begin(collection, operation, parameters)
         optimizer = self._optimizer
         pattern = self.pattern
         if pattern is None:
@@ -160,7 +156,7 @@ class Execution(Tuning):
             )
 
     def end(self, answers: int = 1) -> object:
-        super().end(answers)
+        self.answers = answers
         optimizer, pattern, work = self._optimizer, self.pattern, self.work
         assert pattern is not None
         seconds = optimizer.clock.monotonic() - self._begun - self.exact_seconds
@@ -174,7 +170,8 @@ class Execution(Tuning):
             if work.index is not None:
                 pattern.indexes[work.index] = pattern.indexes.get(work.index, 0) + 1
             pattern.scans, pattern.fields = work.scans, work.fields
-            self._record(seconds)
+            if self._choices is not None:
+                self._record(seconds)
             if self._widths is not None and pattern.width is not None:
                 pattern.width.searched(seconds, answers)
         return pattern

@@ -12,7 +12,12 @@ import pytest
 
 from engines.check import check
 from engines.codec import pack_value, unpack_value
-from engines.collection_requests import ExplainQuery, ListCollections, QueryCollection
+from engines.collection_requests import (
+    ExplainQuery,
+    ListCollections,
+    QueryAnswer,
+    QueryCollection,
+)
 from engines.command import CollectionCommand, Sweep, encode
 from engines.errors import InvalidArgument, QueryCancelled, UnknownCommand
 from engines.interfaces import CollectionResult, RejectCode, Rejected, SweepResult
@@ -223,13 +228,21 @@ def test_reads_of_collections_travel(state: State) -> None:
     requests: list[Any] = [
         ListCollections("n", None, 10),
         QueryCollection("n", "c", "tally_list", b"\x80"),
+        QueryCollection("n", "c", "tally_list", pack_value({"reverse": True}), {"reverse": True}),
         ExplainQuery("n", "c", "tally_list", b"\x80"),
     ]
     for request in requests:
         arrived = decode_read(encode_read(request))
         assert arrived == request
-        shown = state.read(arrived.run)
+        assert getattr(arrived, "given", None) is None
+        shown = state.read(request.run)
+        found = shown.found
+        if isinstance(found, QueryAnswer):
+            # The value at hand is for this node alone.
+            assert found.value is None or pack_value(found.value) == found.answer
+            shown = shown._replace(found=found._replace(value=None))
         assert decode_answer(request, encode_answer(request, shown)) == shown
+        assert state.read(arrived.run).found[0] == found[0]
 
 
 def test_an_engine_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from engines.check import check
 from engines.codec import pack_value
+from engines.collection_reader import Answer
 from engines.command import CollectionCommand, encode
 from engines.engine import Engine
 from engines.errors import InvalidArgument, QueryCancelled
@@ -133,6 +135,26 @@ def test_a_query_ends_when_nobody_waits(sample: Sample, tmp_path: Path) -> None:
         reader.stop = lambda: True
         with pytest.raises(QueryCancelled):
             reader.collections.query("n", "c", *sample.broad)
+    state.machine.close()
+
+
+@EACH
+def test_a_read_leaves_what_it_was_asked_as_it_is(sample: Sample, tmp_path: Path) -> None:
+    state = filled(sample, tmp_path / "state")
+    broad = [] if sample.engine == "relational" else [sample.broad]  # that one has no end
+    listing = [] if sample.listing is None else [(sample.listing[0], {"limit": 3})]
+    for operation, parameters in (sample.read(1), *broad, *listing):
+        given = copy.deepcopy(parameters)
+        first = answer(state, (operation, parameters))
+        assert parameters == given
+        assert answer(state, (operation, parameters)) == first
+        if operation in getattr(ENGINES[sample.engine], "together", ()):
+            packed = pack_value(parameters)
+            with state.reader() as reader:
+                many = [(packed, parameters)] * 2
+                found = reader.collections.answer_together("n", "c", operation, many)
+            assert parameters == given
+            assert [each.value for each in found if isinstance(each, Answer)] == [first, first]
     state.machine.close()
 
 
