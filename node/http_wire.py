@@ -100,11 +100,12 @@ class Door(web.Server):
 class Connection(web.RequestHandler):
     """One connection; answers in our error shape what never became a request."""
 
-    __slots__ = ("_door", "on_lost")
+    __slots__ = ("_door", "_held_back", "on_lost")
 
     def __init__(self, door: Door, **options: object) -> None:
         super().__init__(door, **options)  # type: ignore[arg-type]
         self._door = door
+        self._held_back = False  # was reading paused since it was resumed?
         self.on_lost: Callable[[], object] | None = None  # for who waits and does not write
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -121,6 +122,17 @@ class Connection(web.RequestHandler):
         if self.on_lost is not None:
             self.on_lost()
         super().connection_lost(exc)
+
+    def pause_reading(self) -> None:
+        self._held_back = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Called twice for every body, at its end and when it is read: for most there is nothing
+        to resume, and what aiohttp then does costs as much as parsing the request's head."""
+        if self._held_back:
+            self._held_back = False
+            super().resume_reading(resume_parser)
 
     def handle_error(
         self,
