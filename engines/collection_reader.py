@@ -134,8 +134,10 @@ class CollectionReader:
 
     def sizes(self, namespace: str, names: Sequence[str]) -> tuple[PartSize | None, ...]:
         """What each of these parts holds; None: it is not there. Raises CorruptRecord."""
-        found = [self._find(namespace, name) for name in names]
-        return tuple(each and PartSize(each.items, each.item_bytes) for each in found)
+        found = (self._find(namespace, name) for name in names)
+        return tuple(
+            None if each is None else PartSize(each.items, each.item_bytes) for each in found
+        )
 
     def dropping(self, limit: int) -> tuple[Collection, ...]:
         """Homes that were dropped and have parts yet, at most so many. Raises CorruptRecord."""

@@ -53,6 +53,7 @@ from node.resp_limits import RespLimits
 from node.scrub import Scrubber
 from node.service import Router, Service
 from node.session_replicas import SessionReplicas
+from node.shard_duties import ShardDuties
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
 from node.watch_sources import HubWatches, PartitionWatches, Watches
@@ -170,6 +171,8 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         config.storage.snapshot_bytes_per_second_max,
     )
     collections = _collections(router, partitions, shared)
+    duties = ShardDuties(config.node.id, partitions, collections.sharded, clock)
+    await stack.enter_async_context(background(duties.run(), node.fail))
     parts = HttpParts(
         service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
         info, clock, config.node.name, tokens, config.cluster.id, HttpLimits(), node.fail,
@@ -195,7 +198,7 @@ def _collections(router: Router, partitions: Partitions, shared: Shared) -> Coll
         return [(each.id, each.machine.indexes.results.figures()) for each in here]
 
     return CollectionService(
-        router, registry, config.limits, clock, balanced, shared.threads,
+        router, registry, config.limits, clock, balanced, shared.threads, partitions,
         OptimizerService(shared.optimizer, caches),
     )  # fmt: skip
 
