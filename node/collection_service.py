@@ -37,6 +37,7 @@ from node.http_limits import INLINE_BYTES_MAX
 from node.local_reads import ReaderThreads
 from node.optimizer import Optimizer
 from node.optimizer_service import OptimizerService
+from node.parts import alteration_id
 from node.queries import Outcome, Query, prepared, shortened
 from node.reads import ReadOptions
 from node.service import Router
@@ -120,6 +121,7 @@ class CollectionService:
         result = await self.sharded.propose(namespace, name, ALTER, body, request_id, deadline)
         if _is_refused(result, RejectCode.COLLECTION_SHARDED):
             body["home"] = True
+            request_id = request_id and alteration_id(name, request_id)
             result = await self.sharded.propose(namespace, name, ALTER, body, request_id, deadline)
         answer, home = _taken_apart(result)
         if home is not None:

@@ -54,6 +54,12 @@ def step_id(part: str, request_id: str, number: int, attempt: int) -> str:
     return _id_of("step", part, request_id, f"{number} {attempt}")
 
 
+def alteration_id(name: str, request_id: str) -> str:
+    """The request id of altering a home: that of the caller is for a collection without parts,
+    and how the caller's request was meant is not known before the home has refused it."""
+    return _id_of("alter", name, request_id)
+
+
 def seed_of(home: Collection, request_id: str) -> bytes:
     """What ids are made from that a request leaves to the node: a retry makes the same."""
     return _digest("seed", home.namespace, home.name, home.id.hex(), request_id)
