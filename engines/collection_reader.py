@@ -52,6 +52,13 @@ class PartSize(NamedTuple):
     item_bytes: int
 
 
+class Part(NamedTuple):
+    """Where a part is found; see `validation.PART_MARK`."""
+
+    namespace: str
+    name: str
+
+
 class Due(NamedTuple):
     """A write that is due."""
 
@@ -138,6 +145,22 @@ class CollectionReader:
         return tuple(
             None if each is None else PartSize(each.items, each.item_bytes) for each in found
         )
+
+    def parts(self, after: Part | None, limit: int) -> tuple[Part, ...]:
+        """Parts of collections of several shards that are here, behind `after`, at most so many."""
+        start = CATALOG if after is None else collection_key(*after) + b"\x00"
+        found: list[Part] = []
+        with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
+            if not cursor.set_range(start):
+                return ()
+            for key in cursor.iternext(values=False):
+                place = bytes(key)
+                if _MARK in place:
+                    namespace, _, name = place.decode().partition("\0")
+                    found.append(Part(namespace, name))
+                    if len(found) == limit:
+                        break
+        return tuple(found)
 
     def dropping(self, limit: int) -> tuple[Collection, ...]:
         """Homes that were dropped and have parts yet, at most so many. Raises CorruptRecord."""

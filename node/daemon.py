@@ -159,7 +159,9 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         storage.scrub_bytes_per_second_max,
         storage.scrub_interval_seconds,
     )
-    for work in (upkeep, partitions, placement, scrubber):
+    collections = _collections(router, partitions, shared)
+    duties = ShardDuties(config.node.id, partitions, collections.sharded, clock)
+    for work in (upkeep, partitions, placement, scrubber, duties):
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     admin = PartitionService(partitions, placement, system.members, clock)
@@ -170,9 +172,6 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         clock,
         config.storage.snapshot_bytes_per_second_max,
     )
-    collections = _collections(router, partitions, shared)
-    duties = ShardDuties(config.node.id, partitions, collections.sharded, clock)
-    await stack.enter_async_context(background(duties.run(), node.fail))
     parts = HttpParts(
         service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
         info, clock, config.node.name, tokens, config.cluster.id, HttpLimits(), node.fail,

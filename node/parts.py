@@ -42,6 +42,12 @@ def parted(home: Collection, partition_of: Callable[[str], int], partitions: int
     return Parted(home, tuple(found[shard] for shard in range(home.shards)))
 
 
+def home_of(part: str) -> tuple[str, bytes]:
+    """Name and id of the home that a part belongs to. Raises ValueError: no part's name."""
+    name, identity, _ = part.rsplit(PART_MARK, 2)
+    return name, bytes.fromhex(identity)
+
+
 def creation_id(part: str) -> str:
     """The request id of a part's creation, and of giving it up before it was made: whichever
     comes first decides, so a creation that comes late makes nothing of what was dropped."""

@@ -37,7 +37,7 @@ from engines.shards import check_shards
 from node.clock import Clock
 from node.errors import BadRequest, HivememError, InternalError, NotFound
 from node.http_errors import as_hivemem, rejection
-from node.parts import Parted, creation_id, parted
+from node.parts import Parted, creation_id, home_of, parted
 from node.reads import LINEARIZABLE, ReadOptions
 from node.service import Router
 
@@ -195,6 +195,24 @@ class ShardedCollections:
             raise error.with_effect(
                 "the collection is dropped, and what is left of its shards is removed soon"
             ) from None
+
+    async def drop_orphan(self, namespace: str, part: str, deadline: float) -> bool:
+        """Drop a part whose home is not there any more; whether it was one. Raises HivememError.
+
+        A home is there before its parts, and its id is never another one's, so a part without it
+        belongs to nothing and never will.
+        """
+        name, identity = home_of(part)
+        request = DescribeCollection(namespace, name)
+        try:
+            found = (await self._router.read(request, LINEARIZABLE, deadline)).found
+            if found.id == identity:
+                return False
+        except InvalidArgument as error:
+            if error.code != NO_COLLECTION:
+                raise
+        await self._drop(namespace, part, deadline)
+        return True
 
     async def _drop(self, namespace: str, part: str, deadline: float) -> None:
         result = await self.propose(namespace, part, DROP, {}, creation_id(part), deadline)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cluster.slots import partition_of, session_slot
 from engines.check import check
@@ -22,6 +22,7 @@ from engines.interfaces import Limits, Result
 from engines.read_codec import decode_answer, decode_read, encode_answer, encode_read
 from engines.read_merge import merge_collections
 from engines.read_requests import ReadRequest, Shown
+from node.balanced_reads import BalancedReads
 from node.clock import SystemClock
 from node.collection_service import CollectionService
 from node.errors import HivememError, Unavailable
@@ -53,8 +54,9 @@ class Node:
         self.crash = True  # else it hears that the outcome is not known
         self.down: set[int] = set()  # partitions that refuse commands, certainly without effect
         self.silent: set[int] = set()  # those that do not answer reads
+        balanced = cast(BalancedReads, self)  # which these tests do not ask for
         self.service = CollectionService(
-            self, cluster.states[1].machine.registry, Limits(), SystemClock(), self,  # type: ignore[arg-type]
+            self, cluster.states[1].machine.registry, Limits(), SystemClock(), balanced,
             cluster.threads, cluster,
         )  # fmt: skip
 

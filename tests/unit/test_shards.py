@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from cluster.interfaces import Role
 from cluster.slots import partition_of, session_slot
 from engines import collection_writes
 from engines.catalog import Collection, pack_collection, unpack_collection
@@ -16,9 +18,11 @@ from engines.codec import unpack_value
 from engines.errors import InvalidArgument
 from engines.layout import unseal
 from engines.validation import is_part_name, validate_collection
+from node.clock import SystemClock
 from node.errors import BadRequest, Conflict, HivememError, NotFound, Unavailable
 from node.parts import creation_id, parted
 from node.reads import LINEARIZABLE, ReadOptions
+from node.shard_duties import ShardDuties
 from tests.unit.shard_partitions import FAR, Crash, Node, Partitions, partitions
 
 SHARDS = 3
@@ -257,12 +261,52 @@ async def test_what_a_drop_left_is_removed_by_the_leader(tmp_path: Path) -> None
         node.fail_at, node.applied = node.commands, True
         with pytest.raises(Crash):
             await node.drop("c")
-        group = cluster.group_of("c")
-        with cluster.states[group].reader() as reader:
-            (left,) = reader.collections.dropping(10)
-        await cluster.node().service.sharded.finish_drop(left, FAR)
+        assert cluster.left() == 1 + SHARDS
+        elsewhere = set(cluster.groups) - {cluster.group_of("c")}
+        assert await duties(cluster, elsewhere).round() == SHARDS - 1, "parts without a home"
+        assert cluster.left() == 2, "what is in the home's partition"
+        leader = duties(cluster, set(cluster.groups))
+        assert await leader.round() == 1
         assert cluster.left() == 0
-        await cluster.node().service.sharded.finish_drop(left, FAR)  # and once more
+        assert await leader.round() == 0
+
+
+async def test_parts_without_a_home_are_removed_and_no_others(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        await node.create("old", shards=SHARDS)
+        await fill(node, "old")
+        old = node.service.sharded.known("n", "old")
+        for number in range(12):  # more than one round asks for
+            await node.create(f"c{number}", shards=4)
+        assert old is not None
+        # As in a restored backup, whose partitions are of different moments.
+        state = cluster.states[cluster.group_of("old")]
+        state.collection("collection_drop", "old", {})
+        state.collection("collection_forget", "old", {"id": old.home.id})
+        await node.create("old")
+        leader = duties(cluster, set(cluster.groups))
+        removed = [await leader.round() for _ in range(4)]
+        assert sum(removed) == SHARDS
+        assert cluster.left() == 12 * 5 + 1
+        for number in range(12):
+            assert await node.query(f"c{number}", "document_count") == {"count": 0}
+
+
+def duties(cluster: Partitions, leads: set[int]) -> ShardDuties:
+    """Those of a node that leads these partitions."""
+    replicas = [
+        SimpleNamespace(
+            id=group,
+            group=SimpleNamespace(
+                role=lambda group=group: Role("", "me" if group in leads else "", 1)
+            ),
+            readers=state.reader,
+        )
+        for group, state in cluster.states.items()
+    ]
+    partitions = cast(Any, SimpleNamespace(data=lambda: replicas, count=cluster.count))
+    return ShardDuties("me", partitions, cluster.node().service.sharded, SystemClock())
 
 
 async def test_a_part_that_is_made_late_makes_nothing_of_what_was_dropped(tmp_path: Path) -> None:
