@@ -50,6 +50,7 @@ class PartSize(NamedTuple):
 
     items: int
     item_bytes: int
+    written_index: int
 
 
 class Part(NamedTuple):
@@ -143,7 +144,8 @@ class CollectionReader:
         """What each of these parts holds; None: it is not there. Raises CorruptRecord."""
         found = (self._find(namespace, name) for name in names)
         return tuple(
-            None if each is None else PartSize(each.items, each.item_bytes) for each in found
+            None if each is None else PartSize(each.items, each.item_bytes, each.written_index)
+            for each in found
         )
 
     def parts(self, after: Part | None, limit: int) -> tuple[Part, ...]:

@@ -345,7 +345,7 @@ _change = row(
 _wanted = rows(row(Wanted, text, text, data))
 _wanted_held = rows(row(WantedHeld, text, text, data, boolean))
 _names = rows(text)
-_sizes = rows(optional(row(PartSize, natural, natural)))
+_sizes = rows(optional(row(PartSize, natural, natural, natural)))
 _query_answer = row(QueryAnswer, data, text, natural, natural)
 _place = row(lambda *columns: columns, text, data)
 

@@ -21,8 +21,8 @@ _PAGE_ITEMS = 1_000
 
 class CollectionInfo(TypedDict):
     """One collection. `items`, `item_bytes`: records of its engine, which may be more than were
-    stored; `written_index`: of the log, the entry that changed it last, itself where it is in
-    several shards; `shards`: in how many partitions its items are."""
+    stored; `written_index`: of the log, the entry that changed it last; `shards`: in how many
+    partitions its items are, and if in several, `written_index` is the sum of theirs."""
 
     namespace: str
     name: str

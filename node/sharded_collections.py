@@ -233,7 +233,11 @@ class ShardedCollections:
         self, collections: Sequence[Collection], options: ReadOptions, deadline: float
     ) -> list[Collection]:
         """The same, with what the parts of those in several shards hold: one question to each
-        partition. Each part is seen at a moment of its own; one that is not made holds nothing."""
+        partition. Each part is seen at a moment of its own; one that is not made holds nothing.
+
+        Their `written_index` is the sum of all: it says nothing of any log, and grows with each
+        change.
+        """
         by_partition: dict[int, list[str]] = {}
         parts: dict[bytes, tuple[str, ...]] = {}
         homes = [each for each in collections if each.shards > 1]
@@ -258,7 +262,7 @@ class ShardedCollections:
         sizes: dict[str, PartSize] = {}
         for request, (found, _) in zip(requests, answers, strict=True):
             for part, size in zip(request.names, found, strict=True):
-                sizes[part] = size or PartSize(0, 0)
+                sizes[part] = size or PartSize(0, 0, 0)
         return [
             each if each.shards == 1 else _sized(each, [sizes[part] for part in parts[each.key]])
             for each in collections
@@ -299,8 +303,10 @@ class ShardedCollections:
 
 
 def _sized(home: Collection, sizes: Iterable[PartSize]) -> Collection:
-    items, item_bytes = map(sum, zip(*sizes, strict=True))
-    return replace(home, items=items, item_bytes=item_bytes)
+    items, item_bytes, written = map(sum, zip(*sizes, strict=True))
+    return replace(
+        home, items=items, item_bytes=item_bytes, written_index=home.written_index + written
+    )
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

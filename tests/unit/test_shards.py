@@ -262,6 +262,9 @@ async def test_what_a_drop_left_is_removed_by_the_leader(tmp_path: Path) -> None
         with pytest.raises(Crash):
             await node.drop("c")
         assert cluster.left() == 1 + SHARDS
+        for state in cluster.states.values():
+            with state.reader() as reader:
+                assert reader.namespaces(None, 10) in ([], ["n"]), "no record of what was dropped"
         elsewhere = set(cluster.groups) - {cluster.group_of("c")}
         assert await duties(cluster, elsewhere).round() == SHARDS - 1, "parts without a home"
         assert cluster.left() == 2, "what is in the home's partition"
@@ -416,6 +419,9 @@ async def test_a_query_is_answered_from_all_shards_and_says_so(tmp_path: Path) -
         assert several.log_index == 0
         described = await node.described("c")
         assert (described.shards, described.items) == (SHARDS, 20 + SHARDS), "and their states"
+        await node.query("c", "document_insert", document={"_id": "one more"})
+        assert (await node.described("c")).written_index > described.written_index
+        await node.query("c", "document_delete", id="one more")
         await node.create("plain")
         page = await node.service.list("n", None, 10, LINEARIZABLE, FAR)
         assert [(each.name, each.items) for each in page.collections] == [("c", 23), ("plain", 0)]
