@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from engines import document_edit, document_find, document_part, document_search
+from engines import (
+    document_edit,
+    document_find,
+    document_part,
+    document_partial,
+    document_search,
+)
 from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.document_aggregate import aggregate
@@ -39,6 +45,7 @@ _READS: Final = (
 _OF_PARTS: Final[Mapping[str, Callable[[View, Settings, Parameters], Value]]] = {
     "document_find": document_part.find,
     "document_get": document_part.get,
+    "document_aggregate": document_partial.partial,
 }
 _WRITES: Final = {
     "document_insert": document_edit.insert,

@@ -35,14 +35,14 @@ HELD_BYTES_MAX: Final = 16 << 20  # of sort keys, or of distinct values
 
 
 class Page:
-    """Documents of one answer, up to a number and to `bytes_max`."""
+    """Documents of one answer, up to a number and to `bytes_max` (None: ANSWER_BYTES_MAX)."""
 
     def __init__(
-        self, limit: int, project: Projection | None, bytes_max: int = ANSWER_BYTES_MAX
+        self, limit: int, project: Projection | None, bytes_max: int | None = None
     ) -> None:
         self._limit = limit
         self._project = project
-        self._bytes_max = bytes_max
+        self._bytes_max = ANSWER_BYTES_MAX if bytes_max is None else bytes_max
         self.size = 0  # bytes of the documents, packed
         self.items: list[Value] = []
 

@@ -1,8 +1,8 @@
 """Documents in several shards: what each shard is asked, and how their answers become one.
 
 What one collection would answer is answered, but for what `check` and the operations below
-refuse: a unique index and the words of a full-text search are about all documents together, and
-so is a pipeline. Reads ask the shards at once; a write by filter goes over them one after the
+refuse: a unique index and the words of a full-text search are about all documents together.
+Reads ask the shards at once; a write by filter goes over them one after the
 other, so that its bound on how many documents it changes is one of all of them.
 """
 
@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
+from engines import document_partial
 from engines.codec import Value, pack_value
 from engines.cursors import decode_cursor, encode_cursor, refuse_cursor
 from engines.document_filter import Filter, parse_filter
@@ -37,6 +38,8 @@ _SUMMED: Final = ("examined_entries", "examined_documents")
 
 class DocumentShards:
     """See `engine.Across`."""
+
+    long = frozenset(("document_aggregate",))
 
     def check(self, settings: Settings) -> None:
         for place, index in enumerate(settings["indexes"]):
@@ -81,6 +84,8 @@ class DocumentShards:
                 return _distinct(parameters, shards)
             case "document_indexes":
                 return _indexes(parameters, shards)
+            case "document_aggregate":
+                return document_partial.aggregate(parameters, shards)
             case _:
                 _refuse(operation)
 

@@ -174,6 +174,10 @@ class Across(Protocol):
     their part stay so when another one refuses.
     """
 
+    @property
+    def long(self) -> frozenset[str]:
+        """Operations whose answers may take long to put together, however small they are."""
+
     def check(self, settings: Settings) -> None:
         """Raises InvalidArgument, naming the setting that shards cannot keep, and why."""
 

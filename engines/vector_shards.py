@@ -35,6 +35,8 @@ _INDEXED: Final = (
 class VectorShards:
     """See `engine.Across`."""
 
+    long: frozenset[str] = frozenset()
+
     def check(self, settings: Settings) -> None:
         if settings["text"] is not None:
             raise InvalidArgument(

@@ -86,7 +86,10 @@ class ShardedQueries:
         size = query.size
         work: Callable[[], Asked | bytes] = steps.begin
         while True:
-            found = await self._thought(work, size, query, deadline, first=not run.rounds)
+            inline = size <= INLINE_BYTES_MAX and not (
+                run.rounds and query.operation in across.long
+            )
+            found = await self._thought(work, query, deadline, inline=inline, first=not run.rounds)
             if isinstance(found, bytes):
                 return Outcome(found, engine.name, kind, run.log_index, run.served_by)
             if kind is Kind.WRITE:
@@ -100,14 +103,14 @@ class ShardedQueries:
     async def _thought(
         self,
         work: Callable[[], T],
-        size: int,
         query: Query,
         deadline: float,
         *,
+        inline: bool,
         first: bool,
     ) -> T:
         """On a thread what takes long; what follows an answer does not queue again."""
-        if size <= INLINE_BYTES_MAX:
+        if inline:
             return work()
         if first:
             return await self._threads.offload(work, deadline, query.read.priority)

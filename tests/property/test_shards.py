@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engines import document_partial
 from engines.check import check
 from engines.codec import pack_value, unpack_value
 from engines.collection_writes import ALTER, CREATE
@@ -383,9 +384,97 @@ def test_settings_that_shards_cannot_keep(engine: Engine, options: Any, field: s
     assert field in caught.value.field
 
 
+accumulators = st.sampled_from(
+    [
+        {"$sum": "$n"}, {"$sum": 1}, {"$avg": "$n"}, {"$min": "$x"}, {"$max": "$y"}, {"$count": {}},
+        {"$addToSet": "$x"}, {"$sum": "$x"},
+    ]
+)  # fmt: skip
+before = st.lists(
+    st.one_of(
+        filters.map(lambda each: {"$match": each}),
+        st.just({"$unwind": "$x"}),
+        st.just({"$project": {"x": 1, "y": 1, "n": "$n", "both": ["$x", "$y"]}}),
+    ),
+    max_size=2,
+)
+behind = st.lists(
+    st.sampled_from(
+        [
+            {"$sort": {"a": -1, "_id": 1}}, {"$limit": 3}, {"$skip": 1}, {"$count": "groups"},
+            {"$group": {"_id": None, "all": {"$push": "$_id"}}}, {"$match": {"b": {"$gt": 0}}},
+            {"$project": {"a": 1}},
+        ]
+    ),
+    max_size=2,
+)  # fmt: skip
+
+
+@EXAMPLES
+@given(
+    shards=st.integers(2, 4),
+    stock=stocks,
+    before=before,
+    by=st.sampled_from(["$x", "$y", None, ["$x", "$n"], "$_id"]),
+    made=st.dictionaries(st.sampled_from(["a", "b"]), accumulators, max_size=2),
+    behind=behind,
+    limit=st.integers(1, 6),
+)  # fmt: skip
+def test_pipelines(
+    shards: int, stock: Any, before: Any, by: Any, made: Any, behind: Any, limit: int
+) -> None:
+    with pair(DocumentEngine(), shards, indexes=[{"fields": ["x"]}]) as both:
+        given = [
+            {**document, "_id": name, "n": (1 << 62) + number}  # sums are beyond 64 bits
+            for number, (name, document) in enumerate(stock.items())
+        ]
+        both.both("document_insert", documents=given)
+        for stage in ({"$group": {"_id": by, **made}}, {"$count": "n"}):
+            pipeline = [*before, stage, *behind]
+            expected, found = both.pages(
+                "document_aggregate", "items", pipeline=pipeline, limit=limit
+            )
+            assert list(map(order_key, found)) == list(map(order_key, expected))
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        [],
+        [{"$match": {"x": 1}}],
+        [{"$sort": {"x": 1}}, {"$count": "n"}],
+        [{"$limit": 3}, {"$group": {"_id": None}}],
+        [{"$group": {"_id": None, "a": {"$first": "$x"}}}],
+        [{"$group": {"_id": None, "a": {"$push": "$x"}}}],
+        [{"$group": {"_id": None}}, {"$nothing": 1}],
+        [{"$group": {"_id": None, "a": {"$sum": "$x", "$min": 1}}}],
+        ["$count"],
+    ],
+)
+def test_pipelines_that_are_refused(pipeline: Any) -> None:
+    with pair(DocumentEngine(), 2) as both:
+        assert both.several("document_aggregate", {"pipeline": pipeline}) == "INVALID_ARGUMENT"
+
+
+def test_what_runs_behind_the_groups_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_partial, "STEPS_MAX", 1_000)
+    with pair(DocumentEngine(), 2) as both:
+        given = [{"_id": f"{number:03}"} for number in range(100)]
+        both.several("document_insert", {"documents": given})
+        grouped = [{"$group": {"_id": "$_id"}}]
+        small = {"pipeline": grouped, "limit": 1000}
+        assert len(both.several("document_aggregate", small)["items"]) == 100
+        squared = [
+            {"$group": {"_id": None, "all": {"$push": "$_id"}}},
+            {"$project": {"a": "$all", "b": "$all"}}, {"$unwind": "$a"}, {"$unwind": "$b"},
+            {"$count": "n"},
+        ]  # fmt: skip
+        large = {"pipeline": [*grouped, *squared]}
+        assert both.several("document_aggregate", large) == "INVALID_ARGUMENT"
+
+
 def test_what_needs_all_documents_is_refused() -> None:
     with pair(DocumentEngine(), 2) as both:
-        assert both.several("document_aggregate", {"pipeline": []}) == "INVALID_ARGUMENT"
         upsert = {"filter": {"x": 1}, "update": {"$set": {"y": 1}}, "upsert": True}
         assert both.several("document_update", upsert) == "INVALID_ARGUMENT"
         named = {**upsert, "filter": {"_id": "a", "x": 1}}
