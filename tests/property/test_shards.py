@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines import document_partial
+from engines import document_partial, vector_writes
 from engines.check import check
 from engines.codec import pack_value, unpack_value
 from engines.collection_writes import ALTER, CREATE
@@ -46,6 +47,7 @@ from tests.unit.engine_state import State
 
 EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SEED = b"seed"
+PAGES_MAX = 1_000
 
 
 class RefusedByShard(Exception):
@@ -110,7 +112,8 @@ class Pair:
         found: tuple[list[Any], list[Any]] = ([], [])
         for ask, items in zip((self.one, self.several), found, strict=True):
             cursor = None
-            while True:
+            for page in count():
+                assert page < PAGES_MAX, "it goes round"
                 answer = ask(operation, {**parameters, "cursor": cursor})
                 if isinstance(answer, str):
                     items.append(answer)
@@ -497,6 +500,114 @@ def test_a_vector_that_does_not_fit_is_refused_before_anything_is_stored() -> No
         given.append({"id": "wrong", "vector": [1, 2, 3]})
         assert both.several("vector_insert", {"documents": given}) == "INVALID_ARGUMENT"
         assert both.several("vector_count", {}) == {"count": 0}
+
+
+@pytest.mark.parametrize(
+    ("sort", "wanted"),
+    [
+        ({"n": 1}, {}),
+        ({"n": -1}, {}),
+        ({"k": 1, "n": 1}, {}),
+        ({"k": -1, "n": -1}, {}),
+        ({"n": 1}, {"k": 1}),
+        ({"n": -1}, {"k": 1}),
+        ({"k": 1, "n": -1}, {"k": 0}),
+        ({"n": -1, "_id": -1}, {"n": {"$lt": 3}}),
+        ({"_id": -1}, {}),
+    ],
+)
+def test_pages_in_the_order_of_an_index_go_on_where_they_ended(sort: Any, wanted: Any) -> None:
+    indexes = [{"fields": ["n"]}, {"fields": ["k", "n"]}]
+    with pair(DocumentEngine(), 3, indexes=indexes) as both:
+        documents = [
+            {"_id": f"{number * 7 % 60:02}", "n": number % 4, "k": number % 2}
+            for number in range(60)
+        ]
+        both.both("document_insert", documents=documents)
+        explained = both.several("document_find", {"sort": sort, "filter": wanted, "explain": True})
+        assert explained["explain"]["sorted_by_plan"] is True
+        *_, last = sort.values()
+        total = {**sort, **({} if "_id" in sort else {"_id": last})}
+        expected = both.one("document_find", {"sort": total, "filter": wanted})["items"]
+        for limit in (1, 7):
+            _, found = both.pages("document_find", "items", sort=sort, filter=wanted, limit=limit)
+            assert plain(found) == plain(expected)
+
+
+def test_every_accumulator_that_merges() -> None:
+    with pair(DocumentEngine(), 3) as both:
+        documents = [
+            {"_id": f"{number:02}", "n": number, "g": number % 2, "big": 1 << 62}
+            for number in range(30)
+        ]
+        both.both("document_insert", documents=documents)
+        made = {
+            "sum": {"$sum": "$n"}, "avg": {"$avg": "$n"}, "min": {"$min": "$n"},
+            "max": {"$max": "$n"}, "count": {"$count": {}}, "set": {"$addToSet": "$g"},
+            "far": {"$sum": "$big"},
+        }  # fmt: skip
+        grouped = {"pipeline": [{"$group": {"_id": "$g", **made}}]}
+        answer = both.several("document_aggregate", grouped)
+        assert answer == both.one("document_aggregate", grouped)
+        odd = answer["items"][1]
+        assert (odd["sum"], odd["avg"], odd["min"], odd["max"]) == (225, 15, 1, 29)
+
+
+def test_a_deletion_by_filter_goes_on_where_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_writes, "EXAMINED_MAX", 4)
+    with pair(VectorEngine(), 3, dimensions=2) as both:
+        given = [
+            {"id": f"i{number:02}", "vector": [1, 2], "metadata": {"k": number % 2}}
+            for number in range(40)
+        ]
+        both.both("vector_insert", documents=given)
+        cursor, deleted, steps = None, 0, 0
+        while True:
+            more = {} if cursor is None else {"cursor": cursor}
+            answer = both.several("vector_delete", {"filter": {"k": 1}, **more})
+            deleted += answer["deleted"]
+            steps += 1
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                break
+        assert (deleted, both.several("vector_count", {})) == (20, {"count": 20})
+        assert steps >= 8
+        assert both.several("vector_count", {"filter": {"k": 1}}) == {"count": 0}
+
+
+def test_cursors_of_one_collection_are_none_of_several_shards() -> None:
+    with pair(DocumentEngine(), 3) as both:
+        documents = [{"_id": f"{number:02}", "n": 1} for number in range(40)]
+        both.both("document_insert", documents=documents)
+        found = {"limit": 2}
+        changed = {"filter": {"n": 1}, "update": {"$set": {"m": 1}}, "limit": 2}
+        for operation, parameters in (("document_find", found), ("document_update", changed)):
+            cursor = both.one(operation, parameters)["next_cursor"]
+            again = {**parameters, "cursor": cursor}
+            assert both.several(operation, again) == "INVALID_CURSOR"
+        cursor = both.several("document_find", found)["next_cursor"]
+        assert both.one("document_find", {**found, "cursor": cursor}) == "INVALID_CURSOR"
+
+
+def test_nothing_is_shown_beyond_what_a_shard_has_shown() -> None:
+    with pair(DocumentEngine(), 3) as both:
+        names = [f"{number:03}" for number in range(200)]
+        crowded = [name for name in names if shard_of(name, 3) == 0][:10]
+        others = [name for name in names if shard_of(name, 3) != 0][:20]
+        large = "x" * 900_000  # the first shard's page ends by bytes before the others' begin
+        for place, name in enumerate(crowded):
+            both.several("document_insert", {"document": {"_id": name, "n": place, "x": large}})
+        small = [{"_id": name, "n": 100 + place} for place, name in enumerate(others)]
+        both.several("document_insert", {"documents": small})
+        found: list[str] = []
+        cursor = None
+        for _ in range(20):
+            answer = both.several("document_find", {"sort": {"n": 1}, "cursor": cursor})
+            found += [item["id"] for item in answer["items"]]
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                break
+        assert found == [*crowded, *others]
 
 
 def test_pages_of_large_documents_end_by_bytes_and_hold_everything() -> None:

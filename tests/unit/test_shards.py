@@ -221,7 +221,8 @@ async def test_a_drop_that_stops_anywhere_leaves_nothing_to_a_later_one(
                 assert len(await ids(cluster.node(), "c")) == 20
                 continue
             third = cluster.node()
-            await third.create("c", shards=SHARDS)
+            await third.create("c", shards=SHARDS, request_id="again")
+            await cluster.node().create("c", shards=SHARDS, request_id="again")
             assert cluster.left() == 1 + SHARDS
             for each in (node if dropped else third, other, third):
                 if each is not node:
@@ -450,6 +451,23 @@ async def test_operations_of_another_engine_are_refused_as_ever(tmp_path: Path) 
         for _ in range(2):  # before and after the node knows the home
             with pytest.raises(InvalidArgument, match="no write of engine document"):
                 await node.query("c", "vector_delete", ids=["a"])
+
+
+async def test_a_write_that_misses_a_part_makes_it_and_a_retry_knows(tmp_path: Path) -> None:
+    given = [{"n": number} for number in range(12)]
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        node.fail_at = 2  # one part is made, two are missing
+        with pytest.raises(Crash):
+            await node.create("c", shards=SHARDS)
+        other = cluster.node()
+        first = await other.query("c", "document_insert", "r", documents=given)
+        assert first["inserted"] == 12
+        assert await cluster.node().query("c", "document_insert", "r", documents=given) == first
+        assert len(await ids(other, "c")) == 12
+        with pytest.raises(Conflict) as caught:
+            await other.query("c", "document_insert", "r", documents=[{"n": 99}])
+        assert caught.value.code == "REQUEST_ID_REUSED"
 
 
 @pytest.mark.parametrize("applied", [False, True])
