@@ -79,8 +79,12 @@ class ShardedCollections:
         return self._known.get((namespace, name)) if self._known else None
 
     def learned(self, home: Collection) -> Parted:
-        found = parted(home, self._placement.group_of, self._placement.count)
         key = (home.namespace, home.name)
+        before = self._known.get(key)
+        if before is not None and before.home.id == home.id:
+            found = Parted(home, before.parts)  # which follow from name, id and number alone
+        else:
+            found = parted(home, self._placement.group_of, self._placement.count)
         self._known[key] = found
         self._known.move_to_end(key)
         if len(self._known) > KNOWN_MAX:

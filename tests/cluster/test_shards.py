@@ -140,8 +140,10 @@ async def _exported(cluster: LocalCluster, client: HivememClient, file: Path, to
     out = await hivemem("export", "--collection", "n/docs", "--out", file, "--endpoints", endpoints)
     assert out.returncode == 0, out.stderr
     assert len(file.read_text().splitlines()) >= total
-    await client.create_collection("n", "copy", "document", shards=2)
-    back = await hivemem("import", "--collection", "n/copy", file, "--endpoints", endpoints)
+    back = await hivemem(
+        "import", "--collection", "n/copy", "--create", "--engine", "document", "--shards", "2",
+        file, "--endpoints", endpoints,
+    )  # fmt: skip
     assert back.returncode == 0, back.stderr
     counted = await client.query("n", "copy", "document_count", {})
     assert counted["result"] == {"count": total}
