@@ -147,16 +147,29 @@ def _changed(body: Any, shards: int, counts: Sequence[str]) -> Steps:
     """An update or deletion. `counts`: of its answer, the first of what the limit is for."""
     if "id" in body:
         return (yield from _one(shard_of(body["id"], shards), body))
-    targets = _shards_of(parse_filter(body["filter"], f"{ROOT}.filter"), shards)
+    wanted = parse_filter(body["filter"], f"{ROOT}.filter")
+    if body.get("upsert"):
+        return (yield from _one(shard_of(_named_id(wanted), shards), body))
+    targets = _shards_of(wanted, shards)
     if len(targets) == 1:
         return (yield from _one(targets[0], body))
-    if body.get("upsert"):
+    return (yield from _one_after_the_other(body, targets, counts))
+
+
+def _named_id(wanted: Filter) -> str:
+    """The _id of what an upsert would insert, which has to be in the shard of it."""
+    named = [
+        operand
+        for path, operator, operand in wanted.conditions
+        if path == ("_id",) and operator == "$eq"
+    ]
+    if len(named) != 1:
         raise InvalidArgument(
             f"{ROOT}.upsert",
-            "across shards needs a filter that says what _id equals: no shard knows that the "
+            "across shards needs a filter that says what _id equals, once: no shard knows that the "
             "others hold nothing that matches",
         )
-    return (yield from _one_after_the_other(body, targets, counts))
+    return check_id(named[0], f"{ROOT}.filter._id")
 
 
 def _one(shard: int, body: Any) -> Steps:

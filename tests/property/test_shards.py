@@ -127,9 +127,14 @@ class Pair:
         return found
 
     def sound(self) -> None:
-        for state in self.states:
+        """Every state holds together, and every item is in the shard of its id."""
+        operation = "vector_list" if self.engine.name == "vector" else "document_find"
+        for number, state in enumerate(self.states):
             with state.store.read() as snapshot:
                 assert check(snapshot) == []
+            items = self._query(state, operation, {"limit": 1000})["items"]
+            if number:
+                assert {shard_of(item["id"], self.shards) for item in items} <= {number - 1}
 
     def _writes(self, operation: str) -> bool:
         return self.engine.operations[operation] is Kind.WRITE
@@ -479,7 +484,17 @@ def test_what_runs_behind_the_groups_is_bounded(monkeypatch: pytest.MonkeyPatch)
 def test_what_needs_all_documents_is_refused() -> None:
     with pair(DocumentEngine(), 2) as both:
         upsert = {"filter": {"x": 1}, "update": {"$set": {"y": 1}}, "upsert": True}
-        assert both.several("document_update", upsert) == "INVALID_ARGUMENT"
+        names = [name for name in map(str, range(20)) if shard_of(name, 2) == 1]
+        for wanted in (
+            {"x": 1},
+            {"_id": {"$in": names}},
+            {"$and": [{"_id": names[0]}, {"_id": names[1]}]},
+            {"_id": {"$gte": "a"}},
+            {"_id": 5},
+        ):
+            refused = both.several("document_update", {**upsert, "filter": wanted})
+            assert refused == "INVALID_ARGUMENT", wanted
+        assert both.several("document_count", {}) == {"count": 0}
         named = {**upsert, "filter": {"_id": "a", "x": 1}}
         assert both.several("document_update", named) == both.one("document_update", named)
         assert both.one("document_get", {"id": "a"})["items"][0]["document"] == {
