@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from engines.codec import Value, pack_value, unpack_value
 from engines.collection_reader import NO_COLLECTION
 from engines.collection_requests import ExplainQuery, QueryAnswer, QueryCollection
 from engines.engine import Across, Engine, Kind, Refused, Round, Steps, across_of
-from engines.errors import EngineError, InvalidArgument
+from engines.errors import InvalidArgument
 from engines.interfaces import CollectionResult, RejectCode, Rejected
 from engines.read_requests import PAGE_BYTES_MAX
 from node.balanced_reads import BalancedReads
@@ -41,13 +41,6 @@ _SEED_BITS: Final = 128
 _PLACE = re.compile(r"(parameters\.\w+\[)(\d+)(\].*)", re.DOTALL).fullmatch
 
 Asked = Mapping[int, bytes]  # shard → what it is asked, or answered, packed
-
-
-class _Tried(NamedTuple):
-    """What became of a write's rounds."""
-
-    answers: dict[int, bytes]
-    log_index: int
 
 
 class ShardedQueries:
@@ -156,7 +149,7 @@ class ShardedQueries:
         except InvalidArgument as error:
             if error.code != NO_COLLECTION:
                 raise
-            # A replica that lags behind, or a collection that is being dropped.
+            # A replica that lags behind, or the same as for a write.
             raise _not_found(query) from error
 
     async def _read_once(
@@ -203,7 +196,8 @@ class ShardedQueries:
             await self._collections.restore(run.known, shard, run.deadline)
             result = await self._write_once(run, shard, body, 1)
             if isinstance(result, Rejected) and result.code is RejectCode.COLLECTION_NOT_FOUND:
-                raise CollectionGone
+                # It is being dropped, or its part was and cannot be made again (`parts.py`).
+                raise _not_found(run.query)
         if isinstance(result, Rejected):
             raise _RejectedByShard(result)
         return result
@@ -356,8 +350,6 @@ def _known_error(query: Query, round_: Round, shard: int, error: BaseException) 
         case _RejectedByShard(rejected=rejected):
             field = _field(rejected.field, round_.places.get(shard))
             return rejection(Rejected(rejected.code, rejected.message, rejected.version, field))
-        case HivememError() | EngineError():
-            return as_hivemem(error, writes=True)
         case _:
             assert isinstance(error, Exception)
             return as_hivemem(error, writes=True)

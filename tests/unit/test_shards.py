@@ -330,6 +330,36 @@ async def test_a_part_that_is_made_late_makes_nothing_of_what_was_dropped(tmp_pa
         assert len({creation_id(part) for part in known.parts}) == SHARDS
 
 
+async def test_a_home_whose_part_is_gone_for_good_says_so_and_can_be_dropped(
+    tmp_path: Path,
+) -> None:
+    """A restored backup whose partitions are of moments around a drop."""
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        await node.create("c", shards=SHARDS)
+        known = node.service.sharded.known("n", "c")
+        assert known is not None
+        part = known.parts[1]
+        cluster.states[cluster.group_of(part)].collection("collection_drop", part, {})
+        other = cluster.node()
+        codes: list[str] = []
+        for request in (
+            other.query("c", "document_count"),
+            other.query("c", "document_insert", documents=[{"n": 1} for _ in range(20)]),
+            *(other.query("c", "document_insert", document={"_id": str(n)}) for n in range(20)),
+        ):
+            try:
+                await request
+            except NotFound as error:
+                codes.append(error.code)
+        assert set(codes) == {"COLLECTION_NOT_FOUND"}
+        assert 2 < len(codes) < 22, "the other shards take what is theirs"
+        assert (await other.drop("c"))["dropped"] is True
+        assert cluster.left() == 0
+        await other.create("c", shards=SHARDS)
+        assert await other.query("c", "document_count") == {"count": 0}
+
+
 # --- Altering ---------------------------------------------------------------------------------
 
 INDEXED = {"indexes": [{"fields": ["n"]}]}
