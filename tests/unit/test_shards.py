@@ -174,6 +174,7 @@ async def test_a_creation_that_stops_anywhere_is_finished(
                 with pytest.raises(Conflict, match="exists"):
                     await other.create("c", shards=SHARDS)
             assert (await other.described("c")).items == 0
+            assert await cluster.node().query("c", "document_count") == {"count": 0}
             await fill(other, "c")
             assert len(await ids(cluster.node(), "c")) == 20
             assert cluster.left() == 1 + SHARDS
@@ -273,6 +274,22 @@ async def test_what_a_drop_left_is_removed_by_the_leader(tmp_path: Path) -> None
         assert await leader.round() == 1
         assert cluster.left() == 0
         assert await leader.round() == 0
+
+
+async def test_a_late_word_that_parts_are_gone_is_about_its_own_home(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        state = cluster.states[cluster.group_of("c")]
+        await node.create("c", shards=SHARDS)
+        first = await node.described("c")
+        await node.drop("c")
+        await node.create("c", shards=SHARDS)
+        second = await node.described("c")
+        state.collection("collection_drop", "c", {})
+        late = state.collection("collection_forget", "c", {"id": first.id})
+        assert unpack_value(late.answer) == {"forgotten": False}
+        own = state.collection("collection_forget", "c", {"id": second.id})
+        assert unpack_value(own.answer) == {"forgotten": True}
 
 
 async def test_parts_without_a_home_are_removed_and_no_others(tmp_path: Path) -> None:
