@@ -19,8 +19,7 @@ import pytest
 
 from engines.errors import InvalidArgument
 from node.errors import HivememError
-from tests.unit.shard_partitions import Crash, Node, Partitions
-from tests.unit.test_shards import duties
+from tests.unit.shard_partitions import Crash, Node, Partitions, duties
 
 SEEDS = range(24)
 WORKERS, REQUESTS = 4, 14

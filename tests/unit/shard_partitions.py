@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+from cluster.interfaces import Role
 from cluster.slots import partition_of, session_slot
 from engines.check import check
 from engines.codec import unpack_value
@@ -30,11 +32,14 @@ from node.http_limits import HttpLimits
 from node.local_reads import ReaderThreads
 from node.queries import Outcome, Query
 from node.reads import LINEARIZABLE, ReadOptions
+from node.shard_duties import ShardDuties
 from tests.unit.engine_state import State
 
 T = TypeVar("T")
 
 FAR = 1e12  # a deadline
+SHARDS = 3
+COMMANDS_MAX = 20  # of what is interrupted: more than it takes
 
 
 class Crash(BaseException):
@@ -185,3 +190,29 @@ def partitions(folder: Path, count: int = 4) -> Iterator[Partitions]:
         cluster.sound()
         for state in cluster.states.values():
             state.machine.close()
+
+
+async def fill(node: Node, name: str, count: int = 20) -> None:
+    documents = [{"_id": f"d{number:02}", "n": number} for number in range(count)]
+    await node.query(name, "document_insert", documents=documents)
+
+
+async def ids(node: Node, name: str) -> list[str]:
+    answer = await node.query(name, "document_find", limit=1000)
+    return [item["id"] for item in answer["items"]]
+
+
+def duties(cluster: Partitions, leads: set[int]) -> ShardDuties:
+    """Those of a node that leads these partitions."""
+    replicas = [
+        SimpleNamespace(
+            id=group,
+            group=SimpleNamespace(
+                role=lambda group=group: Role("", "me" if group in leads else "", 1)
+            ),
+            readers=state.reader,
+        )
+        for group, state in cluster.states.items()
+    ]
+    partitions = cast(Any, SimpleNamespace(data=lambda: replicas, count=cluster.count))
+    return ShardDuties("me", partitions, cluster.node().service.sharded, SystemClock())
