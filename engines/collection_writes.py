@@ -100,7 +100,7 @@ class CollectionWrites:
                 case "collection_alter":
                     answer = pack_value(self._alter(command, body, log_index))
                 case "collection_drop":
-                    answer = pack_value(self._drop(command))
+                    answer = pack_value(self._drop(command, body))
                 case "collection_forget":
                     answer = pack_value(self._forget(command, body))
                 case _:
@@ -208,9 +208,11 @@ class CollectionWrites:
             self._collections.put(home.key, pack_collection(home))
         return {"altered": altered, "settings": settings, "home": collection_fields(home)}
 
-    def _drop(self, command: CollectionCommand) -> Value:
+    def _drop(self, command: CollectionCommand, body: Mapping[str, Any]) -> Value:
+        """`body`: with an id, only the collection of that id; an empty one asks what is left of
+        one that was dropped, and drops nothing."""
         collection = self._find(command)
-        if collection is None:
+        if collection is None or collection.id != body.get("id", collection.id):
             left = self._dropping(command)
             home = {} if left is None else {"home": collection_fields(left)}
             return {"dropped": False, **home}

@@ -31,7 +31,7 @@ from engines.registry import Operation, Registry
 from engines.validation import validate_collection
 from node.balanced_reads import BalancedReads
 from node.clock import Clock
-from node.errors import BadRequest, Unavailable
+from node.errors import BadRequest, HivememError, Unavailable
 from node.http_errors import rejection
 from node.http_limits import INLINE_BYTES_MAX
 from node.local_reads import ReaderThreads
@@ -98,7 +98,7 @@ class CollectionService:
             body["shards"] = shards
         result = await self.sharded.propose(namespace, name, CREATE, body, request_id, deadline)
         if _is_refused(result, RejectCode.COLLECTION_DROPPING):
-            await self.drop(namespace, name, None, deadline)
+            await self._finish_drop(namespace, name, deadline)
             result = await self.sharded.propose(namespace, name, CREATE, body, request_id, deadline)
         answer, home = _taken_apart(result)
         if home is None:
@@ -138,6 +138,19 @@ class CollectionService:
         if home is not None:
             await self.sharded.finish_drop(home, deadline)
         return answer
+
+    async def _finish_drop(self, namespace: str, name: str, deadline: float) -> None:
+        """Of a former collection of this name; one that is there stays. Raises Unavailable."""
+        body: Value = {"id": b""}
+        try:
+            result = await self.sharded.propose(namespace, name, DROP, body, None, deadline)
+            _, home = _taken_apart(result)
+            if home is not None:
+                await self.sharded.finish_drop(home, deadline)
+        except HivememError as error:
+            raise Unavailable(
+                f"shards of a former collection {name} are not gone yet: {error}", code=error.code
+            ) from error
 
     async def describe(
         self, namespace: str, name: str, read: ReadOptions, deadline: float

@@ -226,7 +226,8 @@ class ShardedCollections:
             raise rejection(result)
 
     async def _give_up(self, home: Collection, deadline: float) -> None:
-        result = await self.propose(home.namespace, home.name, DROP, {}, None, deadline)
+        body: Value = {"id": home.id}  # lest it is another one by now
+        result = await self.propose(home.namespace, home.name, DROP, body, None, deadline)
         if isinstance(result, Rejected):
             raise rejection(result)
         await self.finish_drop(home, deadline)

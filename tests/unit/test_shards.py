@@ -16,7 +16,7 @@ from engines.codec import unpack_value
 from engines.errors import InvalidArgument
 from engines.layout import unseal
 from engines.validation import is_part_name, validate_collection
-from node.errors import BadRequest, Conflict, HivememError, NotFound
+from node.errors import BadRequest, Conflict, HivememError, NotFound, Unavailable
 from node.parts import creation_id, parted
 from node.reads import LINEARIZABLE
 from tests.unit.shard_partitions import (
@@ -246,6 +246,46 @@ async def test_a_plain_collection_takes_no_name_of_one_that_is_being_dropped(
         await third.create("c")
         await fill(third, "c", 2)
         assert len(await ids(other, "c")) == 2, "not the former one's"
+        assert cluster.left() == 1
+
+
+async def test_whoever_finishes_a_drop_leaves_the_next_collection_alone(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        await node.create("c", shards=SHARDS)
+        await fill(node, "c")
+        node.fail_at, node.applied = node.commands, True  # only the home is dropped
+        with pytest.raises(Crash):
+            await node.drop("c")
+        slow, quick = cluster.node(), cluster.node()
+        go_on = slow.propose
+
+        async def propose(command: Any, deadline: float) -> Any:
+            if slow.commands == 1:  # it knows that a former one is left, and then others are faster
+                await quick.create("c", shards=SHARDS)
+                await fill(quick, "c", 7)
+            return await go_on(command, deadline)
+
+        slow.propose = propose  # type: ignore[method-assign]
+        with pytest.raises(Conflict) as caught:
+            await slow.create("c", shards=SHARDS)
+        assert caught.value.code == "COLLECTION_EXISTS"
+        assert len(await ids(cluster.node(), "c")) == 7
+
+
+async def test_a_creation_that_cannot_finish_a_drop_has_done_nothing(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node, other = cluster.node(), cluster.node()
+        await node.create("c", shards=SHARDS)
+        node.fail_at, node.applied = node.commands, True
+        with pytest.raises(Crash):
+            await node.drop("c")
+        other.down = set(cluster.groups) - {cluster.group_of("c")}
+        with pytest.raises(Unavailable, match="not gone yet") as caught:
+            await other.create("c")
+        assert caught.value.definite is True
+        other.down.clear()
+        await other.create("c")
         assert cluster.left() == 1
 
 
