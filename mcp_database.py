@@ -159,10 +159,11 @@ async def database_collection(
     collection: shapes.Collection,
     engine: shapes.Engine = None,
     settings: shapes.Settings = None,
+    shards: shapes.Shards = None,
     namespace: schemas.Namespace = "default",
 ) -> shapes.CollectionAnswer:
     """Create a collection, alter its settings, or drop it with everything in it for good."""
-    _check_given(action, engine, settings)
+    _check_given(action, engine, settings, shards)
     with answers.query_explained(writes=True):
         if settings is not None:
             mcp_values.to_bytes(settings, "settings")
@@ -172,7 +173,9 @@ async def database_collection(
                 return shapes.CollectionAnswer(done=gone)
             if action == CREATE:
                 assert engine is not None
-                made = await here.client.create_collection(namespace, collection, engine, settings)
+                made = await here.client.create_collection(
+                    namespace, collection, engine, settings, shards=shards or 1
+                )
                 return shapes.CollectionAnswer(
                     done=True, engine=made["engine"], settings=made["settings"]
                 )
@@ -183,12 +186,14 @@ async def database_collection(
             here.collections.changed(namespace, collection)
 
 
-def _check_given(action: str, engine: str | None, settings: object) -> None:
+def _check_given(action: str, engine: str | None, settings: object, shards: int | None) -> None:
     problem = None
     if action == CREATE and engine is None:
         problem = "engine: create needs one; database_describe lists them"
     elif action != CREATE and engine is not None:
         problem = f"engine: is for create, not for {action}"
+    elif action != CREATE and shards is not None:
+        problem = f"shards: is for create, not for {action}"
     elif action == ALTER and settings is None:
         problem = "settings: alter needs those that are to change"
     elif action == DROP and settings is not None:

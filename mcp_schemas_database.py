@@ -41,6 +41,10 @@ Engine = Annotated[str | None, Field(min_length=1, description="For create")]
 Settings = Annotated[
     dict[str, Any] | None, Field(description="For create and alter; database_describe says which")
 ]
+Shards = Annotated[
+    int | None,
+    Field(ge=1, le=64, description="For create: partitions to spread over, for good; 1 if absent"),
+]
 Text = Annotated[str, Field(min_length=1)]
 TextId = Annotated[
     str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engines.catalog import DROPPED, Collection, unpack_collection
+from engines.catalog import DROPPED, DROPPING, Collection, unpack_collection
 from engines.environment import Databases, Transaction
 from engines.layout import unseal
 from engines.registry import Registry
@@ -28,6 +28,8 @@ def collection_problems(
                 dropped.add(key[len(DROPPED) :])
                 continue
             collection = unpack_collection(key, record)
+            if key.startswith(DROPPING):
+                continue  # it holds nothing, and is not counted
             if collection.id in found:
                 yield f"collections {collection.name} and {found[collection.id].name} share an id"
             found[collection.id] = collection

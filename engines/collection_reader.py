@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice, takewhile
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from engines.catalog import Collection, collection_key, find_collection, unpack_collection
+from engines.catalog import (
+    CATALOG,
+    DROPPING,
+    Collection,
+    collection_key,
+    find_collection,
+    unpack_collection,
+)
 from engines.codec import Malformed, Value, pack_value, unpack_value
 from engines.counters import load_counters
 from engines.derived import DerivedIndex, DerivedIndexes
 from engines.engine import AnswersTogether, Engine, KeepsUp, Kind
-from engines.errors import EngineError, InvalidArgument, QueryCancelled, UnknownRead
+from engines.errors import (
+    CollectionSharded,
+    EngineError,
+    InvalidArgument,
+    QueryCancelled,
+    UnknownRead,
+)
 from engines.registry import Registry
 from engines.result_cache import Kept, Request, ResultCache
 from engines.space import View
 from engines.store import Snapshot
 from engines.tuning import Tuning
+from engines.validation import PART_MARK
 
 NO_COLLECTION = "COLLECTION_NOT_FOUND"
+_MARK = PART_MARK.encode()
 BRIEF_BYTES_MAX = 4 << 10  # parameters: much is done for each item where there are many
 
 
@@ -28,6 +44,21 @@ class Answer(NamedTuple):
     packed: bytes
     collection: Collection
     value: Value = None  # what `packed` holds, where it was computed just now
+
+
+class PartSize(NamedTuple):
+    """What one part of a collection holds; see `Collection`."""
+
+    items: int
+    item_bytes: int
+    written_index: int
+
+
+class Part(NamedTuple):
+    """Where a part is found; see `validation.PART_MARK`."""
+
+    namespace: str
+    name: str
 
 
 class Due(NamedTuple):
@@ -45,7 +76,7 @@ class Place(NamedTuple):
     after: bytes  # within it
 
 
-BEGINNING = Place(b"\x01", b"")  # behind what is left of dropped ones
+BEGINNING = Place(CATALOG, b"")  # behind what is left of dropped ones
 
 
 class _Asked(NamedTuple):
@@ -88,7 +119,8 @@ class CollectionReader:
         return found
 
     def list(self, namespace: str, after: str | None, limit: int) -> list[Collection]:
-        """Collections of the namespace whose name is > `after`, at most `limit`, in order."""
+        """Collections of the namespace whose name is > `after`, at most `limit`, in order; none
+        of them is a part of another."""
         prefix = collection_key(namespace, "")
         start = prefix if after is None else collection_key(namespace, after) + b"\x00"
         found: list[Collection] = []
@@ -99,6 +131,8 @@ class CollectionReader:
                 key = bytes(place)
                 if len(found) == limit or not key.startswith(prefix):
                     break
+                if _MARK in key:
+                    continue
                 found.append(unpack_collection(key, record))
         return found
 
@@ -106,6 +140,39 @@ class CollectionReader:
         """Are there items of dropped collections?"""
         with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
             return cursor.first() and bytes(cursor.key()[:1]) == b"\x00"
+
+    def sizes(self, namespace: str, names: Sequence[str]) -> tuple[PartSize | None, ...]:
+        """What each of these parts holds; None: it is not there. Raises CorruptRecord."""
+        found = (self._find(namespace, name) for name in names)
+        return tuple(
+            None if each is None else PartSize(each.items, each.item_bytes, each.written_index)
+            for each in found
+        )
+
+    def parts(self, after: Part | None, limit: int) -> tuple[Part, ...]:
+        """Parts of collections of several shards that are here, behind `after`, at most so many."""
+        start = CATALOG if after is None else collection_key(*after) + b"\x00"
+        found: list[Part] = []
+        with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
+            if not cursor.set_range(start):
+                return ()
+            for key in cursor.iternext(values=False):
+                place = bytes(key)
+                if _MARK in place:
+                    namespace, _, name = place.decode().partition("\0")
+                    found.append(Part(namespace, name))
+                    if len(found) == limit:
+                        break
+        return tuple(found)
+
+    def dropping(self, limit: int) -> tuple[Collection, ...]:
+        """Homes that were dropped and have parts yet, at most so many. Raises CorruptRecord."""
+        with self._snapshot.txn.cursor(db=self._snapshot.databases.collections) as cursor:
+            if not cursor.set_range(DROPPING):
+                return ()
+            pairs = ((bytes(key), record) for key, record in islice(cursor.iternext(), limit))
+            left = takewhile(lambda pair: pair[0] < CATALOG, pairs)
+            return tuple(unpack_collection(key, record) for key, record in left)
 
     def upkeep(self, now_ms: int, place: Place) -> tuple[Due | None, Place | None]:
         """What is due in the first collection at or after `place` whose engine keeps up, and
@@ -132,7 +199,7 @@ class CollectionReader:
             for key, record in cursor.iternext():
                 collection = unpack_collection(bytes(key), record)
                 engine: object = self._registry.engines.get(collection.engine)
-                if isinstance(engine, KeepsUp):
+                if isinstance(engine, KeepsUp) and collection.shards == 1:
                     return collection, engine
         return None
 
@@ -291,6 +358,8 @@ class CollectionReader:
                 results.put(each.request, Kept(answer, note))
 
     def _reading(self, collection: Collection, operation: str) -> tuple[Engine, Kind]:
+        if collection.shards > 1:
+            raise CollectionSharded(collection)
         engine = self._registry.engines.get(collection.engine)
         kind = None if engine is None else engine.operations.get(operation)
         if engine is None or kind is None or kind is Kind.WRITE:

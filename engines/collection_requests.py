@@ -8,13 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from engines.catalog import Collection
 from engines.codec import Value
-from engines.collection_reader import Answer
+from engines.collection_reader import Answer, PartSize
 from engines.errors import EngineError, InvalidArgument
 from engines.kv_reader import KvReader
 from engines.read_requests import PAGE_BYTES_MAX, Shown, check_page
 from engines.tuning import Tuning
 
 PARAMETER_BYTES_MAX = 16 << 20  # of one query, packed
+PARTS_MAX = 1_000  # of one request
 
 
 class CollectionPage(NamedTuple):
@@ -62,6 +63,27 @@ class ListCollections:
         found = reader.collections.list(self.namespace, self.after, self.limit + 1)
         page = CollectionPage(tuple(found[: self.limit]), len(found) > self.limit)
         return Shown(page, reader.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureParts:
+    """What parts of collections hold, all of one partition: None for each that is not there."""
+
+    namespace: str
+    names: tuple[str, ...]
+    offload: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= PARTS_MAX:
+            raise InvalidArgument("names", f"must be 1 to {PARTS_MAX} parts")
+
+    @property
+    def session(self) -> str:
+        """Where the first of them is, and so the others."""
+        return self.names[0]
+
+    def run(self, reader: KvReader) -> Shown[tuple[PartSize | None, ...]]:
+        return Shown(reader.collections.sizes(self.namespace, self.names), reader.revision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,11 @@
 A dropped collection is gone at once for whoever asks; its items are removed by `Sweep`
 commands, a bounded number with each, which the leader proposes while something is left. So no
 entry takes time in proportion to a collection.
+
+A collection of several shards (`catalog.py`, `shards.py`) is created, altered and dropped at its
+home first, which decides; the node that asked then does the same to the parts. A part is made
+with the home's settings, and takes later ones over by their version: in whatever order they come,
+the newest stay.
 """
 
 from __future__ import annotations
@@ -17,25 +22,39 @@ from engines.catalog import (
     COLLECTIONS_MAX,
     DROPPED,
     SETTINGS_BYTES_MAX,
+    SHARDS_MAX,
     Collection,
+    collection_fields,
+    collection_key,
     dropped_key,
+    dropping_key,
     find_collection,
+    find_dropping,
     pack_collection,
+    pack_dropping,
 )
 from engines.codec import BODY_DEPTH_MAX, Value, check_value, pack_value, unpack_value
 from engines.counters import Counters
 from engines.engine import Engine, Kind, Refused, Stamp
 from engines.errors import InvalidArgument, UnknownCommand
-from engines.interfaces import CollectionResult, RejectCode, Rejected, SweepResult
+from engines.interfaces import (
+    INTEGER_MAX,
+    CollectionResult,
+    RejectCode,
+    Rejected,
+    SweepResult,
+)
 from engines.layout import seal
 from engines.mutations import CollectionCommand, Sweep
 from engines.overlay import Overlay
 from engines.registry import Registry
+from engines.shards import check_shards
 from engines.space import ItemChange, Space
 
 CREATE: Final = "collection_create"
 ALTER: Final = "collection_alter"
 DROP: Final = "collection_drop"
+FORGET: Final = "collection_forget"  # that a home was dropped, once its parts are gone
 
 MESSAGE_CHARACTERS_MAX: Final = 2_000  # of a refusal
 FIELD_CHARACTERS_MAX: Final = 500
@@ -81,7 +100,9 @@ class CollectionWrites:
                 case "collection_alter":
                     answer = pack_value(self._alter(command, body, log_index))
                 case "collection_drop":
-                    answer = pack_value(self._drop(command))
+                    answer = pack_value(self._drop(command, body))
+                case "collection_forget":
+                    answer = pack_value(self._forget(command, body))
                 case _:
                     answer = self._write(command, body, log_index)
         except Refused as refusal:
@@ -131,39 +152,98 @@ class CollectionWrites:
             raise Refused(
                 RejectCode.LIMIT_EXCEEDED, f"there are {COLLECTIONS_MAX} collections already"
             )
+        if self._dropping(command) is not None:
+            raise Refused(
+                RejectCode.COLLECTION_DROPPING,
+                f"another collection {command.collection} is being dropped",
+                "collection",
+            )
         settings = _bounded(engine.settings(_object(body, "settings"), None))
+        shards = _number(body, "shards", 1, SHARDS_MAX)
+        check_shards(engine, settings, shards)
         collection = Collection(
             command.namespace, command.collection, self._counters.allocate(), engine.name,
-            settings, command.now_ms, index,
+            settings, command.now_ms, index, shards=shards,
+            settings_version=_number(body, "settings_version", 0, INTEGER_MAX),
         )  # fmt: skip
         self._counters.collections += 1
         self._collections.put(collection.key, pack_collection(collection))
-        return {"created": True, "engine": engine.name, "settings": settings}
+        home = {} if shards == 1 else {"home": collection_fields(collection)}
+        return {"created": True, "engine": engine.name, "settings": settings, **home}
 
     def _alter(self, command: CollectionCommand, body: Mapping[str, Any], index: int) -> Value:
         collection = self._existing(command)
         engine = self._engine(collection)
-        settings = _bounded(engine.settings(_object(body, "settings"), collection.settings))
+        if collection.shards > 1:
+            return self._alter_home(collection, engine, body, index)
+        version, current = collection.settings_version, collection.settings
+        if "settings_version" in body:  # a part's, as a whole, whatever it had before
+            version = _number(body, "settings_version", 0, INTEGER_MAX)
+            if version <= collection.settings_version:
+                return {"altered": False, "settings": dict(current)}
+            settings = _bounded(engine.settings(_object(body, "settings"), None))
+        else:
+            settings = _bounded(engine.settings(_object(body, "settings"), current))
         space = Space(self._items, collection)
         engine.altered(space, collection.settings, settings)
         self.ended[collection.id] = False
-        self._keep(replace(collection, settings=settings), space, index)
-        return {"altered": settings != collection.settings, "settings": settings}
+        altered = replace(collection, settings=settings, settings_version=version)
+        self._keep(altered, space, index)
+        return {"altered": settings != current, "settings": settings}
 
-    def _drop(self, command: CollectionCommand) -> Value:
+    def _alter_home(
+        self, home: Collection, engine: Engine, body: Mapping[str, Any], index: int
+    ) -> Value:
+        """What the parts are to have, which whoever asks for it then tells them."""
+        if body.get("home") is not True:
+            raise _is_sharded(home)
+        settings = _bounded(engine.settings(_object(body, "settings"), home.settings))
+        check_shards(engine, settings, home.shards)
+        altered = settings != home.settings
+        if altered:
+            home = replace(
+                home, settings=settings, settings_version=home.settings_version + 1,
+                written_index=index,
+            )  # fmt: skip
+            self._collections.put(home.key, pack_collection(home))
+        return {"altered": altered, "settings": settings, "home": collection_fields(home)}
+
+    def _drop(self, command: CollectionCommand, body: Mapping[str, Any]) -> Value:
+        """`body`: with an id, only the collection of that id; an empty one asks what is left of
+        one that was dropped, and drops nothing."""
         collection = self._find(command)
-        if collection is None:
-            return {"dropped": False}
+        if collection is None or collection.id != body.get("id", collection.id):
+            left = self._dropping(command)
+            home = {} if left is None else {"home": collection_fields(left)}
+            return {"dropped": False, **home}
         self._collections.delete(collection.key)
+        if collection.shards > 1:
+            self._collections.put(dropping_key(collection.key), pack_dropping(collection))
+            self._counters.collections -= 1
+            return {"dropped": True, "home": collection_fields(collection)}
         key = dropped_key(collection.id)
         self._collections.put(key, seal(key, pack_value([])))
         self._counters.collections -= 1
         self.ended[collection.id] = True
         return {"dropped": True}
 
+    def _forget(self, command: CollectionCommand, body: Mapping[str, Any]) -> Value:
+        """A home that was dropped; `body`: its id, lest it is another one by now."""
+        left = self._dropping(command)
+        if left is None or left.id != body.get("id"):
+            return {"forgotten": False}
+        self._collections.delete(dropping_key(left.key))
+        return {"forgotten": True}
+
+    def _dropping(self, command: CollectionCommand) -> Collection | None:
+        key = collection_key(command.namespace, command.collection)
+        return find_dropping(self._collections.get, key)
+
     def _write(self, command: CollectionCommand, body: Any, index: int) -> bytes:
         """The answer, packed: nothing may fail once the items are kept."""
         collection = self._existing(command)
+        if collection.shards > 1:
+            raise _is_sharded(collection)
         engine = self._engine(collection)
         if engine.operations.get(command.operation) is not Kind.WRITE:
             raise Refused(
@@ -208,6 +288,14 @@ class CollectionWrites:
         return engine
 
 
+def _is_sharded(home: Collection) -> Refused:
+    return Refused(
+        RejectCode.COLLECTION_SHARDED,
+        f"collection {home.name} is in {home.shards} shards",
+        "collection",
+    )
+
+
 def _rejected(
     code: RejectCode, message: str, field: str | None, version: int | None = None
 ) -> Rejected:
@@ -235,6 +323,14 @@ def _bounded(settings: dict[str, Value]) -> dict[str, Value]:
     if size > SETTINGS_BYTES_MAX:
         raise InvalidArgument("settings", f"are {size} bytes; at most {SETTINGS_BYTES_MAX}")
     return settings
+
+
+def _number(body: Mapping[str, Any], name: str, least: int, most: int) -> int:
+    """`least` where it is absent."""
+    found = body.get(name, least)
+    if type(found) is not int or not least <= found <= most:
+        raise InvalidArgument(name, f"must be a whole number from {least} to {most}")
+    return found
 
 
 def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:

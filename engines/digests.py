@@ -57,6 +57,12 @@ def place_of(number: int, key: bytes) -> int:
     return place
 
 
+def name_hash(name: bytes) -> int:
+    """64 bits that a name alone decides, on every machine and for ever."""
+    found: int = xxh3_64_intdigest(name)
+    return found
+
+
 def add(sums: Deltas, number: int, key: bytes, value: Buffer) -> None:
     """Count a record in; `meta` is not in the tree."""
     if number != _META:

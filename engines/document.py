@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from engines import document_edit, document_find, document_search
+from engines import (
+    document_edit,
+    document_find,
+    document_part,
+    document_partial,
+    document_search,
+)
 from engines.codec import Value
 from engines.derived import DerivedIndex
 from engines.document_aggregate import aggregate
@@ -17,11 +23,13 @@ from engines.document_indexes import Index, indexes_of, parse_indexes
 from engines.document_items import STATE, IndexState, State, load_state, pack_state
 from engines.document_parameters import Fields
 from engines.document_search import parse_text
+from engines.document_shards import DocumentShards
 from engines.document_writes import BUILD_DOCUMENTS_MAX, RETIRED_MAX, Documents
-from engines.engine import Kind, Parameters, Refused, Settings, Stamp
+from engines.engine import Across, Kind, Parameters, Refused, Settings, Stamp
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
 from engines.parameters import closed
+from engines.shards import PART
 from engines.space import Space, View
 
 _READS: Final = (
@@ -33,6 +41,12 @@ _READS: Final = (
     "document_search",
     "document_indexes",
 )
+# Those that a shard answers otherwise than a collection does.
+_OF_PARTS: Final[Mapping[str, Callable[[View, Settings, Parameters], Value]]] = {
+    "document_find": document_part.find,
+    "document_get": document_part.get,
+    "document_aggregate": document_partial.partial,
+}
 _WRITES: Final = {
     "document_insert": document_edit.insert,
     "document_upsert": document_edit.upsert,
@@ -56,6 +70,7 @@ class DocumentEngine:
     }
 
     brief: frozenset[str] = frozenset(_READS)
+    across: Across = DocumentShards()
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         closed(given, ("indexes", "text"), "settings.")
@@ -99,6 +114,8 @@ class DocumentEngine:
     def query(
         self, view: View, settings: Settings, operation: str, parameters: Parameters
     ) -> Value:
+        if PART in parameters and operation in _OF_PARTS and type(parameters[PART]) is bytes:
+            return _OF_PARTS[operation](view, settings, parameters)
         match operation:
             case "document_find":
                 return document_find.find(view, settings, parameters)

@@ -6,9 +6,9 @@ $sort) counts against one budget for the pipeline, and a pipeline that goes over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from engines.codec import Value, pack_value
 from engines.cursors import encode_cursor, refuse_cursor
@@ -33,6 +33,7 @@ from engines.errors import InvalidArgument
 from engines.parameters import PREFIX as ROOT
 from engines.space import View
 
+PIPELINE: Final = f"{ROOT}.pipeline"
 STAGES_MAX: Final = 32
 MEMBERS_MAX: Final = 100  # of one $group or $project
 HELD_BYTES_MAX: Final = 16 << 20  # of all stages of a pipeline together
@@ -42,13 +43,13 @@ Rows = Iterator[Any]  # documents
 Stage = Callable[[Rows], Rows]
 
 
-class _Budget:
+class Budget:
     """What a pipeline's stages hold. `step`: called for each row, so that a query can end;
     `long`: before what may take long for one row."""
 
-    def __init__(self, view: View) -> None:
-        self.step = view.step
-        self.long = view.long
+    def __init__(self, step: Callable[..., None], long: Callable[[], None]) -> None:
+        self.step = step
+        self.long = long
         self._left = HELD_BYTES_MAX
 
     def take(self, size: int, field: str) -> None:
@@ -62,34 +63,77 @@ class _Budget:
 
 def aggregate(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> Value:
     """document_aggregate. Raises InvalidArgument, CorruptRecord, QueryCancelled."""
+    asked = parse(parameters)
+    budget = Budget(view.step, view.long)
+    walked = walk_documents(view, settings, asked.pipeline)
+    answer = paged(piped(walked.rows, parse_stages(asked.pipeline, 0, budget)), asked)
+    walked.search.report(walked.walk, len(answer["items"]))
+    return answer
+
+
+class Asked(NamedTuple):
+    """A page of what a pipeline makes. Its stages are not looked at yet."""
+
+    pipeline: Sequence[Any]
+    limit: int
+    start: int
+
+
+def parse(parameters: Mapping[str, Any]) -> Asked:
+    """Raises InvalidArgument."""
     fields = Fields(parameters, "pipeline", "limit", "cursor")
     given = parameters.get("pipeline")
-    field = f"{ROOT}.pipeline"
     if not isinstance(given, list | tuple) or len(given) > STAGES_MAX:
-        raise InvalidArgument(field, f"must be an array of at most {STAGES_MAX} stages")
+        raise InvalidArgument(PIPELINE, f"must be an array of at most {STAGES_MAX} stages")
     limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
-    scope: list[Value] = ["aggregate", list(given)]
-    start = fields.position(scope, int) or 0
+    start = fields.position(_scope(given), int) or 0
     if not 0 <= start <= COUNT_MAX:
         refuse_cursor("is not a cursor")
-    budget = _Budget(view)
-    stages = [_stage(each, f"{field}[{place}]", budget) for place, each in enumerate(given)]
-    search = _search(view, settings, given, field)
-    walk = search.walk()
-    rows: Rows = _documents(view, search.filter, walk, f"{field}[0].$match")
+    return Asked(given, limit, start)
+
+
+def parse_stages(given: Sequence[Any], first: int, budget: Budget) -> list[Stage]:
+    """`first`: where in the caller's pipeline they begin. Raises InvalidArgument."""
+    return [_stage(each, f"{PIPELINE}[{first + at}]", budget) for at, each in enumerate(given)]
+
+
+def piped(rows: Rows, stages: Iterable[Stage]) -> Rows:
     for stage in stages:
         rows = stage(rows)
+    return rows
+
+
+def paged(rows: Rows, asked: Asked) -> dict[str, Any]:
+    """The answer."""
     found: list[Value] = []
     size = 0
     following = None
-    for row in islice(rows, start, None):
+    for row in islice(rows, asked.start, None):
         size += len(pack_value(row))
-        if len(found) == limit or (found and size > ANSWER_BYTES_MAX):
-            following = encode_cursor(scope, start + len(found))
+        if len(found) == asked.limit or (found and size > ANSWER_BYTES_MAX):
+            following = encode_cursor(_scope(asked.pipeline), asked.start + len(found))
             break
         found.append(row)
-    search.report(walk, len(found))
     return {"items": found, "next_cursor": following}
+
+
+def _scope(pipeline: Sequence[Any]) -> list[Value]:
+    return ["aggregate", list(pipeline)]
+
+
+class Walked(NamedTuple):
+    """The documents that a pipeline begins with, and how they are come to."""
+
+    rows: Rows
+    search: Search
+    walk: Walk | Detour
+
+
+def walk_documents(view: View, settings: Mapping[str, Any], pipeline: Sequence[Any]) -> Walked:
+    """Raises InvalidArgument."""
+    search = _search(view, settings, pipeline, PIPELINE)
+    walk = search.walk()
+    return Walked(_documents(view, search.filter, walk, f"{PIPELINE}[0].$match"), search, walk)
 
 
 def _search(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Search:
@@ -106,7 +150,7 @@ def _documents(view: View, wanted: Filter, walk: Walk | Detour, field: str) -> R
         yield record.document()
 
 
-def _stage(given: object, field: str, budget: _Budget) -> Stage:
+def _stage(given: object, field: str, budget: Budget) -> Stage:
     if not isinstance(given, dict) or len(given) != 1:
         raise InvalidArgument(field, "must be an object with one stage")
     ((name, body),) = given.items()
@@ -116,7 +160,7 @@ def _stage(given: object, field: str, budget: _Budget) -> Stage:
     return _STAGES[name](body, f"{field}.{name}", budget)
 
 
-def _match(body: Any, field: str, budget: _Budget) -> Stage:
+def _match(body: Any, field: str, budget: Budget) -> Stage:
     wanted = parse_filter(body, field)
     if wanted.regex:
         budget.long()
@@ -130,7 +174,7 @@ def _match(body: Any, field: str, budget: _Budget) -> Stage:
     return match
 
 
-def _project(body: Any, field: str, budget: _Budget) -> Stage:
+def _project(body: Any, field: str, budget: Budget) -> Stage:
     if not isinstance(body, dict) or not 1 <= len(body) <= MEMBERS_MAX:
         raise InvalidArgument(field, f"must be an object of 1 to {MEMBERS_MAX} members")
     shown: list[Path] = []
@@ -166,30 +210,55 @@ def _project(body: Any, field: str, budget: _Budget) -> Stage:
     return lambda rows: map(project, rows)
 
 
-def _group(body: Any, field: str, budget: _Budget) -> Stage:
-    if not isinstance(body, dict) or "_id" not in body or len(body) > MEMBERS_MAX:
-        raise InvalidArgument(field, f"must be an object of at most {MEMBERS_MAX}, with _id")
-    by = parse_expression(body["_id"], f"{field}._id")
-    made: dict[str, tuple[Callable[[], Accumulator], Expression]] = {}
-    for name, each in body.items():
-        if name != "_id":
-            made[name] = _accumulator(each, f"{field}.{name}")
+class Grouping:
+    """A $group: its groups by the key of their _id, in no order."""
+
+    def __init__(self, body: Any, field: str, budget: Budget) -> None:
+        """Raises InvalidArgument."""
+        if not isinstance(body, dict) or "_id" not in body or len(body) > MEMBERS_MAX:
+            raise InvalidArgument(field, f"must be an object of at most {MEMBERS_MAX}, with _id")
+        self._by = parse_expression(body["_id"], f"{field}._id")
+        self._made: dict[str, tuple[Callable[[], Accumulator], Expression]] = {}
+        for name, each in body.items():
+            if name != "_id":
+                self._made[name] = _accumulator(each, f"{field}.{name}")
+        self._field = field
+        self._budget = budget
+        self.groups: dict[bytes, tuple[Any, list[Accumulator]]] = {}
+
+    def add(self, rows: Rows) -> None:
+        """Raises InvalidArgument: they have to hold too much."""
+        budget, field, made = self._budget, self._field, self._made
+        for row in rows:
+            accumulators = self.group(present(self._by(row)))
+            for accumulator, (_, expression) in zip(accumulators, made.values(), strict=True):
+                budget.take(accumulator.add(expression(row)), field)
+
+    def group(self, value: Any) -> list[Accumulator]:
+        """The accumulators of the group of this _id, new ones if there is none yet."""
+        key = order_key(value)
+        found = self.groups.get(key)
+        if found is None:
+            made = self._made
+            self._budget.take(2 * len(key) + STATE_BYTES * (1 + len(made)), self._field)
+            found = self.groups[key] = value, [make() for make, _ in made.values()]
+        return found[1]
+
+    def rows(self) -> Rows:
+        """In order of their _ids."""
+        for key in sorted(self.groups):
+            value, accumulators = self.groups[key]
+            results = (accumulator.result() for accumulator in accumulators)
+            yield {"_id": value, **dict(zip(self._made, results, strict=True))}
+
+
+def _group(body: Any, field: str, budget: Budget) -> Stage:
+    Grouping(body, field, budget)  # it is checked before anything is read
 
     def group(rows: Rows) -> Rows:
-        groups: dict[bytes, tuple[Any, list[Accumulator]]] = {}
-        for row in rows:
-            value = present(by(row))
-            key = order_key(value)
-            found = groups.get(key)
-            if found is None:
-                budget.take(2 * len(key) + STATE_BYTES * (1 + len(made)), field)
-                found = groups[key] = value, [make() for make, _ in made.values()]
-            for accumulator, (_, expression) in zip(found[1], made.values(), strict=True):
-                budget.take(accumulator.add(expression(row)), field)
-        for key in sorted(groups):
-            value, accumulators = groups[key]
-            results = (accumulator.result() for accumulator in accumulators)
-            yield {"_id": value, **dict(zip(made, results, strict=True))}
+        grouping = Grouping(body, field, budget)
+        grouping.add(rows)
+        yield from grouping.rows()
 
     return group
 
@@ -203,7 +272,7 @@ def _accumulator(given: Any, field: str) -> tuple[Callable[[], Accumulator], Exp
     return ACCUMULATORS[name], parse_expression(operand, f"{field}.{name}")
 
 
-def _sort(body: Any, field: str, budget: _Budget) -> Stage:
+def _sort(body: Any, field: str, budget: Budget) -> Stage:
     sort = parse_sort(body, field)
     if not sort:
         raise InvalidArgument(field, "must be an object of paths")
@@ -220,17 +289,17 @@ def _sort(body: Any, field: str, budget: _Budget) -> Stage:
     return ordered
 
 
-def _limit(body: Any, field: str, budget: _Budget) -> Stage:
+def _limit(body: Any, field: str, budget: Budget) -> Stage:
     count = _whole(body, field, 1)
     return lambda rows: islice(rows, count)
 
 
-def _skip(body: Any, field: str, budget: _Budget) -> Stage:
+def _skip(body: Any, field: str, budget: Budget) -> Stage:
     count = _whole(body, field, 0)
     return lambda rows: islice(rows, count, None)
 
 
-def _count(body: Any, field: str, budget: _Budget) -> Stage:
+def _count(body: Any, field: str, budget: Budget) -> Stage:
     if type(body) is not str or not body or "." in body or body.startswith("$"):
         raise InvalidArgument(field, "must be the name of a member, without dots")
 
@@ -242,7 +311,7 @@ def _count(body: Any, field: str, budget: _Budget) -> Stage:
     return counted
 
 
-def _unwind(body: Any, field: str, budget: _Budget) -> Stage:
+def _unwind(body: Any, field: str, budget: Budget) -> Stage:
     keep = False
     if isinstance(body, dict):
         for name in body:
@@ -304,7 +373,7 @@ def _whole(given: Any, field: str, least: int) -> int:
     return given
 
 
-_STAGES: Mapping[str, Callable[[Any, str, _Budget], Stage]] = {
+_STAGES: Mapping[str, Callable[[Any, str, Budget], Stage]] = {
     "$match": _match,
     "$group": _group,
     "$sort": _sort,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
-from engines.codec import pack_value
+from engines.codec import Value, pack_value
 from engines.document_order import is_number, order_key
 from engines.document_paths import MISSING, parse_path, value_at
 from engines.errors import InvalidArgument
@@ -114,6 +114,17 @@ class Accumulator(Protocol):
     def result(self) -> Any: ...
 
 
+@runtime_checkable
+class Mergeable(Accumulator, Protocol):
+    """One whose parts, each of some of a group's values, make the whole in whatever order."""
+
+    def state(self) -> Value:
+        """What was added so far."""
+
+    def absorb(self, state: Any) -> int:
+        """Add what another one's `state` holds. Returns how many bytes it keeps more."""
+
+
 class _Sum:
     def __init__(self) -> None:
         self.total: int | float = 0
@@ -127,6 +138,17 @@ class _Sum:
 
     def result(self) -> Any:
         return storable(self.total)
+
+    def state(self) -> Value:
+        # Whole numbers are summed without a bound, and packed ones have one.
+        total = str(self.total) if self.total.__class__ is int else self.total
+        return [total, self.numbers]
+
+    def absorb(self, state: Any) -> int:
+        total, numbers = state
+        self.total += int(total) if total.__class__ is str else total
+        self.numbers += numbers
+        return 0
 
 
 class _Average(_Sum):
@@ -144,6 +166,13 @@ class _Count:
 
     def result(self) -> Any:
         return self.count
+
+    def state(self) -> Value:
+        return self.count
+
+    def absorb(self, state: Any) -> int:
+        self.count += state
+        return 0
 
 
 class _Extreme:
@@ -167,6 +196,13 @@ class _Extreme:
 
     def result(self) -> Any:
         return self._value
+
+    def state(self) -> Value:
+        value: Value = self._value
+        return value
+
+    def absorb(self, state: Any) -> int:
+        return self.add(state)
 
 
 class _Minimum(_Extreme):
@@ -233,6 +269,12 @@ class _Set:
 
     def result(self) -> Any:
         return [self._values[key] for key in sorted(self._values)]
+
+    def state(self) -> Value:
+        return list(self._values.values())
+
+    def absorb(self, state: Any) -> int:
+        return sum(map(self.add, state))
 
 
 ACCUMULATORS: Mapping[str, Callable[[], Accumulator]] = {

@@ -35,12 +35,15 @@ HELD_BYTES_MAX: Final = 16 << 20  # of sort keys, or of distinct values
 
 
 class Page:
-    """Documents of one answer, up to a number and to ANSWER_BYTES_MAX."""
+    """Documents of one answer, up to a number and to `bytes_max` (None: ANSWER_BYTES_MAX)."""
 
-    def __init__(self, limit: int, project: Projection | None) -> None:
+    def __init__(
+        self, limit: int, project: Projection | None, bytes_max: int | None = None
+    ) -> None:
         self._limit = limit
         self._project = project
-        self._size = 0
+        self._bytes_max = ANSWER_BYTES_MAX if bytes_max is None else bytes_max
+        self.size = 0  # bytes of the documents, packed
         self.items: list[Value] = []
 
     def add(self, record: Record, document: Any = None) -> bool:
@@ -52,9 +55,9 @@ class Page:
         else:
             shown = self._project(record.document() if document is None else document)
             view, size = record.view(shown), len(pack_value(shown))
-        if self.items and self._size + size > ANSWER_BYTES_MAX:
+        if self.items and self.size + size > self._bytes_max:
             return False
-        self._size += size
+        self.size += size
         self.items.append(view)
         return True
 
@@ -106,6 +109,11 @@ class Search:
     def _other(self) -> Walk:
         """As far as a wrong choice may lead."""
         return Walk(self.view, self.chosen, self._index(self.chosen), looks_max=LOOKS_MAX)
+
+    def index_of(self, plan: Plan) -> Index:
+        """`plan`: one of an index."""
+        assert plan.place is not None
+        return self._known[plan.place][0]
 
     def _index(self, plan: Plan) -> tuple[Index, IndexState] | None:
         return None if plan.place is None else self._known[plan.place]
@@ -160,9 +168,9 @@ def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any])
     search = Search(view, settings, wanted, sort)
     page = Page(limit, project)
     if search.plan.ordered:
-        walk, following = _in_plan_order(search, page, position)
+        walk, following = in_plan_order(search, page, position)
     else:
-        walk, following = _sorted(view, search, sort, page, limit, position)
+        walk, following = in_order(view, search, sort, page, limit, position)
     answer: dict[str, Value] = {
         "items": page.items,
         "next_cursor": following and encode_cursor(["find", *scope], following),
@@ -173,7 +181,9 @@ def find(view: View, settings: Mapping[str, Any], parameters: Mapping[str, Any])
     return answer
 
 
-def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk | Detour, Value]:
+def in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk | Detour, Value]:
+    """What matches behind `position`, [name of the plan, place], as the plan leads to it; and the
+    position behind the page, None at the end."""
     after = None
     if position is not None:
         if len(position) != 2 or position[0] != search.plan.name or type(position[1]) is not bytes:
@@ -190,10 +200,11 @@ def _in_plan_order(search: Search, page: Page, position: Any) -> tuple[Walk | De
     return walk, None
 
 
-def _sorted(
+def in_order(
     view: View, search: Search, sort: Sort, page: Page, limit: int, position: Any
 ) -> tuple[Walk | Detour, Value]:
-    """The first `limit` behind `position`: only their keys are held while all are looked at."""
+    """The first `limit` behind `position`, ["sort", key, id]: only their keys are held while all
+    are looked at."""
     after = None
     if position is not None:
         if len(position) != 3 or (type(position[1]), type(position[2])) != (bytes, str):

@@ -45,6 +45,7 @@ class Plan(NamedTuple):
     bounded: bool  # the next field is bound by a range
     ordered: bool  # the walk yields the order of the sort
     reverse: bool  # walk backwards
+    prefix: bytes = b""  # of an index in the order of a sort: what its entries begin with
 
     @property
     def kind(self) -> str:
@@ -165,9 +166,11 @@ def _index_plan(
     )
     single = all(len(each) == 1 for each in points)
     ordered, reverse = _order(index, state, len(points), sort, single)
+    fixed = prefix + b"".join(each[0] for each in points) if ordered else b""
     return Plan(
-        place, index.name, ranges, len(points), bounds is not None, ordered or not sort, reverse
-    )
+        place, index.name, ranges, len(points), bounds is not None, ordered or not sort, reverse,
+        fixed,
+    )  # fmt: skip
 
 
 def _range(prefix: bytes, bounds: tuple[bytes, bytes] | None) -> Range:

@@ -44,6 +44,11 @@ def sort_key(document: Any, sort: Sort) -> bytes:
     return bytes(key)
 
 
+def sort_pieces(document: Any, sort: Sort) -> list[bytes]:
+    """The key that `sort_key` makes, one piece for each path."""
+    return [sort_key(document, (each,)) for each in sort]
+
+
 def item_sort_key(row: Any, sort: Sort) -> bytes:
     """The same, to the last byte."""
     parts = []

@@ -17,8 +17,9 @@ the node does nothing else meanwhile; what may take more has a bound and says so
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from engines.codec import Value
 from engines.errors import InvalidArgument
@@ -64,7 +65,8 @@ class Engine(Protocol):
 
     It may have an attribute `brief`, too: names of reads that are tried on the event loop first,
     since they end soon or come to `view.step`, or look at `view.stopped`, within a millisecond;
-    what does not says so before (`view.long`). Such a read may be begun twice.
+    what does not says so before (`view.long`). Such a read may be begun twice. And `across`: an
+    `Across`, if its collections may be divided into shards.
     """
 
     @property
@@ -149,6 +151,55 @@ class ShortensReads(Protocol):
 
         Raises InvalidArgument, as `query` would.
         """
+
+
+class Round(NamedTuple):
+    """What is asked of some shards at once, each of them at most once."""
+
+    asked: Mapping[int, Any]  # shard → parameters of a read, or the body of a write
+    # shard → where among the caller's items its own stand: refusals name items by their place
+    places: Mapping[int, Sequence[int]] = MappingProxyType({})
+
+
+# Rounds one after the other, each answered by shard → what its engine answered; at the end, the
+# answer of all of them together.
+Steps: TypeAlias = Generator[Round, Mapping[int, Any], Any]
+
+
+class Across(Protocol):
+    """How operations of an engine are done where items are in several shards.
+
+    An item is in the shard that its id says (`shards.shard_of`), and nowhere else; each shard is
+    a collection of its own. Stateless, and pure: who runs the steps does what they ask for. A
+    write is checked as far as it can be before its first round, since shards that have done
+    their part stay so when another one refuses.
+    """
+
+    @property
+    def long(self) -> frozenset[str]:
+        """Operations whose answers may take long to put together, however small they are."""
+
+    def check(self, settings: Settings) -> None:
+        """Raises InvalidArgument, naming the setting that shards cannot keep, and why."""
+
+    def write(
+        self, settings: Settings, operation: str, body: Any, shards: int, seed: bytes
+    ) -> Steps:
+        """`body`: what `prepare` returned. `seed`: the same for a retry; ids come from it.
+
+        The steps raise Refused, InvalidArgument.
+        """
+
+    def read(
+        self, settings: Settings, operation: str, parameters: Parameters, shards: int
+    ) -> Steps:
+        """The steps raise InvalidArgument."""
+
+
+def across_of(engine: object) -> Across | None:
+    """An engine's attribute `across`; None: a collection of it is not divided."""
+    found: Across | None = getattr(engine, "across", None)
+    return found
 
 
 class Upkeep(NamedTuple):

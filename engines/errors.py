@@ -2,6 +2,7 @@
 
 EngineError
 ├── InvalidArgument      names the field; nothing stored
+│   └── CollectionSharded  its items are elsewhere: the parts are to be asked
 ├── Compacted            the revision asked for is no longer kept
 ├── QueryCancelled       the caller's deadline passed; what the query found is not wanted
 ├── ReadersBusy          too many snapshots are open at once; retry
@@ -15,6 +16,11 @@ EngineError
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines.catalog import Collection
 
 
 class EngineError(Exception):
@@ -30,6 +36,14 @@ class InvalidArgument(EngineError):
         # INVALID_ARGUMENT | KEY_TOO_LARGE | VALUE_TOO_LARGE | BODY_TOO_LARGE |
         # COLLECTION_NOT_FOUND | INVALID_CURSOR
         self.code = code
+
+
+class CollectionSharded(InvalidArgument):
+    """A read that met the home of a collection of several shards, which holds no items."""
+
+    def __init__(self, collection: Collection) -> None:
+        super().__init__("collection", f"is in {collection.shards} shards")
+        self.collection = collection
 
 
 class Compacted(EngineError):

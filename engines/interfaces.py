@@ -148,6 +148,9 @@ class RejectCode(enum.StrEnum):
     ITEM_NOT_FOUND = "ITEM_NOT_FOUND"
     ITEM_EXISTS = "ITEM_EXISTS"
     INVALID_ARGUMENT = "INVALID_ARGUMENT"  # by the settings of the collection
+    # To the node that asked, which then asks otherwise.
+    COLLECTION_SHARDED = "COLLECTION_SHARDED"  # its parts take what this was to do
+    COLLECTION_DROPPING = "COLLECTION_DROPPING"  # parts of a former one of this name are left
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from engines.catalog import CATALOG
 from engines.collection_reader import CollectionReader
 from engines.counters import Counters, read_counters
 from engines.derived import DerivedIndexes
@@ -247,7 +248,7 @@ class KvReader:
 
     def namespaces(self, after: str | None, limit: int) -> list[str]:
         """Namespaces with a live record or a collection, in byte order, those > `after`."""
-        start = b"\x01" if after is None else after.encode() + b"\x01"
+        start = CATALOG if after is None else after.encode() + b"\x01"
         # Each gives its first ones, so that the first ones of both are among them.
         found: set[bytes] = set()
         for database in (self._databases.sessions, self._databases.collections):
@@ -262,7 +263,7 @@ class KvReader:
                 namespace = bytes(cursor.key()).partition(b"\x00")[0]
                 found.append(namespace)
                 # A namespace holds neither NUL nor 0x01: this skips all else that is in it. What
-                # is left of dropped collections lies under a NUL, before all namespaces.
+                # is left of dropped collections lies before CATALOG, and all namespaces behind.
                 start = namespace + b"\x01"
         return found
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
-from engines.catalog import COLLECTION_FIELDS, Collection
+from engines.catalog import Collection, collection_fields, collection_of
 from engines.codec import (
     Malformed,
     Packable,
@@ -27,15 +27,23 @@ from engines.codec import (
     unpack,
     unpack_value,
 )
+from engines.collection_reader import PartSize
 from engines.collection_requests import (
     CollectionPage,
     DescribeCollection,
     ExplainQuery,
     ListCollections,
+    MeasureParts,
     QueryAnswer,
     QueryCollection,
 )
-from engines.errors import Compacted, CorruptRecord, InvalidArgument, UnknownRead
+from engines.errors import (
+    CollectionSharded,
+    Compacted,
+    CorruptRecord,
+    InvalidArgument,
+    UnknownRead,
+)
 from engines.interfaces import (
     Change,
     ChangeId,
@@ -73,7 +81,7 @@ T = TypeVar("T")
 VERSION = 1
 _VERSION_BYTE = bytes([VERSION])
 # Kinds of answers that are errors; the others are the numbers of their requests.
-_COMPACTED, _CORRUPT, _INVALID = 101, 102, 103
+_COMPACTED, _CORRUPT, _INVALID, _SHARDED = 101, 102, 103, 104
 _ARGUMENT_CODES = frozenset(
     (
         "INVALID_ARGUMENT",
@@ -154,6 +162,8 @@ def _answer_parts(request: ReadRequest[Any], answer: Shown[Any] | Refusal) -> Pa
             return (_COMPACTED, revision)
         case CorruptRecord(database=database, key=key, reason=reason):
             return (_CORRUPT, database, key, reason)
+        case CollectionSharded(collection=collection):
+            return (_SHARDED, _collection_parts(collection))
         case InvalidArgument(field=field, code=code):
             return (_INVALID, field, str(answer).removeprefix(f"{field}: "), code)
         case Shown(found, revision):
@@ -258,14 +268,18 @@ def _listed_page(request: WalkNamespace, parts: object) -> ListedPage:
 
 
 def _collection_parts(collection: Collection) -> Packable:
-    return pack_value([getattr(collection, name) for name in COLLECTION_FIELDS])
+    return pack_value(collection_fields(collection))
+
+
+def _any_collection(parts: object) -> Collection:
+    fields = unpack_value(data(parts))
+    if not isinstance(fields, list):
+        raise Malformed("a collection is no array")
+    return collection_of(fields)
 
 
 def _collection(namespace: str, parts: object) -> Collection:
-    fields = unpack_value(data(parts))
-    if not isinstance(fields, list) or tuple(map(type, fields)) != _COLLECTION_TYPES:
-        raise Malformed("a collection has fields of the wrong number or type")
-    collection = Collection(*fields)
+    collection = _any_collection(parts)
     if collection.namespace != namespace:
         raise Malformed("a collection of another namespace")
     return collection
@@ -286,6 +300,13 @@ def _collection_page(request: ListCollections, parts: object) -> CollectionPage:
 
 def _collection_page_parts(page: CollectionPage) -> Packable:
     return ([_collection_parts(each) for each in page.collections], page.more)
+
+
+def _part_sizes(request: MeasureParts, parts: object) -> tuple[PartSize | None, ...]:
+    found = _sizes(parts)
+    if len(found) != len(request.names):
+        raise Malformed("not as many parts as were asked for")
+    return found
 
 
 def _same(found: Any) -> Any:
@@ -328,8 +349,9 @@ _change = row(
 )  # fmt: skip
 _wanted = rows(row(Wanted, text, text, data))
 _wanted_held = rows(row(WantedHeld, text, text, data, boolean))
+_names = rows(text)
+_sizes = rows(optional(row(PartSize, natural, natural, natural)))
 _query_answer = row(QueryAnswer, data, text, natural, natural)
-_COLLECTION_TYPES = (str, str, bytes, str, dict, int, int, int, int)
 _place = row(lambda *columns: columns, text, data)
 
 # Numbers travel between builds: never reuse one.
@@ -366,10 +388,12 @@ _KINDS: dict[int, _Kind] = {
         SearchSession, text, text, text, text, data, integer, boolean, boolean, number, number,
         integer, parts=hit_page_parts, found=hit_page,
     ),
+    15: _kind(MeasureParts, text, _names, found=_part_sizes),
 }  # fmt: skip
 _NUMBERS: dict[object, int] = {kind.request: number for number, kind in _KINDS.items()}
 _REFUSALS: dict[int, Callable[..., Refusal]] = {
     _COMPACTED: lambda revision: Compacted(natural(revision)),
     _CORRUPT: lambda database, key, reason: CorruptRecord(text(database), data(key), text(reason)),
     _INVALID: lambda field, message, code: InvalidArgument(text(field), text(message), _code(code)),
+    _SHARDED: lambda packed: CollectionSharded(_any_collection(packed)),
 }

@@ -10,7 +10,9 @@ too. Suppose conflicts were not: a first try is delayed, the retry is answered
 now fits, and is applied. What has been answered must stay true, so the first outcome of
 an id is final; to try again for real a caller takes a new id.
 What is not: LIMIT_EXCEEDED and REQUEST_ID_REUSED. They say that the command cannot be
-or that the id belongs to another command; neither outcome depends on the records.
+or that the id belongs to another command; neither outcome depends on the records. Nor
+COLLECTION_SHARDED and COLLECTION_DROPPING, which the node that proposed the command takes as a
+hint to do the same otherwise, under the same id.
 """
 
 from __future__ import annotations

@@ -70,6 +70,11 @@ LIMITS_KEY = b"limits"
 PAGE_BYTES_PER_COMMAND = 1 << 10
 DIGESTS_KEPT = 8  # of the newest Checkpoints, in memory
 
+# Refusals that say nothing of the records: who asks again may be answered otherwise.
+_NOT_DECIDED = frozenset(
+    (RejectCode.LIMIT_EXCEEDED, RejectCode.COLLECTION_SHARDED, RejectCode.COLLECTION_DROPPING)
+)
+
 
 class Batch(Protocol):
     """The commands of one committed entry."""
@@ -369,7 +374,7 @@ class _Application:
         if result is not None:
             return result
         result = self._write(command)
-        if not isinstance(result, Rejected) or result.code is not RejectCode.LIMIT_EXCEEDED:
+        if not isinstance(result, Rejected) or result.code not in _NOT_DECIDED:
             self._requests.remember(command.namespace, request_id, command, result, self.limits)
         return result
 

@@ -45,7 +45,11 @@ from engines.mutations import (
 
 NAME_PATTERN = r"[A-Za-z0-9._-]+"  # of namespaces and collections
 _NAMESPACE = re.compile(NAME_PATTERN).fullmatch
-COLLECTION_BYTES_MAX = 128  # of a name
+COLLECTION_BYTES_MAX = 128  # of a name that callers give
+# Of a part of a collection: the collection's name and id, and what decides the partition. No
+# caller's name holds the mark.
+PART_MARK = "~"
+_PART = re.compile(rf"({NAME_PATTERN}){PART_MARK}[0-9a-f]{{16}}{PART_MARK}[0-9]{{1,6}}").fullmatch
 SWEEP_ITEMS_MAX = 1_000  # items of dropped collections that one Sweep removes
 KNOWN_NAMES_MAX = 1024  # pairs of a namespace and a session that are known to be valid
 NOW_MS_MAX = INTEGER_MAX // 2
@@ -146,9 +150,16 @@ def validate_collection(name: str) -> None:
         raise InvalidArgument("collection", f"is {len(name)} bytes; at most {COLLECTION_BYTES_MAX}")
 
 
+def is_part_name(name: str) -> bool:
+    """Is it one that only nodes say, of a part of a collection?"""
+    found = _PART(name)
+    return found is not None and len(found[1]) <= COLLECTION_BYTES_MAX
+
+
 def _validate_collection_command(command: CollectionCommand, limits: Limits) -> None:
     validate_namespace(command.namespace, limits)
-    validate_collection(command.collection)
+    if PART_MARK not in command.collection or not is_part_name(command.collection):
+        validate_collection(command.collection)
     _validate_stamps(command.now_ms, None, limits)
     _validate_condition(None, command.request_id, limits)
     if len(command.body) > limits.txn_bytes_max:

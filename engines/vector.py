@@ -11,12 +11,13 @@ from typing import Any, Final
 from engines import vector_hybrid, vector_reads, vector_settings, vector_writes
 from engines.codec import Value
 from engines.derived import DerivedIndex
-from engines.engine import Kind, Parameters, Settings, Stamp
+from engines.engine import Across, Kind, Parameters, Settings, Stamp
 from engines.errors import CorruptRecord, InvalidArgument
 from engines.space import Space, View
 from engines.vector_index import VectorIndex
 from engines.vector_items import PREFIX, item_id, unpack_item, unpack_metadata
 from engines.vector_parameters import shortened
+from engines.vector_shards import VectorShards
 
 GRAPH_ROWS_MIN: Final = 1_000  # vectors; fewer are compared one by one
 
@@ -39,6 +40,8 @@ class VectorEngine:
         "vector_count": Kind.READ,
         "vector_info": Kind.STATUS,
     }
+
+    across: Across = VectorShards()
 
     def __init__(self, graph_rows_min: int = GRAPH_ROWS_MIN) -> None:
         self._graph_rows_min = graph_rows_min

@@ -13,6 +13,7 @@ from engines.engine import Parameters, Settings
 from engines.errors import InvalidArgument
 from engines.parameters import array, boolean, choice, closed, integer, members, required
 from engines.read_requests import PAGE_BYTES_MAX
+from engines.shards import PART, part_of
 from engines.space import View
 from engines.vector_filter import compile_filter
 from engines.vector_index import Sight, VectorIndex
@@ -164,7 +165,14 @@ def get(view: View, settings: Settings, given: Parameters) -> Value:
 
 
 def listed(view: View, settings: Settings, given: Parameters) -> Value:
-    """Every vector, in order of the ids. A cursor is the key of the last of a page."""
+    """Every vector, in order of the ids. A cursor is the key of the last of a page.
+
+    With `shards.PART`, of one shard: a page of fewer bytes.
+    """
+    bytes_max = PAGE_BYTES_MAX
+    if type(given.get(PART)) is bytes:
+        bytes_max = part_of(given)["bytes_max"]
+        given = {name: value for name, value in given.items() if name != PART}
     closed(given, ("limit", "cursor", "include"), _PREFIX)
     limit = integer(given.get("limit", LIST_DEFAULT), "parameters.limit", 1, LIMIT_MAX)
     include = included(given, PARTS)
@@ -176,7 +184,7 @@ def listed(view: View, settings: Settings, given: Parameters) -> Value:
     size = 0
     for key, value in view.range(last + b"\x00" if last else PREFIX):
         size += len(value) + ("vector" in include) * settings["dimensions"] * _NUMBER_BYTES
-        if len(items) == limit or (size > PAGE_BYTES_MAX and items):
+        if len(items) == limit or (size > bytes_max and items):
             return {"items": items, "next_cursor": encode_cursor(scope, last)}
         item = unpack_item(key, value)
         items.append({"id": item_id(key), **parts(settings, item, include)})

@@ -40,6 +40,7 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--engine", metavar="ENGINE", help="of a collection that is made")
     group.add_argument("--settings", metavar="JSON", help="of a collection that is made")
+    group.add_argument("--shards", type=int, metavar="N", help="of a collection that is made")
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
@@ -144,8 +145,8 @@ async def _collection(
 ) -> CollectionInfo:
     """The collection, made if that was asked for. Raises: HivememError, UsageError."""
     if not options.create:
-        if options.engine is not None or options.settings is not None:
-            raise UsageError("--engine and --settings need --create")
+        if any(each is not None for each in (options.engine, options.settings, options.shards)):
+            raise UsageError("--engine, --settings and --shards need --create")
         return await client.collection(namespace, name)
     if options.engine is None:
         raise UsageError("--create needs --engine")
@@ -153,7 +154,9 @@ async def _collection(
     if vectors is not None:
         settings.setdefault("dimensions", vectors.dimensions)
     try:
-        await client.create_collection(namespace, name, options.engine, settings)
+        await client.create_collection(
+            namespace, name, options.engine, settings, shards=options.shards or 1
+        )
     except Conflict as error:
         if error.code != "COLLECTION_EXISTS":
             raise

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from node.client import HivememClient
 
 NAMESPACE = "default"
-_HEADINGS = ("collection", "engine", "items", "bytes", "settings")
+_HEADINGS = ("collection", "engine", "shards", "items", "bytes", "settings")
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -53,6 +53,13 @@ def _add_collection(subparsers: argparse._SubParsersAction[Any]) -> None:
     create = add_client_command(actions, "create", "make a collection", _create)
     create.add_argument("collection", metavar="[NAMESPACE/]COLLECTION")
     create.add_argument("engine", metavar="ENGINE", help="`hivemem collection engines` lists them")
+    create.add_argument(
+        "--shards",
+        type=int,
+        default=1,
+        metavar="N",
+        help="partitions that its items are spread over, for good (default 1)",
+    )
     show = add_client_command(actions, "show", "what a collection is and holds", _show)
     alter = add_client_command(actions, "alter", "change settings", _alter)
     drop = add_client_command(actions, "drop", "remove a collection and all it holds", _drop)
@@ -76,6 +83,7 @@ async def _list(client: HivememClient, options: argparse.Namespace) -> int:
                 (
                     each["name"],
                     each["engine"],
+                    str(each.get("shards", 1)),
                     str(each["items"]),
                     console.size(each["item_bytes"]),
                     cell(each["settings"]),
@@ -91,9 +99,17 @@ async def _create(client: HivememClient, options: argparse.Namespace) -> int:
     settings = _object(options.settings, "--settings")
     with repeatable(options.request_id) as request_id:
         answer = await client.create_collection(
-            namespace, name, options.engine, settings, request_id=request_id
+            namespace,
+            name,
+            options.engine,
+            settings,
+            shards=options.shards,
+            request_id=request_id,
         )
-    return _answered(options, answer, f"created {namespace}/{name}, engine {answer['engine']}")
+    said = f"created {namespace}/{name}, engine {answer['engine']}"
+    if options.shards != 1:
+        said += f", in {options.shards} shards"
+    return _answered(options, answer, said)
 
 
 async def _show(client: HivememClient, options: argparse.Namespace) -> int:

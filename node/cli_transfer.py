@@ -68,7 +68,7 @@ async def _import(client: HivememClient, options: argparse.Namespace) -> int:
     if options.collection is not None:
         return await collections.load(client, options)
     collections.refuse_without_collection(
-        options, ("format", "table", "vectors", "part", "create", "engine", "settings")
+        options, ("format", "table", "vectors", "part", "create", "engine", "settings", "shards")
     )
     with ExitStack() as stack:
         file, path, size = collections.opened_input(options.file, stack)

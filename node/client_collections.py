@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict, TypeVar, cast
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
 from node import client_wire as wire
 from node.client_retry import Call, Reply
@@ -21,7 +21,8 @@ _PAGE_ITEMS = 1_000
 
 class CollectionInfo(TypedDict):
     """One collection. `items`, `item_bytes`: records of its engine, which may be more than were
-    stored; `written_index`: of the log, the entry that changed it last."""
+    stored; `written_index`: of the log, the entry that changed it last; `shards`: in how many
+    partitions its items are, and if in several, `written_index` is the sum of theirs."""
 
     namespace: str
     name: str
@@ -31,6 +32,7 @@ class CollectionInfo(TypedDict):
     item_bytes: int
     created_at: str
     written_index: int
+    shards: NotRequired[int]  # which nodes of older builds do not say
 
 
 class CollectionPage(TypedDict):
@@ -117,16 +119,22 @@ class CollectionCalls(ABC):
         engine: str,
         settings: Mapping[str, Any] | None = None,
         *,
+        shards: int = 1,
         request_id: str | None = None,
         timeout_ms: int | None = None,
     ) -> dict[str, Any]:
-        """A new, empty collection. Raises Conflict COLLECTION_EXISTS, BadRequest, …"""
+        """A new, empty collection. `shards`: in how many partitions its items are, for good.
+
+        Raises Conflict COLLECTION_EXISTS, BadRequest, …
+        """
         fields: wire.Fields = {
             "namespace": namespace,
             "name": name,
             "engine": engine,
             "settings": dict(settings or {}),
         }
+        if shards != 1:
+            fields["shards"] = shards
         return await self._change_collection("POST", _COLLECTIONS, fields, request_id, timeout_ms)
 
     async def alter_collection(

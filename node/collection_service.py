@@ -3,15 +3,17 @@
 A query names an operation; the operation says which engine it is of and whether it writes. A
 write is checked here as far as it can be without the collection, and then decided by the state
 (`engines/engine.py`); a read runs where a state is as fresh as was asked for.
+
+Whether a collection is in several shards, its home says when it is asked, and the node keeps that
+in mind: what is asked of a collection that holds its items itself costs nothing more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-from engines.catalog import Collection
+from engines.catalog import Collection, collection_of
 from engines.codec import Value, check_value, pack_value, unpack_value
 from engines.collection_requests import (
     CollectionPage,
@@ -21,51 +23,28 @@ from engines.collection_requests import (
     QueryCollection,
 )
 from engines.collection_writes import ALTER, CREATE, DROP
-from engines.command import CollectionCommand, validate, validate_namespace
-from engines.engine import Engine, Kind
-from engines.errors import InvalidArgument
-from engines.interfaces import CollectionResult, Limits, Rejected
-from engines.registry import Registry
+from engines.command import validate_namespace
+from engines.engine import Engine, Kind, Parameters
+from engines.errors import CollectionSharded, InvalidArgument
+from engines.interfaces import CollectionResult, Limits, RejectCode, Rejected
+from engines.registry import Operation, Registry
 from engines.validation import validate_collection
-from node.balanced_reads import BalancedReads, Routing
+from node.balanced_reads import BalancedReads
 from node.clock import Clock
-from node.errors import BadRequest, InternalError
+from node.errors import BadRequest, HivememError, Unavailable
 from node.http_errors import rejection
 from node.http_limits import INLINE_BYTES_MAX
 from node.local_reads import ReaderThreads
 from node.optimizer import Optimizer
 from node.optimizer_service import OptimizerService
+from node.parts import alteration_id
+from node.queries import Outcome, Query, prepared, shortened
 from node.reads import ReadOptions
 from node.service import Router
+from node.sharded_collections import CollectionGone, Placement, ShardedCollections
+from node.sharded_queries import ShardedQueries
 
-SEED_BITS = 63
-
-
-class Query(NamedTuple):
-    """One operation on one collection."""
-
-    namespace: str
-    collection: str
-    operation: str
-    parameters: dict[str, Any]
-    read: ReadOptions
-    request_id: str | None = None
-    size: int = 0  # bytes of the request, about
-    capabilities: tuple[str, ...] = ()  # that the engine must have
-    routing: Routing | None = None  # of a stale read; None: this node answers
-    explain: bool = False  # the result is {"result", "explain"}
-
-
-class Outcome(NamedTuple):
-    """What a query was answered. `log_index`: of the write, or of the state that was read;
-    `served_by`: id of the replica that a balanced read was answered by."""
-
-    packed: bytes  # the result: `codec.unpack_value`, which may take its time
-    engine: str
-    kind: Kind
-    log_index: int
-    served_by: str | None = None
-    value: Value = None  # the result, where it was computed on this node and just now
+TRIES_MAX: Final = 4  # of one query, while what is known of its collection turns out to be old
 
 
 class CollectionService:
@@ -79,14 +58,16 @@ class CollectionService:
         clock: Clock,
         balanced: BalancedReads,
         threads: ReaderThreads,
+        placement: Placement,
         optimizer: OptimizerService | None = None,
     ) -> None:
+        self.sharded = ShardedCollections(router, limits, clock, placement)
+        self._queries = ShardedQueries(self.sharded, router, balanced, threads, clock)
         self.optimizer = optimizer or OptimizerService(Optimizer(clock, 0))
         self._router = router
         self._threads = threads
         self.balanced = balanced
         self._limits = limits
-        self._clock = clock
         self.registry = registry
 
     # --- The catalog ---------------------------------------------------------------
@@ -99,17 +80,31 @@ class CollectionService:
         settings: dict[str, Any],
         request_id: str | None,
         deadline: float,
+        shards: int = 1,
     ) -> Value:
-        """Raises: BadRequest, Conflict (COLLECTION_EXISTS), Unavailable."""
+        """`shards`: in how many partitions its items are, for good.
+
+        Raises: BadRequest, Conflict (COLLECTION_EXISTS), Unavailable.
+        """
+        self._check_names(namespace, name)
         found = self.registry.named(engine)
         if found is None:
             known = ", ".join(sorted(self.registry.engines))
             raise InvalidArgument("engine", f"{engine} is not known here; known: {known}")
         check_value(settings, "settings")
-        found.settings(settings, None)
-        body = pack_value({"engine": found.name, "settings": settings})
-        answer, _ = await self._write(namespace, name, CREATE, body, request_id, deadline)
-        return unpack_value(answer)
+        self.sharded.check(found, found.settings(settings, None), shards)
+        body: dict[str, Value] = {"engine": found.name, "settings": settings}
+        if shards > 1:
+            body["shards"] = shards
+        result = await self.sharded.propose(namespace, name, CREATE, body, request_id, deadline)
+        if _is_refused(result, RejectCode.COLLECTION_DROPPING):
+            await self._finish_drop(namespace, name, deadline)
+            result = await self.sharded.propose(namespace, name, CREATE, body, request_id, deadline)
+        answer, home = _taken_apart(result)
+        if home is None:
+            return answer
+        await self.sharded.complete(home, deadline)
+        return {**answer, "shards": shards}
 
     async def alter(
         self,
@@ -120,17 +115,42 @@ class CollectionService:
         deadline: float,
     ) -> Value:
         """Raises: BadRequest, NotFound (COLLECTION_NOT_FOUND), Unavailable."""
+        self._check_names(namespace, name)
         check_value(settings, "settings")
-        body = pack_value({"settings": settings})
-        answer, _ = await self._write(namespace, name, ALTER, body, request_id, deadline)
-        return unpack_value(answer)
+        body: dict[str, Value] = {"settings": settings}
+        result = await self.sharded.propose(namespace, name, ALTER, body, request_id, deadline)
+        if _is_refused(result, RejectCode.COLLECTION_SHARDED):
+            body["home"] = True
+            request_id = request_id and alteration_id(name, request_id)
+            result = await self.sharded.propose(namespace, name, ALTER, body, request_id, deadline)
+        answer, home = _taken_apart(result)
+        if home is not None:
+            await self.sharded.follow(home, deadline)
+        return answer
 
     async def drop(
         self, namespace: str, name: str, request_id: str | None, deadline: float
     ) -> Value:
         """Dropping what is not there succeeds and says so. Raises: BadRequest, Unavailable."""
-        answer, _ = await self._write(namespace, name, DROP, pack_value({}), request_id, deadline)
-        return unpack_value(answer)
+        self._check_names(namespace, name)
+        result = await self.sharded.propose(namespace, name, DROP, {}, request_id, deadline)
+        answer, home = _taken_apart(result)
+        if home is not None:
+            await self.sharded.finish_drop(home, deadline)
+        return answer
+
+    async def _finish_drop(self, namespace: str, name: str, deadline: float) -> None:
+        """Of a former collection of this name; one that is there stays. Raises Unavailable."""
+        body: Value = {"id": b""}
+        try:
+            result = await self.sharded.propose(namespace, name, DROP, body, None, deadline)
+            _, home = _taken_apart(result)
+            if home is not None:
+                await self.sharded.finish_drop(home, deadline)
+        except HivememError as error:
+            raise Unavailable(
+                f"shards of a former collection {name} are not gone yet: {error}", code=error.code
+            ) from error
 
     async def describe(
         self, namespace: str, name: str, read: ReadOptions, deadline: float
@@ -138,7 +158,10 @@ class CollectionService:
         """Raises: NotFound (COLLECTION_NOT_FOUND), Unavailable."""
         self._check_names(namespace, name)
         shown = await self._router.read(DescribeCollection(namespace, name), read, deadline)
-        return shown.found
+        if shown.found.shards == 1:
+            return shown.found
+        (measured,) = await self.sharded.measured([shown.found], read, deadline)
+        return measured
 
     async def list(
         self, namespace: str, after: str | None, limit: int, read: ReadOptions, deadline: float
@@ -146,7 +169,11 @@ class CollectionService:
         """One page of the namespace's collections, by name."""
         validate_namespace(namespace, self._limits)
         request = ListCollections(namespace, after, limit)
-        return (await self._router.read(request, read, deadline)).found
+        page = (await self._router.read(request, read, deadline)).found
+        if all(each.shards == 1 for each in page.collections):
+            return page
+        measured = await self.sharded.measured(page.collections, read, deadline)
+        return page._replace(collections=tuple(measured))
 
     # --- Queries -------------------------------------------------------------------
 
@@ -172,6 +199,21 @@ class CollectionService:
             raise BadRequest("a read takes no request_id", field="request_id")
         if query.explain and writes:
             raise BadRequest("only reads are explained", field="explain")
+        known = self.sharded.known(query.namespace, query.collection)
+        for _ in range(TRIES_MAX):
+            try:
+                if known is None:
+                    return await self._undivided(query, operation, deadline)
+                return await self._queries.run(query, known, operation.engine, deadline)
+            except CollectionSharded as met:
+                known = self.sharded.learned(met.collection)
+            except CollectionGone:
+                known = None
+        raise Unavailable(f"collection {query.collection} is being made anew", code="OVERLOADED")
+
+    async def _undivided(self, query: Query, operation: Operation, deadline: float) -> Outcome:
+        """Of a collection that holds its items itself. Raises also CollectionSharded."""
+        writes = operation.kind is Kind.WRITE
         work = partial(_packed_write if writes else _packed_read, query, operation.engine)
         # A million numbers are looked at, prepared and packed for a third of a second.
         small = query.size <= INLINE_BYTES_MAX
@@ -179,11 +221,16 @@ class CollectionService:
             work() if small else await self._threads.offload(work, deadline, query.read.priority)
         )
         if writes:
-            result, log_index = await self._write(
-                query.namespace, query.collection, query.operation, packed, query.request_id,
-                deadline,
-            )  # fmt: skip
-            return Outcome(result, operation.engine.name, Kind.WRITE, log_index)
+            command = self.sharded.command(
+                query.namespace, query.collection, query.operation, packed, query.request_id
+            )
+            result = await self.sharded.decided(command, deadline)
+            if _is_refused(result, RejectCode.COLLECTION_SHARDED):
+                home = await self.sharded.look_up(query.namespace, query.collection, deadline)
+                if home.shards > 1:
+                    raise CollectionSharded(home)
+            done = _accepted(result)
+            return Outcome(done.answer, operation.engine.name, Kind.WRITE, done.log_index)
         kind = ExplainQuery if query.explain else QueryCollection
         request = kind(query.namespace, query.collection, query.operation, packed, given)
         served_by = None
@@ -198,40 +245,37 @@ class CollectionService:
             found.answer, found.engine, operation.kind, found.applied_index, served_by, found.value
         )
 
-    async def _write(
-        self,
-        namespace: str,
-        name: str,
-        operation: str,
-        body: bytes,
-        request_id: str | None,
-        deadline: float,
-    ) -> tuple[bytes, int]:
-        seed = self._clock.random().getrandbits(SEED_BITS)
-        now_ms = self._clock.now_ms()
-        command = CollectionCommand(namespace, name, operation, body, now_ms, seed, request_id)
-        validate(command, self._limits)
-        result = await self._router.propose(command, deadline)
-        if isinstance(result, Rejected):
-            raise rejection(result)
-        if not isinstance(result, CollectionResult):
-            raise InternalError("the state machine answered another command", definite=False)
-        return result.answer, result.log_index
-
     def _check_names(self, namespace: str, name: str) -> None:
         validate_namespace(namespace, self._limits)
         validate_collection(name)
 
 
 def _packed_write(query: Query, engine: Engine) -> tuple[bytes, None]:
-    """Parameters as they travel, checked, also by the engine. Raises InvalidArgument."""
-    check_value(query.parameters, "parameters")
-    return pack_value(engine.prepare(query.operation, query.parameters)), None
+    return pack_value(prepared(query, engine)), None
 
 
-def _packed_read(query: Query, engine: Engine) -> tuple[bytes, Mapping[str, Any]]:
-    """The same of a read, and what they hold. Raises InvalidArgument."""
-    shorten = getattr(engine, "shorten", None)
-    parameters = query.parameters if shorten is None else shorten(query.operation, query.parameters)
-    check_value(parameters, "parameters")
+def _packed_read(query: Query, engine: Engine) -> tuple[bytes, Parameters]:
+    """As they travel, and what that holds."""
+    parameters = shortened(query, engine)
     return pack_value(parameters), parameters
+
+
+def _is_refused(result: CollectionResult | Rejected, code: RejectCode) -> bool:
+    return isinstance(result, Rejected) and result.code is code
+
+
+def _accepted(result: CollectionResult | Rejected) -> CollectionResult:
+    """Raises HivememError: it was refused."""
+    if isinstance(result, Rejected):
+        raise rejection(result)
+    return result
+
+
+def _taken_apart(
+    result: CollectionResult | Rejected,
+) -> tuple[dict[str, Value], Collection | None]:
+    """The answer to a change of the catalog, and the home whose parts are to follow."""
+    answer = unpack_value(_accepted(result).answer)
+    assert isinstance(answer, dict)  # as `collection_writes.py` made it
+    home = answer.pop("home", None)
+    return answer, None if home is None else collection_of(home)

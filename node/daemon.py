@@ -53,6 +53,7 @@ from node.resp_limits import RespLimits
 from node.scrub import Scrubber
 from node.service import Router, Service
 from node.session_replicas import SessionReplicas
+from node.shard_duties import ShardDuties
 from node.snapshot_service import HeldGroups, SnapshotService
 from node.upkeep import Upkeep
 from node.watch_sources import HubWatches, PartitionWatches, Watches
@@ -158,7 +159,9 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         storage.scrub_bytes_per_second_max,
         storage.scrub_interval_seconds,
     )
-    for work in (upkeep, partitions, placement, scrubber):
+    collections = _collections(router, partitions, shared)
+    duties = ShardDuties(config.node.id, partitions, collections.sharded, clock)
+    for work in (upkeep, partitions, placement, scrubber, duties):
         await stack.enter_async_context(background(work.run(), node.fail))
     tokens = load_tokens(config.auth.tokens_file) if config.auth.tokens_file else None
     admin = PartitionService(partitions, placement, system.members, clock)
@@ -169,7 +172,6 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
         clock,
         config.storage.snapshot_bytes_per_second_max,
     )
-    collections = _collections(router, partitions, shared)
     parts = HttpParts(
         service, collections, admin, admin, snapshots, integrity, _watches(partitions, shared),
         info, clock, config.node.name, tokens, config.cluster.id, HttpLimits(), node.fail,
@@ -195,7 +197,7 @@ def _collections(router: Router, partitions: Partitions, shared: Shared) -> Coll
         return [(each.id, each.machine.indexes.results.figures()) for each in here]
 
     return CollectionService(
-        router, registry, config.limits, clock, balanced, shared.threads,
+        router, registry, config.limits, clock, balanced, shared.threads, partitions,
         OptimizerService(shared.optimizer, caches),
     )  # fmt: skip
 

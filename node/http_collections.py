@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from engines.catalog import Collection
+from engines.catalog import SHARDS_MAX, Collection
 from engines.codec import Value, may_hold_no_number, unpack_value
 from engines.engine import Kind
 from engines.interfaces import Limits
 from engines.validation import validate_collection
 from node import cursors
 from node.balanced_reads import Routing
-from node.collection_service import CollectionService, Outcome, Query
+from node.collection_service import CollectionService
 from node.cursors import Listing
 from node.http_bodies import Fields, parse_object
 from node.http_limits import (
@@ -25,6 +25,7 @@ from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit
 from node.http_params import Query as Parameters
 from node.http_views import Json, dump, rfc3339
 from node.http_wire import Answer, BodyReader, Call, WhileTheClientWaits
+from node.queries import Outcome, Query
 from node.reads import (
     LINEARIZABLE,
     PRIORITIES,
@@ -41,7 +42,9 @@ T = TypeVar("T")
 DEFAULT_NAMESPACE: Final = "default"
 
 _LIST = READ_PARAMETERS | {"namespace", "limit", "cursor"}
-_CREATE = frozenset({"namespace", "name", "engine", "settings", "request_id", "timeout_ms"})
+_CREATE = frozenset(
+    {"namespace", "name", "engine", "settings", "shards", "request_id", "timeout_ms"}
+)
 _ALTER = frozenset({"settings", "request_id", "timeout_ms"})
 _DROP = frozenset({"request_id", "timeout_ms"})
 _QUERY = frozenset(
@@ -107,6 +110,7 @@ class CollectionHandlers:
 
     async def create_collection(self, call: Call) -> Answer:
         fields = Fields(await self._body(call), "", _CREATE)
+        shards = fields.optional_integer("shards", 1, SHARDS_MAX) or 1
         answer = await self._collections.create(
             _namespace(fields.optional_text("namespace")),
             fields.text("name"),
@@ -114,6 +118,7 @@ class CollectionHandlers:
             fields.members("settings"),
             fields.optional_text("request_id"),
             call.start + fields.timeout_ms() / 1000,
+            shards,
         )
         return Answer(dump(_object(answer)), 201, wrote=True)
 
@@ -261,6 +266,7 @@ def _view(collection: Collection) -> Json:
         "item_bytes": collection.item_bytes,
         "created_at": rfc3339(collection.created_ms),
         "written_index": collection.written_index,
+        "shards": collection.shards,
     }
 
 

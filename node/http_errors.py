@@ -158,6 +158,10 @@ def rejection(rejected: Rejected) -> HivememError:
                 field=rejected.field,
                 definite=True,
             )
+        case RejectCode.COLLECTION_SHARDED:
+            return bad_request(rejected.field or "collection", rejected.message)
+        case RejectCode.COLLECTION_DROPPING:
+            return Conflict(rejected.message, code="COLLECTION_EXISTS", field=rejected.field)
         case _:
             assert_never(rejected.code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from engines.catalog import SHARDS_MAX
 from engines.engine import Kind
 from engines.interfaces import INTEGER_MAX, Limits
 from engines.registry import Registry
@@ -62,6 +63,7 @@ _INFO = members(
         "item_bytes": integer(0),
         "created_at": TIME,
         "written_index": integer(0),
+        "shards": integer(1, SHARDS_MAX),
     }
 )
 
@@ -166,6 +168,7 @@ def _create(limits: Limits, registry: Registry) -> Described:
     names = name_schemas(limits)
     common: dict[str, Schema] = {
         "namespace": _namespace(limits),
+        "shards": integer(1, SHARDS_MAX, default=1),
         "request_id": names["request_id"],
         "timeout_ms": TIMEOUT,
     }
@@ -186,7 +189,10 @@ def _create(limits: Limits, registry: Registry) -> Described:
         examples[name] = {"value": value}
     return operation(
         "Make a collection",
-        members({"created": {"const": True}, "engine": text(), "settings": of_any()}),
+        members(
+            {"created": {"const": True}, "engine": text(), "settings": of_any()},
+            {"shards": integer(2, SHARDS_MAX)},
+        ),
         (
             "COLLECTION_EXISTS",
             *(code for code in _CHANGE_CODES if code != "COLLECTION_NOT_FOUND"),

@@ -314,7 +314,7 @@ async def open_door(
         saved = snapshot_service(snapshots, router, machine, clock)
         balanced = BalancedReads("n1", OneReplica(router), clock, clock.random().random)
         collections = CollectionService(
-            router, machine.registry, state_limits, clock, balanced, threads,
+            router, machine.registry, state_limits, clock, balanced, threads, NoPartitions(),
             OptimizerService(optimizer, lambda: [(0, machine.indexes.results.figures())]),
         )  # fmt: skip
         parts = HttpParts(
@@ -332,6 +332,15 @@ async def open_door(
         finally:
             await server.stop()
             snapshots.close()
+
+
+class NoPartitions:
+    """A cluster whose system group holds the data."""
+
+    count = 0
+
+    def group_of(self, session: str) -> int:
+        return 0
 
 
 class OneReplica:

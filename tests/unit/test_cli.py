@@ -312,6 +312,8 @@ async def test_collections_are_imported_and_exported(run: Shell, tmp_path: Path)
         ("export", "--collection", "n/c", "--format", "csv"): "--columns",
         ("import", "in.csv", "--table", "t"): "--collection",
         ("import", "in.csv", "--collection", "n/c", "--engine", "graph"): "--create",
+        ("import", "in.csv", "--collection", "n/c", "--shards", "2"): "--create",
+        ("import", "in.csv", "--shards", "2"): "--collection",
         ("import", "in.csv", "--collection", "n/c", "--vectors", "in.csv"): None,
         ("import", "in.csv", "--collection", "n/c", "--create", "--engine", "text"): "document",
     }

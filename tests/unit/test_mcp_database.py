@@ -176,6 +176,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("database_collection", {"action": "create", "collection": "new", "engine": "x"}, "engine"),
     ("database_collection", {"action": "make", "collection": "new", "engine": "text"}, "action"),
     ("database_collection", {"action": "drop", **NOTES, "engine": "document"}, "engine"),
+    ("database_collection", {"action": "drop", **NOTES, "shards": 2}, "shards"),
+    (
+        "database_collection",
+        {"action": "create", "collection": "new", "engine": "document", "shards": 2},
+        "shards",
+    ),
     ("database_collection", {"action": "drop", **NOTES, "settings": {}}, "settings"),
     ("database_collection", {"action": "alter", **NOTES}, "settings"),
     ("database_collection", {"action": "alter", **NOTES, "settings": {"x": DEEP}}, "settings"),
