@@ -46,10 +46,10 @@ from engines.mutations import (
 NAME_PATTERN = r"[A-Za-z0-9._-]+"  # of namespaces and collections
 _NAMESPACE = re.compile(NAME_PATTERN).fullmatch
 COLLECTION_BYTES_MAX = 128  # of a name that callers give
-# Of a part of a collection: the collection's name and id, and what decides the partition. No
-# caller's name holds the mark.
+# Of a part of a collection: the collection's name, its id and when it was made, and what decides
+# the partition. No caller's name holds the mark.
 PART_MARK = "~"
-_PART = re.compile(rf"({NAME_PATTERN}){PART_MARK}[0-9a-f]{{16}}{PART_MARK}[0-9]{{1,6}}").fullmatch
+_PART = re.compile(rf"({NAME_PATTERN}){PART_MARK}[0-9a-f]{{28}}{PART_MARK}[0-9]{{1,6}}").fullmatch
 SWEEP_ITEMS_MAX = 1_000  # items of dropped collections that one Sweep removes
 KNOWN_NAMES_MAX = 1024  # pairs of a namespace and a session that are known to be valid
 NOW_MS_MAX = INTEGER_MAX // 2

@@ -68,7 +68,7 @@ class VectorShards:
             case "vector_count":
                 return _count(parameters, shards)
             case "vector_info":
-                return _info(settings, parameters, shards)
+                return _info(parameters, shards)
             case _:
                 raise InvalidArgument("collection", "has no texts: its setting text is null")
 
@@ -201,7 +201,7 @@ def _count(parameters: Parameters, shards: int) -> Steps:
     return _sums(answers, ("count",))
 
 
-def _info(settings: Settings, parameters: Parameters, shards: int) -> Steps:
+def _info(parameters: Parameters, shards: int) -> Steps:
     """Figures of all parts together, each on the replica that answered for it."""
     answers = yield Round(dict.fromkeys(range(shards), parameters))
     every = list(answers.values())
@@ -213,7 +213,7 @@ def _info(settings: Settings, parameters: Parameters, shards: int) -> Steps:
     if all("graph_scalar" in each for each in every):
         indexed = {"graph_scalar": graphs[0] if graphs else None, **_sums(answers, _INDEXED)}
     return {
-        "settings": dict(settings),
+        "settings": every[0]["settings"],  # a node's own knowledge may be of earlier
         **_sums(answers, ("vectors", "vector_bytes")),
         **indexed,
         "recall_at_10": hits / samples if samples else None,

@@ -227,8 +227,9 @@ class CollectionService:
             result = await self.sharded.decided(command, deadline)
             if _is_refused(result, RejectCode.COLLECTION_SHARDED):
                 home = await self.sharded.look_up(query.namespace, query.collection, deadline)
-                if home.shards > 1:
-                    raise CollectionSharded(home)
+                if home.shards == 1:
+                    raise CollectionGone  # and made anew in the meantime
+                raise CollectionSharded(home)
             done = _accepted(result)
             return Outcome(done.answer, operation.engine.name, Kind.WRITE, done.log_index)
         kind = ExplainQuery if query.explain else QueryCollection

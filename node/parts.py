@@ -2,8 +2,10 @@
 
 A part is a collection in a partition of its own: that of the collection's name holds the first
 shard, the following partitions the others. A partition is chosen by the name, as everything's is,
-so the name ends in a number that is tried out. It holds the home's id, too: a collection that
-is made anew under the name of a dropped one has other parts.
+so the name ends in a number that is tried out. It holds the home's id and when it was made, too:
+a collection that is made anew under the name of a dropped one has other parts. (The id alone
+would not do: after a restore the partition of the home may give ids again whose parts another
+partition, saved a moment later, still holds.)
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def parted(home: Collection, partition_of: Callable[[str], int], partitions: int
     first = partition_of(home.name) - 1
     missing = {(first + shard) % partitions + 1: shard for shard in range(home.shards)}
     found: dict[int, str] = {}
-    begin = f"{home.name}{PART_MARK}{home.id.hex()}{PART_MARK}"
+    begin = f"{home.name}{PART_MARK}{identity_of(home)}{PART_MARK}"
     for number in count():
         if not missing:
             break
@@ -42,10 +44,15 @@ def parted(home: Collection, partition_of: Callable[[str], int], partitions: int
     return Parted(home, tuple(found[shard] for shard in range(home.shards)))
 
 
-def home_of(part: str) -> tuple[str, bytes]:
-    """Name and id of the home that a part belongs to. Raises ValueError: no part's name."""
+def identity_of(home: Collection) -> str:
+    """Of which home a part is: no other one has this, under whatever name."""
+    return f"{home.id.hex()}{home.created_ms:012x}"
+
+
+def home_of(part: str) -> tuple[str, str]:
+    """Name and `identity_of` the home that a part belongs to. Raises ValueError: no part's name."""
     name, identity, _ = part.rsplit(PART_MARK, 2)
-    return name, bytes.fromhex(identity)
+    return name, identity
 
 
 def creation_id(part: str) -> str:
@@ -68,7 +75,7 @@ def alteration_id(name: str, request_id: str) -> str:
 
 def seed_of(home: Collection, request_id: str) -> bytes:
     """What ids are made from that a request leaves to the node: a retry makes the same."""
-    return _digest("seed", home.namespace, home.name, home.id.hex(), request_id)
+    return _digest("seed", home.namespace, home.name, identity_of(home), request_id)
 
 
 def _id_of(*words: str) -> str:

@@ -37,7 +37,7 @@ from engines.shards import check_shards
 from node.clock import Clock
 from node.errors import BadRequest, HivememError, InternalError, NotFound
 from node.http_errors import as_hivemem, rejection
-from node.parts import Parted, creation_id, home_of, parted
+from node.parts import Parted, creation_id, home_of, identity_of, parted
 from node.reads import LINEARIZABLE, ReadOptions
 from node.service import Router
 
@@ -81,8 +81,10 @@ class ShardedCollections:
     def learned(self, home: Collection) -> Parted:
         key = (home.namespace, home.name)
         before = self._known.get(key)
-        if before is not None and before.home.id == home.id:
-            found = Parted(home, before.parts)  # which follow from name, id and number alone
+        if before is not None and _same(before.home, home):
+            # What a lagging replica, or a repeated request, tells of may be of earlier.
+            newest = max(before.home, home, key=lambda each: each.settings_version)
+            found = Parted(newest, before.parts)
         else:
             found = parted(home, self._placement.group_of, self._placement.count)
         self._known[key] = found
@@ -90,6 +92,17 @@ class ShardedCollections:
         if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
         return found
+
+    async def must_be(self, home: Collection, deadline: float) -> None:
+        """Raises CollectionGone: it is not, or no longer just like that."""
+        try:
+            now = await self.look_up(home.namespace, home.name, deadline)
+        except InvalidArgument as error:
+            if error.code == NO_COLLECTION:
+                raise CollectionGone from error
+            raise
+        if not _same(now, home) or now.settings_version != home.settings_version:
+            raise CollectionGone
 
     async def look_up(self, namespace: str, name: str, deadline: float) -> Collection:
         """The collection as it is now. Raises also InvalidArgument (COLLECTION_NOT_FOUND)."""
@@ -113,18 +126,23 @@ class ShardedCollections:
     # --- Made and altered ----------------------------------------------------------
 
     async def complete(self, home: Collection, deadline: float) -> None:
-        """Make the parts of a home that was made.
+        """Make the parts of a home that was made, perhaps by an earlier try of the same request.
 
-        Raises: Conflict (LIMIT_EXCEEDED: a partition takes no more; then nothing is left),
-        Unavailable (not definite: the collection is there).
+        Raises HivememError, not definite: the collection is there, and stays, since others may
+        have written to it already. (LIMIT_EXCEEDED: a partition takes no more.)
         """
-        known = self.learned(home)
         try:
+            try:
+                now = await self.look_up(home.namespace, home.name, deadline)
+            except InvalidArgument as error:
+                if error.code == NO_COLLECTION:
+                    return  # it was dropped since
+                raise
+            if not _same(now, home):
+                return
+            known = self.learned(now)
             await _all(self._make(known, shard, deadline) for shard in range(home.shards))
         except HivememError as error:
-            if error.code == RejectCode.LIMIT_EXCEEDED:
-                await self._give_up(home, deadline)
-                raise
             raise error.with_effect(
                 "the collection is made, its missing shards are when they are first asked"
             ) from None
@@ -138,7 +156,7 @@ class ShardedCollections:
             if error.code == NO_COLLECTION:
                 raise CollectionGone from error
             raise
-        if now.id != home.id or now.shards != home.shards:
+        if not _same(now, home):
             raise CollectionGone
         await self._make(Parted(now, known.parts), shard, deadline)
 
@@ -203,14 +221,14 @@ class ShardedCollections:
     async def drop_orphan(self, namespace: str, part: str, deadline: float) -> bool:
         """Drop a part whose home is not there any more; whether it was one. Raises HivememError.
 
-        A home is there before its parts, and its id is never another one's, so a part without it
+        A home is there before its parts, which no other home has (`parts.py`), so a part without it
         belongs to nothing and never will.
         """
         name, identity = home_of(part)
         request = DescribeCollection(namespace, name)
         try:
             found = (await self._router.read(request, LINEARIZABLE, deadline)).found
-            if found.id == identity:
+            if identity_of(found) == identity:
                 return False
         except InvalidArgument as error:
             if error.code != NO_COLLECTION:
@@ -224,13 +242,6 @@ class ShardedCollections:
             result = await self.propose(namespace, part, DROP, {}, None, deadline)
         if isinstance(result, Rejected):
             raise rejection(result)
-
-    async def _give_up(self, home: Collection, deadline: float) -> None:
-        body: Value = {"id": home.id}  # lest it is another one by now
-        result = await self.propose(home.namespace, home.name, DROP, body, None, deadline)
-        if isinstance(result, Rejected):
-            raise rejection(result)
-        await self.finish_drop(home, deadline)
 
     # --- Measured ------------------------------------------------------------------
 
@@ -305,6 +316,11 @@ class ShardedCollections:
         if not isinstance(result, CollectionResult | Rejected):
             raise InternalError("the state machine answered another command", definite=False)
         return result
+
+
+def _same(one: Collection, other: Collection) -> bool:
+    """Are they one collection, whatever its settings at the time?"""
+    return identity_of(one) == identity_of(other) and one.shards == other.shards
 
 
 def _sized(home: Collection, sizes: Iterable[PartSize]) -> Collection:

@@ -24,7 +24,7 @@ from engines.interfaces import CollectionResult, RejectCode, Rejected
 from engines.read_requests import PAGE_BYTES_MAX
 from node.balanced_reads import BalancedReads
 from node.clock import Clock
-from node.errors import HivememError, NotFound
+from node.errors import BadRequest, Conflict, HivememError, NotFound
 from node.http_errors import as_hivemem, rejection
 from node.http_limits import INLINE_BYTES_MAX
 from node.local_reads import ReaderThreads
@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 ANSWERS_BYTES_MAX: Final = 64 << 20  # of one round, packed: held until they are merged
 _SEED_BITS: Final = 128
+_REFUSALS: Final = (InvalidArgument, BadRequest, Conflict, NotFound)
 _PLACE = re.compile(r"(parameters\.\w+\[)(\d+)(\].*)", re.DOTALL).fullmatch
 
 Asked = Mapping[int, bytes]  # shard → what it is asked, or answered, packed
@@ -64,12 +65,7 @@ class ShardedQueries:
         """`engine`: that of the operation. Raises as `CollectionService.query`, and
         CollectionGone, if nothing was done."""
         kind = engine.operations[query.operation]
-        across = across_of(engine)
-        if engine.name != known.home.engine or across is None:
-            does = "write" if kind is Kind.WRITE else "read"
-            raise InvalidArgument(
-                "operation", f"{query.operation} is no {does} of engine {known.home.engine}"
-            )
+        across = await self._across(query, known, engine, deadline)
         if query.request_id is not None:
             seed = seed_of(known.home, query.request_id)
         else:
@@ -82,7 +78,15 @@ class ShardedQueries:
             inline = size <= INLINE_BYTES_MAX and not (
                 run.rounds and query.operation in across.long
             )
-            found = await self._thought(work, query, deadline, inline=inline, first=not run.rounds)
+            try:
+                found = await self._thought(
+                    work, query, deadline, inline=inline, first=not run.rounds
+                )
+            except _REFUSALS:
+                if not run.rounds:
+                    # Refused by what this node knows, which may be of earlier.
+                    await self._collections.must_be(known.home, deadline)
+                raise
             if isinstance(found, bytes):
                 return Outcome(found, engine.name, kind, run.log_index, run.served_by)
             if kind is Kind.WRITE:
@@ -92,6 +96,17 @@ class ShardedQueries:
             run.rounds += 1
             size = sum(map(len, answers.values()))
             work = _bound(steps.go_on, answers)
+
+    async def _across(self, query: Query, known: Parted, engine: Engine, deadline: float) -> Across:
+        """Raises InvalidArgument: the operation is another engine's; CollectionGone."""
+        across = across_of(engine)
+        if engine.name == known.home.engine and across is not None:
+            return across
+        await self._collections.must_be(known.home, deadline)
+        does = "write" if engine.operations[query.operation] is Kind.WRITE else "read"
+        raise InvalidArgument(
+            "operation", f"{query.operation} is no {does} of engine {known.home.engine}"
+        )
 
     async def _thought(
         self,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from engines.errors import InvalidArgument
 from engines.layout import unseal
 from engines.validation import is_part_name, validate_collection
 from node.errors import BadRequest, Conflict, HivememError, NotFound, Unavailable
-from node.parts import creation_id, parted
+from node.parts import creation_id, home_of, identity_of, parted
 from node.reads import LINEARIZABLE
 from tests.unit.shard_partitions import (
     COMMANDS_MAX,
@@ -64,9 +66,13 @@ def _group(count: int) -> Any:
 def test_a_collection_made_anew_has_other_parts() -> None:
     first, second = (parted(home("c", 3, number), _group(4), 4).parts for number in (1, 2))
     assert not set(first) & set(second)
+    # After a restore the home's partition may give an id again.
+    later = parted(replace(home("c", 3, 1), created_ms=1), _group(4), 4).parts
+    assert not set(first) & set(later)
+    assert home_of(later[0]) == ("c", identity_of(replace(home("c", 3, 1), created_ms=1)))
 
 
-@pytest.mark.parametrize("name", ["c~0000000000000001~7", "~", "c~", "a~b"])
+@pytest.mark.parametrize("name", ["c~0000000000000001000000000000~7", "~", "c~", "a~b"])
 def test_no_caller_says_the_name_of_a_part(name: str) -> None:
     with pytest.raises(InvalidArgument):
         validate_collection(name)
@@ -175,7 +181,7 @@ async def test_a_creation_that_stops_anywhere_is_finished(
     raise AssertionError("it never ended")
 
 
-async def test_a_partition_that_takes_no_more_leaves_nothing(
+async def test_a_partition_that_takes_no_more_costs_nothing_that_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with partitions(tmp_path) as cluster:
@@ -186,9 +192,78 @@ async def test_a_partition_that_takes_no_more_leaves_nothing(
         most = max(full.values())
         monkeypatch.setattr(collection_writes, "COLLECTIONS_MAX", most)
         with pytest.raises(Conflict) as caught:
-            await node.create("c", shards=4)
-        assert caught.value.code == "LIMIT_EXCEEDED"
-        assert cluster.left() == 40
+            await node.create("c", shards=4, request_id="r")
+        assert (caught.value.code, caught.value.definite) == ("LIMIT_EXCEEDED", False)
+        # Another node does not know of that, and what it stores is stored.
+        written = []
+        for number in range(20):
+            document = {"_id": f"d{number}", "n": number}
+            with contextlib.suppress(HivememError):
+                await cluster.node().query("c", "document_insert", document=document)
+                written.append(document["_id"])
+        assert 0 < len(written) < 20
+        with pytest.raises(Conflict):
+            await node.create("c", shards=4, request_id="r")
+        monkeypatch.undo()
+        assert (await node.create("c", shards=4, request_id="r"))["created"]
+        assert sorted(await ids(cluster.node(), "c")) == sorted(written)
+
+
+async def test_a_creation_that_is_repeated_after_a_drop_makes_nothing(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        made = await node.create("c", shards=SHARDS, request_id="r")
+        await node.drop("c")
+        commands = node.commands
+        assert await node.create("c", shards=SHARDS, request_id="r") == made  # from memory
+        assert node.commands == commands + 1
+        assert cluster.left() == 0
+        with pytest.raises(NotFound) as caught:
+            await fill(node, "c")
+        assert caught.value.code == "COLLECTION_NOT_FOUND"
+
+
+# --- What a node knows, and is so no longer ----------------------------------------------------
+
+
+@pytest.mark.parametrize("shards", [1, SHARDS])
+async def test_a_node_refuses_nothing_by_what_a_collection_was(tmp_path: Path, shards: int) -> None:
+    with partitions(tmp_path) as cluster:
+        node, other = cluster.node(), cluster.node()
+        await node.create("c", "vector", settings={"dimensions": 3}, shards=SHARDS)
+        three = {"documents": [{"id": "a", "vector": [1, 2, 3]}]}
+        assert await other.query("c", "vector_insert", **three)
+        await node.drop("c")
+        await node.create("c", "vector", settings={"dimensions": 4}, shards=shards)
+        four = {"documents": [{"id": "a", "vector": [1, 2, 3, 4]}]}
+        assert await other.query("c", "vector_insert", **four)
+        with pytest.raises((HivememError, InvalidArgument)):
+            await other.query("c", "vector_insert", **three)
+        await node.drop("c")
+        await node.create("c", "document", shards=shards)
+        assert await other.query("c", "document_count") == {"count": 0}
+
+
+async def test_settings_that_another_node_changed_are_shown(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node, other = cluster.node(), cluster.node()
+        await node.create("c", "vector", settings={"dimensions": 3}, shards=SHARDS)
+        before = (await other.query("c", "vector_info"))["settings"]["expansion_search"]
+        await node.alter("c", {"expansion_search": before + 1})
+        shown = (await other.query("c", "vector_info"))["settings"]["expansion_search"]
+        assert shown == before + 1
+
+
+async def test_what_is_known_of_a_collection_is_never_older_than_it_was(tmp_path: Path) -> None:
+    with partitions(tmp_path) as cluster:
+        node = cluster.node()
+        await node.create("c", shards=SHARDS)
+        before = await node.described("c")
+        await node.alter("c", {"indexes": [{"fields": ["n"]}]})
+        after = node.service.sharded.known("n", "c")
+        assert after is not None
+        assert after.home.settings_version == before.settings_version + 1
+        assert node.service.sharded.learned(before).home == after.home
 
 
 # --- Dropping ---------------------------------------------------------------------------------
