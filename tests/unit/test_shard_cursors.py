@@ -93,7 +93,7 @@ _VECTOR_CALLS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("part", [None, "x", 7, {"bytes_max": 1}])
+@pytest.mark.parametrize("part", [None, "x", 7, {"bytes_max": 1}, pack_value({"bytes_max": 1})])
 @pytest.mark.parametrize(
     ("engine", "options", "calls"),
     [
@@ -106,8 +106,8 @@ def test_what_nodes_add_is_not_the_callers_to_give(
 ) -> None:
     with pair(engine, 2, **options) as both:
         for operation, parameters in calls:
-            answers = both.both(operation, **parameters, **{PART: part})
-            assert answers == ("INVALID_ARGUMENT", "INVALID_ARGUMENT"), operation
+            answer = both.several(operation, {**parameters, PART: part})
+            assert answer == "INVALID_ARGUMENT", operation
 
 
 _FIND = ["find", None, {"n": 1}, None, "shards"]  # of a sort by n: two pieces, with that of the id
