@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from engines import document_partial
+from engines import document_part, document_partial
 from engines.codec import Value, pack_value
 from engines.cursors import decode_cursor, encode_cursor, refuse_cursor
 from engines.document_filter import Filter, parse_filter
@@ -25,6 +25,7 @@ from engines.document_parameters import (
     Fields,
     check_id,
 )
+from engines.document_shapes import parse_sort
 from engines.engine import Parameters, Refused, Round, Settings, Steps
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
@@ -234,7 +235,10 @@ def _find(parameters: Parameters, shards: int) -> Steps:
     wanted = parse_filter(fields.members("filter"), f"{ROOT}.filter")
     limit = fields.integer("limit", 1, LIMIT_MAX, LIMIT_DEFAULT)
     scope = ["find", *(parameters.get(name) for name in ("filter", "sort", "projection"))]
+    order = document_part.total_order(parse_sort(parameters.get("sort"), f"{ROOT}.sort"))
     after = fields.position([*scope, "shards"], list)
+    if after is not None:
+        _check_place(after, len(order))
     plain = {name: value for name, value in parameters.items() if name != "cursor"}
     targets = _shards_of(wanted, shards)
     part = _part(len(targets), after=after)
@@ -251,6 +255,13 @@ def _find(parameters: Parameters, shards: int) -> Steps:
             **explained[targets[0]], **_sums(explained, _SUMMED), "returned": len(items),
         }  # fmt: skip
     return answer
+
+
+def _check_place(place: Sequence[Any], pieces: int) -> None:
+    """That of a cursor, which anybody can make: [pieces of the total order, id]."""
+    sound = len(place) == 2 and type(place[0]) is list and type(place[1]) is str
+    if not sound or len(place[0]) != pieces or any(type(each) is not bytes for each in place[0]):
+        refuse_cursor("is not a cursor of this query")
 
 
 def _merged(answers: Mapping[int, Any], limit: int) -> tuple[list[Value], list[Any] | None]:

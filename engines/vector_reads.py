@@ -27,6 +27,7 @@ from engines.vector_writes import check_model, given_model
 
 LIMIT_DEFAULT: Final = 10
 LIST_DEFAULT: Final = 100
+LIST: Final = ("limit", "cursor", "include")  # what a listing can be given
 LIMIT_MAX: Final = 1_000
 HITS_MAX: Final = 100_000  # of one answer
 TOGETHER_LIMIT_MAX: Final = 100  # hits of a search that is answered with others
@@ -167,29 +168,44 @@ def get(view: View, settings: Settings, given: Parameters) -> Value:
 def listed(view: View, settings: Settings, given: Parameters) -> Value:
     """Every vector, in order of the ids. A cursor is the key of the last of a page.
 
-    With `shards.PART`, of one shard: a page of fewer bytes.
+    With `shards.PART`, of one shard: [bytes, item] each, up to as many bytes as it says.
     """
-    bytes_max = PAGE_BYTES_MAX
     if type(given.get(PART)) is bytes:
-        bytes_max = part_of(given)["bytes_max"]
-        given = {name: value for name, value in given.items() if name != PART}
-    closed(given, ("limit", "cursor", "include"), _PREFIX)
+        plain = {name: value for name, value in given.items() if name != PART}
+        sized, more = _page(view, settings, plain, part_of(given)["bytes_max"])
+        return {"sized": [[size, item] for size, item in sized], "more": more}
+    sized, more = _page(view, settings, given, PAGE_BYTES_MAX)
+    items: list[Value] = [item for _, item in sized]
+    return {"items": items, "next_cursor": following(given, sized[-1][1]["id"]) if more else None}
+
+
+def following(given: Parameters, identity: Any) -> str:
+    """The cursor of a listing behind that vector."""
+    return encode_cursor(scope_of("vector_list", given), item_key(identity))
+
+
+def _page(
+    view: View, settings: Settings, given: Parameters, bytes_max: int
+) -> tuple[list[tuple[int, dict[str, Value]]], bool]:
+    """Vectors of a listing with the bytes of each, and whether there are more. The first always
+    has room."""
+    closed(given, LIST, _PREFIX)
     limit = integer(given.get("limit", LIST_DEFAULT), "parameters.limit", 1, LIMIT_MAX)
     include = included(given, PARTS)
-    scope = scope_of("vector_list", given)
-    last = decode_cursor(given.get("cursor"), scope, bytes) or b""
+    last = decode_cursor(given.get("cursor"), scope_of("vector_list", given), bytes) or b""
     if last and not last.startswith(PREFIX):
         refuse_cursor("is not a cursor of this query")
-    items: list[Value] = []
-    size = 0
+    around = MATCH_BYTES + ("vector" in include) * settings["dimensions"] * _NUMBER_BYTES
+    sized: list[tuple[int, dict[str, Value]]] = []
+    room = bytes_max
     for key, value in view.range(last + b"\x00" if last else PREFIX):
-        size += len(value) + ("vector" in include) * settings["dimensions"] * _NUMBER_BYTES
-        if len(items) == limit or (size > bytes_max and items):
-            return {"items": items, "next_cursor": encode_cursor(scope, last)}
+        size = len(key) + len(value) + around
+        if len(sized) == limit or (sized and size > room):
+            return sized, True
+        room -= size
         item = unpack_item(key, value)
-        items.append({"id": item_id(key), **parts(settings, item, include)})
-        last = key
-    return {"items": items, "next_cursor": None}
+        sized.append((size, {"id": item_id(key), **parts(settings, item, include)}))
+    return sized, False
 
 
 def count(view: View, settings: Settings, given: Parameters) -> Value:

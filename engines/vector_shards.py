@@ -12,21 +12,20 @@ from itertools import chain
 from typing import Any, Final
 
 from engines.codec import Value, pack_value
-from engines.cursors import decode_cursor, encode_cursor, refuse_cursor, scope_of
+from engines.cursors import decode_cursor, encode_cursor, refuse_cursor
 from engines.engine import Parameters, Refused, Round, Settings, Steps
 from engines.errors import InvalidArgument
 from engines.interfaces import RejectCode
 from engines.parameters import PREFIX as ROOT
-from engines.parameters import array
+from engines.parameters import array, closed
 from engines.read_requests import PAGE_BYTES_MAX
 from engines.shards import PART, by_shard, in_order, made_id, shard_of
-from engines.vector_items import item_key
 from engines.vector_parameters import DOCUMENTS_MAX, identities
-from engines.vector_reads import LIMIT_DEFAULT, LIST_DEFAULT
+from engines.vector_reads import LIMIT_DEFAULT, LIST, LIST_DEFAULT, following
 from engines.vector_settings import stored
 from engines.vector_writes import check_model
 
-_LISTED_BYTES_MAX: Final = 2 * PAGE_BYTES_MAX  # of all shards' pages of a listing together
+LISTED_BYTES_MAX: Final = 2 * PAGE_BYTES_MAX  # of all shards' pages of a listing together
 _INDEXED: Final = (
     "graph_vectors", "pending_vectors", "dead_vectors", "rows_memory_bytes", "graph_memory_bytes",
 )  # fmt: skip
@@ -175,25 +174,27 @@ def _get(parameters: Parameters, shards: int) -> Steps:
 
 
 def _listed(parameters: Parameters, shards: int) -> Steps:
-    """A cursor's position is an id's key, which means the same to every shard."""
-    part = pack_value({"bytes_max": _LISTED_BYTES_MAX // shards})
+    """A cursor's position is an id's key, which means the same to every shard. Behind the last
+    vector of a page that goes on nothing is known of its shard."""
+    closed(parameters, LIST, f"{ROOT}.")  # `PART` is not the caller's to give
+    part = pack_value({"bytes_max": LISTED_BYTES_MAX // shards})
     asked = {**parameters, PART: part}
     answers = yield Round(dict.fromkeys(range(shards), asked))
     limit = parameters.get("limit", LIST_DEFAULT)
-    ends = [each["items"][-1]["id"] for each in answers.values() if each["next_cursor"] is not None]
+    ends = [each["sized"][-1][1]["id"] for each in answers.values() if each["more"]]
     horizon = min(ends, default=None)
-    pages = [each["items"] for each in answers.values()]
+    pages = [each["sized"] for each in answers.values()]
     items: list[Any] = []
     more = horizon is not None
-    for item in heapq.merge(*pages, key=lambda each: each["id"]):
-        if len(items) == limit or (horizon is not None and item["id"] > horizon):
+    room = PAGE_BYTES_MAX
+    for size, item in heapq.merge(*pages, key=lambda each: each[1]["id"]):
+        beyond = horizon is not None and item["id"] > horizon
+        if beyond or len(items) == limit or (items and size > room):
             more = True
             break
+        room -= size
         items.append(item)
-    following = None
-    if more:
-        following = encode_cursor(scope_of("vector_list", parameters), item_key(items[-1]["id"]))
-    return {"items": items, "next_cursor": following}
+    return {"items": items, "next_cursor": following(parameters, items[-1]["id"]) if more else None}
 
 
 def _count(parameters: Parameters, shards: int) -> Steps:
