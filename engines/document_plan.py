@@ -104,8 +104,7 @@ def _by_one_value(
     condition: Condition, indexes: Iterable[tuple[Index, IndexState]]
 ) -> list[Plan] | None:
     """The same for what is asked most: a path is equal to a value, in any order. None: it is
-    something else. By the rules it takes twice as long (`tests/property/test_document_plan.py`
-    holds both together)."""
+    something else. `tests/property/test_document_plan.py` holds it and the rules together."""
     path, operator, operand = condition
     if operator != "$eq" or operand.__class__ not in _PLAIN or path == _ID:
         return None

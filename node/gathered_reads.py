@@ -135,7 +135,7 @@ class GatheredReads:
         with nullcontext() if line.brief or line.groups < GROUPS_MAX else queue.beside(priority):
             line.waiting.append(member)
             self._start(line)
-            # A timer alone: `asyncio.timeout` around it costs three times as much.
+            # A timer alone took 1 µs in a loop of its own, `asyncio.timeout` 9.
             remaining = max(0.0, deadline - self._threads.clock.monotonic())
             timer = loop.call_later(remaining, _expire, answered)
             try:

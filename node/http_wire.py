@@ -128,8 +128,8 @@ class Connection(web.RequestHandler):
         super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Called twice for every body, at its end and when it is read: for most there is nothing
-        to resume, and what aiohttp then does costs as much as parsing the request's head."""
+        """Called twice for every body, at its end and when it is read. For most there is nothing
+        to resume, and aiohttp would have its parser look for more."""
         if self._held_back:
             self._held_back = False
             super().resume_reading(resume_parser)

@@ -95,14 +95,21 @@ class ShardedCollections:
 
     async def must_be(self, home: Collection, deadline: float) -> None:
         """Raises CollectionGone: it is not, or no longer just like that."""
+        now = (await self._now(home, deadline)).home
+        if now.settings_version != home.settings_version:
+            raise CollectionGone
+
+    async def _now(self, home: Collection, deadline: float) -> Parted:
+        """The same collection with its settings of now. Raises CollectionGone: it is not there."""
         try:
             now = await self.look_up(home.namespace, home.name, deadline)
         except InvalidArgument as error:
             if error.code == NO_COLLECTION:
                 raise CollectionGone from error
             raise
-        if not _same(now, home) or now.settings_version != home.settings_version:
+        if not _same(now, home):
             raise CollectionGone
+        return self.learned(now)
 
     async def look_up(self, namespace: str, name: str, deadline: float) -> Collection:
         """The collection as it is now. Raises also InvalidArgument (COLLECTION_NOT_FOUND)."""
@@ -132,16 +139,10 @@ class ShardedCollections:
         have written to it already. (LIMIT_EXCEEDED: a partition takes no more.)
         """
         try:
-            try:
-                now = await self.look_up(home.namespace, home.name, deadline)
-            except InvalidArgument as error:
-                if error.code == NO_COLLECTION:
-                    return  # it was dropped since
-                raise
-            if not _same(now, home):
-                return
-            known = self.learned(now)
+            known = await self._now(home, deadline)
             await _all(self._make(known, shard, deadline) for shard in range(home.shards))
+        except CollectionGone:
+            return  # it was dropped since that try
         except HivememError as error:
             raise error.with_effect(
                 "the collection is made, its missing shards are when they are first asked"
@@ -149,16 +150,7 @@ class ShardedCollections:
 
     async def restore(self, known: Parted, shard: int, deadline: float) -> None:
         """A part is not there: make it, if its home is. Raises CollectionGone, Unavailable."""
-        home = known.home
-        try:
-            now = await self.look_up(home.namespace, home.name, deadline)
-        except InvalidArgument as error:
-            if error.code == NO_COLLECTION:
-                raise CollectionGone from error
-            raise
-        if not _same(now, home):
-            raise CollectionGone
-        await self._make(Parted(now, known.parts), shard, deadline)
+        await self._make(await self._now(known.home, deadline), shard, deadline)
 
     async def follow(self, home: Collection, deadline: float) -> None:
         """Tell the parts the settings of a home that was altered. Raises HivememError, which says
