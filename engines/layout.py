@@ -149,31 +149,54 @@ def pack_change(
 
 def unpack_change(change_id: bytes, record: Buffer) -> ChangeHead:
     """Verifies and decodes all but the value. Raises CorruptRecord."""
+    head, body, value_offset = _verified_head(change_id, record)
+    owner_bytes, key_bytes, _, size, value_crc = head[6:]
+    key_start = _CHANGE_HEAD.size + owner_bytes
+    key_end = key_start + key_bytes
+    owner, key = body[_CHANGE_HEAD.size : key_start], body[key_start:key_end]
     try:
-        head = _CHANGE_HEAD.unpack_from(record, _CRC.size)
-        owner_bytes, key_bytes, content_type_bytes, size, value_crc = head[6:]
-        names_bytes = owner_bytes + key_bytes + content_type_bytes
-        value_offset = _CRC.size + _CHANGE_HEAD.size + names_bytes
-        body = bytes(record[_CRC.size : value_offset])
-        if _CRC.unpack_from(record)[0] != crc32(body, crc32(change_id)):
-            raise CorruptRecord("changes", change_id, "checksum mismatch")
-        if len(record) != value_offset + size:
-            raise CorruptRecord("changes", change_id, "wrong length")
-        key_start = _CHANGE_HEAD.size + owner_bytes
-        key_end = key_start + key_bytes
-        owner, key = body[_CHANGE_HEAD.size : key_start], body[key_start:key_end]
         content_type = body[key_end:].decode()
-        return ChangeHead._make(
-            (*head[:6], owner, key, content_type, size, value_crc, value_offset)
-        )
-    except (StructError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise CorruptRecord("changes", change_id, f"not a change: {error}") from error
+    return ChangeHead._make((*head[:6], owner, key, content_type, size, value_crc, value_offset))
 
 
 def change_value(change_id: bytes, record: Buffer, head: ChangeHead) -> bytes:
     """The change's value, verified. Raises CorruptRecord."""
-    value = bytes(record[head.value_offset :])
-    if crc32(value) != head.value_crc:
+    return _verified_value(change_id, record, head.value_offset, head.value_crc)
+
+
+def value_of(change_id: bytes, record: Buffer, owner: bytes, key: bytes) -> bytes:
+    """The value of a change of `key` in the session of `owner`, verified, and that it is theirs.
+
+    Most reads want nothing else of a change. Raises CorruptRecord.
+    """
+    head, body, value_offset = _verified_head(change_id, record)
+    names = owner + key
+    start = _CHANGE_HEAD.size
+    if head[6] != len(owner) or head[7] != len(key) or body[start : start + len(names)] != names:
+        raise CorruptRecord("changes", change_id, "belongs to another record")
+    return _verified_value(change_id, record, value_offset, head[10])
+
+
+def _verified_head(change_id: bytes, record: Buffer) -> tuple[tuple[int, ...], bytes, int]:
+    """(`_CHANGE_HEAD`'s fields, all between checksum and value, where the value begins)."""
+    try:
+        head = _CHANGE_HEAD.unpack_from(record, _CRC.size)
+        value_offset = _CRC.size + _CHANGE_HEAD.size + head[6] + head[7] + head[8]
+        body = bytes(record[_CRC.size : value_offset])
+        if _CRC.unpack_from(record)[0] != crc32(body, crc32(change_id)):
+            raise CorruptRecord("changes", change_id, "checksum mismatch")
+    except StructError as error:
+        raise CorruptRecord("changes", change_id, f"not a change: {error}") from error
+    if len(record) != value_offset + head[9]:
+        raise CorruptRecord("changes", change_id, "wrong length")
+    return head, body, value_offset
+
+
+def _verified_value(change_id: bytes, record: Buffer, offset: int, checksum: int) -> bytes:
+    value = bytes(record[offset:])
+    if crc32(value) != checksum:
         raise CorruptRecord("changes", change_id, "value checksum mismatch")
     return value
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, cast
 
 from cluster.errors import NotLeader
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
             limits.request_arguments_max,
             limits.inline_bytes_max,
         )
+        self._timeout_seconds = limits.command_timeout_ms / 1000
         self._transport: asyncio.Transport | None = None
         self._bytes_ahead = 0  # received since no command waited the last time
         self._bytes_held = 0  # as the door was told
@@ -119,10 +121,12 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def _account(self) -> bool:
-        """Tell the door how much this connection holds; False: it is too much for all."""
-        held = max(self._reader.pending, self._bytes_ahead if self._commands else 0)
+        """Tell the door how much this connection holds; False: it is more, and too much for all."""
+        held = self._reader.pending
+        if self._commands:
+            held = max(held, self._bytes_ahead)
         more, self._bytes_held = held - self._bytes_held, held
-        return self.door.hold(more)
+        return more == 0 or self.door.hold(more)
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -242,7 +246,7 @@ class Connection(asyncio.Protocol):
         if isinstance(action, Read):
             return action
         command = self.door.writes.command(self.namespace, action, now_ms)
-        return Proposal(command, lambda result: _write_reply(action, result))
+        return Proposal(command, partial(_write_reply, action))
 
     def _queue(self, action: Read | Write) -> Step:
         assert self.transaction is not None
@@ -275,19 +279,21 @@ class Connection(asyncio.Protocol):
         self.door.reads.add(
             self.namespace,
             wanted,
-            lambda found: self._found(read, slot, found),
-            lambda: self._blocked and not self._closing,
+            partial(self._found, read, slot),
+            self._takes_nothing,
             stale=self.stale,
         )
         return True
+
+    def _takes_nothing(self) -> bool:
+        return self._blocked and not self._closing
 
     def _found(self, read: Read, slot: Slot, found: list[Held | None] | HivememError) -> None:
         if isinstance(found, HivememError):
             self._settle(slot, failure(found, writes=False))
             return
         now_ms = self.door.clock.now_ms()
-        told = self._told(lambda: read.reply(answers(read.looks, found, now_ms)), writes=False)
-        self._settle(slot, told)
+        self._settle(slot, self._told(_read_reply, read, found, now_ms, writes=False))
 
     def _start_write(self, proposal: Proposal) -> bool:
         if self._reads:
@@ -298,7 +304,7 @@ class Connection(asyncio.Protocol):
 
         def done(result: Result | None, error: Exception | None) -> None:
             if result is not None:
-                self._settle(slot, self._told(lambda: proposal.reply(result), writes=True))
+                self._settle(slot, self._told(proposal.reply, result, writes=True))
             elif isinstance(error, NotLeader):
                 self._redirect(proposal, slot)
             elif error is not None:
@@ -323,7 +329,7 @@ class Connection(asyncio.Protocol):
         except HivememError as error:
             reply: Reply = failure(error, writes=True)
         else:
-            reply = self._told(lambda: proposal.reply(result), writes=True)
+            reply = self._told(proposal.reply, result, writes=True)
         self._settle(slot, reply)
 
     def _start_alone(self, alone: Alone) -> bool:
@@ -342,10 +348,10 @@ class Connection(asyncio.Protocol):
         self._alone = asyncio.create_task(run())
         return True
 
-    def _told(self, reply: Callable[[], Reply], *, writes: bool) -> Reply:
+    def _told(self, reply: Callable[..., Reply], *of: object, writes: bool) -> Reply:
         """A reply, or that there is none: whoever calls back must not meet our defects."""
         try:
-            return reply()
+            return reply(*of)
         except Exception as error:
             return self._failed(error, writes=writes)
 
@@ -361,8 +367,7 @@ class Connection(asyncio.Protocol):
             self._writes += 1
         else:
             self._reads += 1
-        timeout = self.door.limits.command_timeout_ms / 1000
-        slot = Slot(None, writes, self.door.clock.monotonic() + timeout)
+        slot = Slot(None, writes, self.door.clock.monotonic() + self._timeout_seconds)
         self._slots.append(slot)
         return slot
 
@@ -411,6 +416,10 @@ class _Nothing:
 
 
 NOTHING: Final = _Nothing()
+
+
+def _read_reply(read: Read, found: Sequence[Held | None], now_ms: int) -> Reply:
+    return read.reply(answers(read.looks, found, now_ms))
 
 
 def _write_reply(action: Write, result: Result) -> Reply:

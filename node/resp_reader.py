@@ -19,6 +19,7 @@ import hiredis
 
 _LONG_HEADER: Final = re.compile(rb"\*[0-9]{5,}").search
 _HEADER_BYTES_MAX: Final = 25  # of one that is held until the rest of it is here
+_SHORT_HEADER_BYTES: Final = 6  # `*9999` and its end: shorter than `_LONG_HEADER`
 _CUT_HEADER: Final = re.compile(rb"\*[0-9]{0,24}\Z").search
 _ASTERISK: Final = ord("*")
 _DIGITS: Final = re.compile(rb"\*([0-9]{1,18})").match
@@ -68,6 +69,9 @@ class RequestReader:
     def _feed(self, data: bytes, found: list[Command]) -> None:
         if self._held:
             data, self._held = self._held + data, b""
+        elif not self._pending and _one_command(data):
+            self._parse(data, found)
+            return
         while data and self._pending == 0 and data[0] != _ASTERISK:
             command, data = self._inline(data)
             if command:
@@ -137,6 +141,12 @@ class RequestReader:
         if size > self.bytes_max:
             raise ProtocolError(f"a command of more than {self.bytes_max} bytes")
         return size
+
+
+def _one_command(data: bytes) -> bool:
+    """Is there no header but a short one at the start, and none that was cut? What a client
+    sends that waits for each answer mostly looks like this, and needs no search."""
+    return data.rfind(b"*") == 0 and data.find(b"\r", 0, _SHORT_HEADER_BYTES) > 0
 
 
 class _Unexpected(Exception):

@@ -14,7 +14,7 @@ from node.http_errors import FATAL, as_hivemem
 from node.quarantine import ReplicaQuarantined
 from node.reads import LINEARIZABLE
 from node.resp_limits import ANSWER_BYTES_MAX, CHUNK_BYTES
-from node.resp_lookups import AnswerTooLarge, Found, Groups, Hosted, Waiting, tell, value_bytes
+from node.resp_lookups import AnswerTooLarge, Found, Groups, Hosted, Waiting, tell
 
 Elsewhere = Callable[[int, list[Waiting]], None]
 
@@ -115,23 +115,23 @@ def _look_up_some(hosted: Hosted, batch: list[Waiting]) -> list[Found | HivememE
     size = 0
     with hosted.readers() as reader:
         for item in batch:
-            found = _look_up(reader, item)
+            found, found_bytes = _look_up(reader, item)
             results.append(found)
-            if not isinstance(found, HivememError):
-                size += value_bytes(found)
+            size += found_bytes
             if size >= CHUNK_BYTES:
                 break
     return results
 
 
-def _look_up(reader: KvReader, item: Waiting) -> Found | HivememError:
+def _look_up(reader: KvReader, item: Waiting) -> tuple[Found | HivememError, int]:
+    """What was found, and the bytes of its values."""
     found: Found = []
-    room = ANSWER_BYTES_MAX
+    size = 0
     for session, key, values in item.wanted:
         held = reader.held(item.namespace, session, key, values=values)
         found.append(held)
         if held is not None and values:
-            room -= held.size
-            if room < 0 and len(found) > 1:
-                return AnswerTooLarge()
-    return found
+            size += held.size
+            if size > ANSWER_BYTES_MAX and len(found) > 1:
+                return AnswerTooLarge(), 0
+    return found, size
