@@ -11,7 +11,7 @@ import uvloop
 
 from cluster.errors import Removed
 from node.config import add_config_arguments, load
-from node.environment import one_thread_a_computation, use_utc
+from node.environment import one_thread_a_computation, uncollected, use_utc
 from node.errors import StartupError
 from node.logs import configure_logging
 from node.upkeep import is_out_of_space, wait_for_room
@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     use_utc()
     one_thread_a_computation()
-    from node.daemon import run
+    with uncollected():
+        from node.daemon import run
 
     try:
         config = load(options.config, options.set)

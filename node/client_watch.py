@@ -294,6 +294,8 @@ class Watch:
                     self._address = address
                     await self._until_ready(self._stream)
             except (SendFailed, TimeoutError) as failure:
+                if self._closed:
+                    break  # we ended the stream, which says nothing of the node
                 reason = str(failure) or "it accepts connections, and then says nothing"
                 problem = Unavailable(f"no answer from {address}: {reason}", code="UNREACHABLE")
                 self._topology.failed(address, self._clock.monotonic())
@@ -302,10 +304,13 @@ class Watch:
                 self._topology.unable(address, self._clock.monotonic())
             else:
                 self._topology.answered(address)
+                if self._closed:
+                    break  # meanwhile, when there was no stream to end yet
                 self._look()  # while it lasts: for when it ends
                 return None
             self._look()
             self._disconnect()
+        self._disconnect()
         return None
 
     async def _until_ready(self, stream: Stream) -> None:

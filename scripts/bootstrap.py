@@ -24,6 +24,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BUILD_PINS = ROOT / "constraints-build.txt"
 END_SECONDS = 30.0  # between asking a step to end and killing it
+PACKAGES = ("cluster", "engines", "node")
 PINS = {"runtime": ROOT / "constraints.txt", "dev": ROOT / "constraints-dev.txt"}
 
 
@@ -35,6 +36,7 @@ def ensure_environment(kind: str) -> Path:
     """
     with _lock():
         if _stamp(kind).exists() and _stamp(kind).read_text() == _fingerprint(kind):
+            _compile()
             return PYTHON
         _ensure_venv()
         # The build tool comes first and pinned, so that building from source needs no
@@ -50,6 +52,7 @@ def ensure_environment(kind: str) -> Path:
         _pip("hivemem itself", "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT))
         for covered in ("runtime", "dev") if kind == "dev" else ("runtime",):
             _stamp(covered).write_text(_fingerprint(covered))
+        _compile()
     return PYTHON
 
 
@@ -172,6 +175,17 @@ def _pip(what: str, *arguments: str) -> None:
     done = _quiet(str(PYTHON), "-m", "pip", "install", *options, *arguments)
     if done.returncode != 0:
         raise SystemExit(f"{done.stdout}\nhivemem: installing {what} failed; pip's output is above")
+
+
+def _compile() -> None:
+    """Keep the project's modules compiled, as pip does with what it installs.
+
+    Where PYTHONDONTWRITEBYTECODE is set, as in many containers, every daemon would compile all of
+    them when it starts, which takes longer than the rest of its start. What cannot be written
+    is compiled then all the same.
+    """
+    modules = [path.name for path in ROOT.glob("*.py")]
+    _quiet(str(PYTHON), "-m", "compileall", "-q", *PACKAGES, *modules)
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:

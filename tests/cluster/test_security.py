@@ -45,6 +45,8 @@ def private(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[Secured]:
@@ -94,6 +96,17 @@ async def served(client: HivememClient, seconds: float = 20) -> None:
             await asyncio.sleep(0.1)
 
 
+async def connected(port: int, seconds: float = 20) -> Streams:
+    """To a node that may still be starting: the other two serve without it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+
+
 async def test_tls_and_tokens(secured):
     async with HivememClient(secured.endpoints, token=secured.token, ca_file=secured.ca) as client:
         await served(client)
@@ -120,7 +133,7 @@ async def test_tls_and_tokens(secured):
 async def test_a_peer_without_a_certificate_is_turned_away(secured):
     async with HivememClient(secured.endpoints, token=secured.token, ca_file=secured.ca) as client:
         await served(client)
-        reader, writer = await asyncio.open_connection("127.0.0.1", secured.peers[0])
+        reader, writer = await connected(secured.peers[0])
         writer.write(b"\x00" * 64)
         answer = await asyncio.wait_for(reader.read(4096), 10)
         assert b"hivemem" not in answer

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from engines.interfaces import Limits
 from node.client import Event, HivememClient, Watch
 from node.client_watch import EventParser, Message
+from node.clock import SystemClock
 from node.errors import BadRequest, CompactedError, InternalError, Unavailable
+from node.topology import Topology
 from tests.unit.client_nodes import (
     Act,
     Proxy,
@@ -226,6 +228,54 @@ async def test_closing_ends_a_waiting_watch(tmp_path: Path):
         await watch.aclose()
         assert await task == []
         await until(lambda: door.hub.count == 0, "the node forgets the watch")
+
+
+class LateStream:
+    """Ready at once; after that nothing comes, until it is closed."""
+
+    def __init__(self) -> None:
+        self._ready = [b'event: ready\nid: 4\ndata: {"revision":4}\n\n']
+        self._closed = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    async def read(self) -> bytes:
+        if not self._ready:
+            await self._closed.wait()
+        return self._ready.pop() if self._ready else b""
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_stream_that_opens_after_the_watch_was_closed_is_ended(silent: bool):
+    address = "http://127.0.0.1:7411"
+    topology = Topology([address, "http://127.0.0.1:7412"])
+    asked, answer, stream = asyncio.Event(), asyncio.Event(), LateStream()
+
+    async def open_stream(address: str, target: str) -> LateStream:
+        asked.set()
+        await answer.wait()
+        return stream
+
+    watch = Watch(
+        lambda since: "/v1/watch/n", None, topology=topology, open_stream=open_stream,
+        clock=SystemClock(), patience_ms=10_000, look=lambda: None, on_close=lambda watch: None,
+    )  # fmt: skip
+    task = asyncio.create_task(take(watch, 1))
+    await asked.wait()
+    if silent:
+        await stream.read()  # what would make it ready
+        answer.set()
+        await until(lambda: watch._stream is not None, "the watch reads")
+    await watch.aclose()
+    answer.set()
+    assert await task == []
+    assert stream.closed
+    assert topology.next((), SystemClock().monotonic(), leader=False) == address, "not its fault"
 
 
 async def test_open_watches_are_bounded(tmp_path: Path):
