@@ -179,6 +179,10 @@ class Watch:
             self._disconnect()
             self._on_close(self)
 
+    def _ended(self) -> bool:
+        """Was it closed while something was waited for?"""
+        return self._closed
+
     async def _guarded(self, work: Awaitable[T]) -> T:
         try:
             return await work
@@ -294,7 +298,7 @@ class Watch:
                     self._address = address
                     await self._until_ready(self._stream)
             except (SendFailed, TimeoutError) as failure:
-                if self._closed:
+                if self._ended():
                     break  # we ended the stream, which says nothing of the node
                 reason = str(failure) or "it accepts connections, and then says nothing"
                 problem = Unavailable(f"no answer from {address}: {reason}", code="UNREACHABLE")
@@ -304,7 +308,7 @@ class Watch:
                 self._topology.unable(address, self._clock.monotonic())
             else:
                 self._topology.answered(address)
-                if self._closed:
+                if self._ended():
                     break  # meanwhile, when there was no stream to end yet
                 self._look()  # while it lasts: for when it ends
                 return None

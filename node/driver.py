@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from math import inf
+from math import floor, inf
 
 
 class Drivers:
@@ -37,7 +37,7 @@ class Drivers:
         """A group has something to do in so long, whatever happens until then; inf: nothing."""
         if seconds == inf or not self._running:
             return
-        slot = int((self.loop.time() + max(seconds, 0.0)) / self._timer_seconds) + 1
+        slot = floor((self.loop.time() + max(seconds, 0.0)) / self._timer_seconds) + 1.0
         if slot < self._slot:
             self._disarm()
             self._slot = slot

@@ -387,15 +387,20 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def _flush(self) -> None:
-        slots = self._slots
-        if slots and slots[0].reply is not None and self._transport is not None:
-            ready = []
-            while slots and (reply := slots[0].reply) is not None:
-                ready.append(reply)
-                slots.popleft()
-            self._transport.write(b"".join(ready) if len(ready) > 1 else ready[0])
-        if self._closing and not slots and self._transport is not None:
-            self._transport.close()
+        transport, slots = self._transport, self._slots
+        if transport is None:
+            return
+        ready: list[bytes] = []
+        while slots:
+            reply = slots[0].reply
+            if reply is None:
+                break
+            ready.append(reply)
+            slots.popleft()
+        if ready:
+            transport.write(b"".join(ready) if len(ready) > 1 else ready[0])
+        if self._closing and not slots:
+            transport.close()
 
     def tick(self, now: float) -> None:
         """Give up what takes too long: commands, and a client that does not read."""

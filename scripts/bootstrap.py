@@ -1,7 +1,7 @@
 """The virtual environment of this checkout: made once, renewed when the pins change.
 
-Shared by scripts/up, scripts/test and scripts/check. Only the standard library, because
-nothing else is there yet. Several runs at once wait for each other.
+Shared by scripts/up, scripts/test and scripts/check. Only the standard library and compiled.py,
+because nothing else is there yet. Several runs at once wait for each other.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import compiled
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 BUILD_PINS = ROOT / "constraints-build.txt"
 END_SECONDS = 30.0  # between asking a step to end and killing it
-PACKAGES = ("cluster", "engines", "node")
 PINS = {"runtime": ROOT / "constraints.txt", "dev": ROOT / "constraints-dev.txt"}
 
 
@@ -36,7 +37,7 @@ def ensure_environment(kind: str) -> Path:
     """
     with _lock():
         if _stamp(kind).exists() and _stamp(kind).read_text() == _fingerprint(kind):
-            _compile()
+            _up_to_date()
             return PYTHON
         _ensure_venv()
         # The build tool comes first and pinned, so that building from source needs no
@@ -52,8 +53,21 @@ def ensure_environment(kind: str) -> Path:
         _pip("hivemem itself", "--no-deps", "--no-build-isolation", "--no-index", "-e", str(ROOT))
         for covered in ("runtime", "dev") if kind == "dev" else ("runtime",):
             _stamp(covered).write_text(_fingerprint(covered))
-        _compile()
+        _up_to_date()
     return PYTHON
+
+
+def compile_modules() -> None:
+    """Make machine code of what compiled.py lists. Exits with the compiler's words when it cannot
+    be done; the source runs then."""
+    with _lock():
+        compiled.remove(ROOT, VENV)
+        try:
+            compiled.build(ROOT, PYTHON, next(VENV.glob("lib/python*/site-packages")))
+        except compiled.CompileError as error:
+            compiled.remove(ROOT, VENV)
+            raise SystemExit(f"{error}\nhivemem: compiling failed; the output is above") from None
+        (VENV / compiled.STAMP).write_text(compiled.fingerprint(ROOT))
 
 
 def run(title: str, *command: str) -> bool:
@@ -177,6 +191,14 @@ def _pip(what: str, *arguments: str) -> None:
         raise SystemExit(f"{done.stdout}\nhivemem: installing {what} failed; pip's output is above")
 
 
+def _up_to_date() -> None:
+    """No machine code of another source, and byte code of this one."""
+    if compiled.stale(ROOT, VENV):
+        compiled.remove(ROOT, VENV)
+        _say("the source has changed: what scripts/compile made is removed")
+    _compile()
+
+
 def _compile() -> None:
     """Keep the project's modules compiled, as pip does with what it installs.
 
@@ -185,7 +207,7 @@ def _compile() -> None:
     is compiled then all the same.
     """
     modules = [path.name for path in ROOT.glob("*.py")]
-    _quiet(str(PYTHON), "-m", "compileall", "-q", *PACKAGES, *modules)
+    _quiet(str(PYTHON), "-m", "compileall", "-q", *compiled.PACKAGES, *modules)
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:

@@ -42,7 +42,10 @@ LAYERS = (
     Layer("scripts/benchmarks/*", ("scripts.benchmarks",)),
     # It measures an engine without a node around it.
     Layer("scripts/vector_bench.py", ("engines.*",)),
-    Layer("scripts/*", ("bootstrap", "conversations", "python_version", "workload", *CLIENT_SIDE)),
+    Layer(
+        "scripts/*",
+        ("bootstrap", "compiled", "conversations", "python_version", "workload", *CLIENT_SIDE),
+    ),
 )
 
 # Library → the modules that may import it. Each has one home; a second is a second door.

@@ -45,6 +45,7 @@ def private(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
+
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 

@@ -1,0 +1,109 @@
+"""What scripts/compile makes of the source answers as the source does: its tests pass on it."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Of what is compiled: the Redis door, the state machine, a group under simulated faults, daemons.
+TESTS = (
+    "tests/unit/test_resp_commands.py",
+    "tests/unit/test_resp_partitions.py",
+    "tests/unit/test_resp_reader.py",
+    "tests/unit/test_resp_wire.py",
+    "tests/unit/test_engines_overlay.py",
+    "tests/unit/test_engines_state.py",
+    "tests/property/test_kv_keys.py",
+    "tests/property/test_kv_model.py",
+    "tests/property/test_poison_commands.py",
+    "tests/simulation/test_fuzz.py",
+    "tests/cluster/test_redis.py",
+    "tests/cluster/test_durability.py",
+)
+# It replaces a function of a class, which machine code calls without looking it up.
+LEFT_OUT = "tests/unit/test_resp_wire.py::test_a_reply_that_fails_harms_nobody_else"
+WHERE = "import importlib, sys; [print(importlib.import_module(n).__file__) for n in sys.argv[1:]]"
+
+
+def load_compiled() -> ModuleType:
+    """scripts/compiled.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("compiled", ROOT / "scripts" / "compiled.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def compiled() -> ModuleType:
+    return load_compiled()
+
+
+@pytest.fixture(scope="module")
+def checkout(compiled: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this one with its modules compiled."""
+    faulthandler.cancel_dump_traceback_later()  # this takes minutes, and the tests after it
+    copy = tmp_path_factory.mktemp("compiled") / "hivemem"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "*.so", "__pycache__", "hivemem-data")
+    )
+    compiled.build(copy, Path(sys.executable), copy)
+    return copy
+
+
+def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout), "HYPOTHESIS_PROFILE": "fast"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+@pytest.mark.timeout(900)
+def test_compiled_modules_pass_their_tests(compiled: ModuleType, checkout: Path) -> None:
+    faulthandler.cancel_dump_traceback_later()
+    names = [path.removesuffix(".py").replace("/", ".") for path in compiled.MODULES]
+    places = run(checkout, "-c", WHERE, *names).stdout.splitlines()
+    assert len(places) == len(names)
+    assert all(place.startswith(str(checkout)) and place.endswith(".so") for place in places)
+    done = run(
+        checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--deselect", LEFT_OUT, *TESTS
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_was_built_of_another_source_is_noticed(compiled: ModuleType, tmp_path: Path) -> None:
+    root, environment = tmp_path / "root", tmp_path / "environment"
+    for package in compiled.PACKAGES:
+        (root / package).mkdir(parents=True)
+    environment.mkdir()
+    source = root / "node" / "clock.py"
+    source.write_text("1")
+    assert not compiled.stale(root, environment)
+    assert not compiled.remove(root, environment)
+    made = [root / "node" / "clock.cpython-311.so", environment / f"{compiled.LIBRARY}.x.so"]
+    for path in made:
+        path.touch()
+    assert compiled.stale(root, environment), "built in part"
+    (environment / compiled.STAMP).write_text(compiled.fingerprint(root))
+    assert not compiled.stale(root, environment)
+    source.write_text("2")
+    assert compiled.stale(root, environment)
+    assert compiled.remove(root, environment)
+    assert not any(path.exists() for path in made)
+    assert source.read_text() == "2"
