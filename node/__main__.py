@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 import uvloop
 
@@ -14,6 +15,7 @@ from node.config import add_config_arguments, load
 from node.environment import one_thread_a_computation, uncollected, use_utc
 from node.errors import StartupError
 from node.logs import configure_logging
+from node.machine_code import outdated
 from node.upkeep import is_out_of_space, wait_for_room
 
 
@@ -27,6 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m node", description="Run one hivemem node.")
     add_config_arguments(parser)
     options = parser.parse_args(arguments)
+    newer = outdated(Path(__file__).parent.parent)
+    if newer is not None:
+        logging.getLogger("hivemem").critical(
+            "%s is newer than the machine code: say scripts/compile again, or --remove", newer
+        )
+        return 1
     use_utc()
     one_thread_a_computation()
     with uncollected():

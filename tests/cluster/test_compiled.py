@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from node.machine_code import PACKAGES, outdated
+
 ROOT = Path(__file__).parents[2]
 # Of what is compiled: the Redis door, the state machine, a group under simulated faults, daemons.
 TESTS = (
@@ -107,3 +109,16 @@ def test_what_was_built_of_another_source_is_noticed(compiled: ModuleType, tmp_p
     assert compiled.remove(root, environment)
     assert not any(path.exists() for path in made)
     assert source.read_text() == "2"
+
+
+def test_a_daemon_does_not_run_what_is_older_than_its_source(tmp_path: Path) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+    source, code = tmp_path / "engines" / "kv.py", tmp_path / "node" / "driver.x.so"
+    source.touch()
+    os.utime(source, (2, 2))
+    assert outdated(tmp_path) is None
+    code.touch()
+    assert outdated(tmp_path) is None
+    os.utime(code, (1, 1))
+    assert outdated(tmp_path) == source
