@@ -296,6 +296,8 @@ class Watch:
                 async with asyncio.timeout(READY_SECONDS_MAX):
                     self._stream = await self._open(address, self._target(self._since))
                     self._address = address
+                    if self._ended():
+                        break  # when there was no stream yet that could be ended
                     await self._until_ready(self._stream)
             except (SendFailed, TimeoutError) as failure:
                 if self._ended():
@@ -304,12 +306,12 @@ class Watch:
                 problem = Unavailable(f"no answer from {address}: {reason}", code="UNREACHABLE")
                 self._topology.failed(address, self._clock.monotonic())
             except Unavailable as error:
+                if self._ended():
+                    break
                 problem = error
                 self._topology.unable(address, self._clock.monotonic())
             else:
                 self._topology.answered(address)
-                if self._ended():
-                    break  # meanwhile, when there was no stream to end yet
                 self._look()  # while it lasts: for when it ends
                 return None
             self._look()

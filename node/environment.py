@@ -36,11 +36,13 @@ def one_thread_a_computation() -> None:
 def uncollected() -> Iterator[None]:
     """For importing what a node is made of: all of it stays, and looking at it for what could
     go takes a twelfth of a start."""
+    collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collected:
+            gc.enable()
 
 
 def settle_memory() -> None:

@@ -121,12 +121,14 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def _account(self) -> bool:
-        """Tell the door how much this connection holds; False: it is more, and too much for all."""
+        """Tell the door how much this connection holds; False: it is too much for all."""
         held = self._reader.pending
         if self._commands:
             held = max(held, self._bytes_ahead)
+        if not held and not self._bytes_held:
+            return True  # as with most commands: it came whole and is done
         more, self._bytes_held = held - self._bytes_held, held
-        return more == 0 or self.door.hold(more)
+        return self.door.hold(more)
 
     def pause_writing(self) -> None:
         self._blocked = True

@@ -105,5 +105,6 @@ def _answer(held: Held | None, aspect: Aspect, now_ms: int) -> Answer:
 
 def answers(looks: Sequence[Look], found: Sequence[Held | None], now_ms: int) -> list[Answer]:
     if len(looks) == 1:  # most commands
-        return [_answer(found[0], looks[0].aspect, now_ms)]
+        (held,) = found
+        return [_answer(held, looks[0].aspect, now_ms)]
     return [_answer(held, look.aspect, now_ms) for look, held in zip(looks, found, strict=True)]

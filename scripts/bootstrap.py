@@ -62,12 +62,24 @@ def compile_modules() -> None:
     be done; the source runs then."""
     with _lock():
         compiled.remove(ROOT, VENV)
+        before = compiled.fingerprint(ROOT, VENV)
         try:
             compiled.build(ROOT, PYTHON, next(VENV.glob("lib/python*/site-packages")))
-        except compiled.CompileError as error:
+            (VENV / compiled.STAMP).write_text(before)
+        except BaseException as error:
             compiled.remove(ROOT, VENV)
-            raise SystemExit(f"{error}\nhivemem: compiling failed; the output is above") from None
-        (VENV / compiled.STAMP).write_text(compiled.fingerprint(ROOT))
+            if isinstance(error, compiled.CompileError):
+                raise SystemExit(f"{error}\nhivemem: compiling failed, as said above") from None
+            raise
+        if compiled.stale(ROOT, VENV):
+            compiled.remove(ROOT, VENV)
+            raise SystemExit("hivemem: the source changed while it was compiled; say it again")
+
+
+def run_from_source() -> bool:
+    """Remove what compile_modules made; False if there was nothing."""
+    with _lock():
+        return compiled.remove(ROOT, VENV)
 
 
 def run(title: str, *command: str) -> bool:
@@ -212,7 +224,11 @@ def _compile() -> None:
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:
     # PYTHONHOME and PYTHONPATH of the caller would leak other packages into the environment.
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environ = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("PYTHON") or key == "PYTHONPYCACHEPREFIX"
+    }
     return subprocess.run(
         command,
         cwd=ROOT,

@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -69,7 +69,11 @@ MODULES: Final = (
 LIBRARY: Final = "hivemem__mypyc"  # what they have in common
 STAMP: Final = ".hivemem-compiled"  # in the environment: what they were built from
 
-# Run in the checkout by its environment's python, with a folder for what is made on the way.
+# What else decides how it is built: this list, and mypyc's version.
+PINS: Final = ("scripts/compiled.py", "constraints-dev.txt")
+HEADER: Final = "Python.h"
+
+# Run in the checkout by its environment's python, with a folder for all that is made.
 SETUP: Final = """
 import sys
 from setuptools import setup
@@ -81,9 +85,9 @@ setup(
     packages=[],
     ext_modules=mypycify(
         modules, opt_level="2", debug_level="0", multi_file=True, group_name="hivemem",
-        target_dir=folder,
+        target_dir=folder + "/c",
     ),
-    script_args=["-q", "build_ext", "--inplace", "--parallel", "2", "--build-temp", folder],
+    script_args=["-q", "build_ext", "--build-lib", folder + "/lib", "--build-temp", folder + "/o"],
 )
 """
 
@@ -92,9 +96,18 @@ class CompileError(Exception):
     """What the compiler said."""
 
 
+def missing() -> str | None:
+    """What this machine lacks for compiling; None: nothing."""
+    if shutil.which("gcc") is None and shutil.which("cc") is None:
+        return "a C compiler (Debian: gcc and libc6-dev)"
+    if not Path(sysconfig.get_path("include"), HEADER).exists():
+        return f"{HEADER} (Debian: python3-dev)"
+    return None
+
+
 def build(root: Path, python: Path, library_folder: Path) -> None:
     """Compile the checkout at `root`, with the environment's `python`; the common library goes
-    where Python finds it. Raises: CompileError."""
+    where Python finds it. Raises: CompileError, and then nothing was changed."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -106,25 +119,29 @@ def build(root: Path, python: Path, library_folder: Path) -> None:
             text=True,
             check=False,
         )
-    if done.returncode != 0:
-        raise CompileError(done.stdout)
-    for library in root.glob(f"{LIBRARY}.*.so"):
-        shutil.move(library, library_folder / library.name)
+        if done.returncode != 0:
+            raise CompileError(done.stdout)
+        made = Path(folder) / "lib"
+        # What the others need comes first.
+        for library in made.glob("*.so"):
+            shutil.copyfile(library, library_folder / library.name)
+        for path in made.glob("*/*.so"):
+            shutil.copyfile(path, root / path.relative_to(made))
 
 
-def fingerprint(root: Path) -> str:
-    """Changes with any source, and with Python."""
-    digest = hashlib.sha256(sys.version.encode())
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)} ".encode())
-            digest.update(path.read_bytes())
+def fingerprint(root: Path, environment: Path) -> str:
+    """Changes with any source, with how it is built, and with Python."""
+    digest = hashlib.sha256((environment / "pyvenv.cfg").read_bytes())
+    sources = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    for path in (*sources, *(root / pin for pin in PINS)):
+        digest.update(f"{path.relative_to(root)} ".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
 def present(root: Path) -> list[Path]:
     """The shared objects beside the source."""
-    return [path for package in PACKAGES for path in (root / package).rglob("*.so")]
+    return [path for package in PACKAGES for path in (root / package).glob("*.so")]
 
 
 def remove(root: Path, environment: Path) -> bool:
@@ -132,13 +149,15 @@ def remove(root: Path, environment: Path) -> bool:
     (environment / STAMP).unlink(missing_ok=True)
     found = [*present(root), *environment.rglob(f"{LIBRARY}.*.so")]
     for path in found:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return bool(found)
 
 
 def stale(root: Path, environment: Path) -> bool:
     """Is there something that was built of another source, or only in part?"""
-    if not present(root):
+    found = present(root)
+    if not found:
         return False
     stamp = environment / STAMP
-    return not stamp.exists() or stamp.read_text() != fingerprint(root)
+    whole = len(found) == len(MODULES) and any(environment.rglob(f"{LIBRARY}.*.so"))
+    return not whole or not stamp.exists() or stamp.read_text() != fingerprint(root, environment)

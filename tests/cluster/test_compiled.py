@@ -54,6 +54,9 @@ def compiled() -> ModuleType:
 @pytest.fixture(scope="module")
 def checkout(compiled: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this one with its modules compiled."""
+    lack = compiled.missing()
+    if lack is not None:
+        pytest.skip(f"no {lack}")
     faulthandler.cancel_dump_traceback_later()  # this takes minutes, and the tests after it
     copy = tmp_path_factory.mktemp("compiled") / "hivemem"
     shutil.copytree(
@@ -75,7 +78,6 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
 @pytest.mark.timeout(900)
 def test_compiled_modules_pass_their_tests(compiled: ModuleType, checkout: Path) -> None:
     faulthandler.cancel_dump_traceback_later()
@@ -91,24 +93,32 @@ def test_compiled_modules_pass_their_tests(compiled: ModuleType, checkout: Path)
 
 def test_what_was_built_of_another_source_is_noticed(compiled: ModuleType, tmp_path: Path) -> None:
     root, environment = tmp_path / "root", tmp_path / "environment"
-    for package in compiled.PACKAGES:
-        (root / package).mkdir(parents=True)
-    environment.mkdir()
-    source = root / "node" / "clock.py"
-    source.write_text("1")
+    for folder in (*(root / package for package in PACKAGES), root / "scripts", environment):
+        folder.mkdir(parents=True)
+    inputs = [root / pin for pin in compiled.PINS]
+    inputs += [root / "node" / "driver.py", environment / "pyvenv.cfg"]
+    for path in inputs:
+        path.write_text("1")
     assert not compiled.stale(root, environment)
     assert not compiled.remove(root, environment)
-    made = [root / "node" / "clock.cpython-311.so", environment / f"{compiled.LIBRARY}.x.so"]
+    made = [root / path.replace(".py", ".x.so") for path in compiled.MODULES]
+    made.append(environment / f"{compiled.LIBRARY}.x.so")
     for path in made:
         path.touch()
-    assert compiled.stale(root, environment), "built in part"
-    (environment / compiled.STAMP).write_text(compiled.fingerprint(root))
+    assert compiled.stale(root, environment), "it was not built to its end"
+    (environment / compiled.STAMP).write_text(compiled.fingerprint(root, environment))
     assert not compiled.stale(root, environment)
-    source.write_text("2")
-    assert compiled.stale(root, environment)
+    for path in inputs:
+        path.write_text("2")
+        assert compiled.stale(root, environment), path
+        path.write_text("1")
+    for path in (made[0], made[-1]):
+        path.unlink()
+        assert compiled.stale(root, environment), "it is not whole"
+        path.touch()
     assert compiled.remove(root, environment)
     assert not any(path.exists() for path in made)
-    assert source.read_text() == "2"
+    assert all(path.read_text() == "1" for path in inputs)
 
 
 def test_a_daemon_does_not_run_what_is_older_than_its_source(tmp_path: Path) -> None:

@@ -432,6 +432,19 @@ async def test_bytes_of_all_commands_are_bounded(tmp_path: Path) -> None:
         writer.close()
 
 
+async def test_bytes_of_a_command_that_comes_in_pieces_are_bounded(tmp_path: Path) -> None:
+    limits = RespLimits(input_bytes_max=300_000)
+    async with open_door(tmp_path, limits=limits) as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        writer.write(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5000000\r\n")
+        for sent in range(10_000, 310_000, 10_000):
+            writer.write(b"x" * 10_000)
+            await until(lambda: door.server._held > sent or not door.server.open_count, "held")  # noqa: B023
+        assert b"input_bytes_max" in await asyncio.wait_for(reader.readline(), 10)
+        await until(lambda: door.server._held == 0, "nothing is held any more")
+        writer.close()
+
+
 async def test_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
     limits = RespLimits(pipeline_bytes_max=100_000)
     async with open_door(tmp_path, limits=limits) as door:
