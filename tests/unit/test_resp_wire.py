@@ -437,9 +437,17 @@ async def test_bytes_of_a_command_that_comes_in_pieces_are_bounded(tmp_path: Pat
     async with open_door(tmp_path, limits=limits) as door:
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
         writer.write(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5000000\r\n")
-        for sent in range(10_000, 310_000, 10_000):
-            writer.write(b"x" * 10_000)
-            await until(lambda: door.server._held > sent or not door.server.open_count, "held")  # noqa: B023
+        server = door.server
+
+        async def arrives(size: int) -> None:
+            writer.write(b"x" * size)
+            wanted = server._held + size
+            await until(lambda: server._held >= wanted or not server.open_count, "it arrives")
+
+        await until(lambda: server._held > 0, "the beginning arrives")
+        for _ in range(40):
+            if server.open_count:
+                await arrives(10_000)
         assert b"input_bytes_max" in await asyncio.wait_for(reader.readline(), 10)
         await until(lambda: door.server._held == 0, "nothing is held any more")
         writer.close()
