@@ -39,12 +39,12 @@ from engines.keyspace import (
 )
 from engines.layout import (
     EXPIRY_KEY,
-    RETAINED,
     ChangeHead,
     Leaf,
     change_id_of,
     change_value,
     pack_change_id,
+    retained_changes,
     unpack_change,
     unpack_leaf,
     value_of,
@@ -83,7 +83,7 @@ class KvReader:
         self._snapshot = snapshot
         self._databases = snapshot.databases
         self._loaded: Counters | None = None
-        self._last_root: tuple[bytes, bytes | None] | None = None  # of a session, and its key
+        self._last_root: tuple[bytes, bytes | None] | None = None  # a session's key, its root
 
     @property
     def _txn(self) -> Transaction:
@@ -176,7 +176,7 @@ class KvReader:
             )
         owner = session_key(namespace, session)
         leaf = self._leaf(owner, key) or self._grave(owner, key)
-        retained = list(RETAINED.iter_unpack(leaf.retained)) if leaf else []
+        retained = list(retained_changes(leaf)) if leaf else []
         for change_revision, sub, _ in reversed(retained):
             if change_revision <= revision:
                 return self._record_at(namespace, session, ChangeId(change_revision, sub))
@@ -246,7 +246,7 @@ class KvReader:
         changes: list[Change] = []
         size = 0
         more = False
-        for revision, sub, value_bytes in reversed(list(RETAINED.iter_unpack(leaf.retained))):
+        for revision, sub, value_bytes in reversed(list(retained_changes(leaf))):
             change_id = ChangeId(revision, sub)
             if before is not None and change_id >= before:
                 continue
