@@ -19,6 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+# Found also when this is imported as one of the package scripts, as its tests do.
+if str(Path(__file__).resolve().parent) not in sys.path:
+    sys.path.append(str(Path(__file__).resolve().parent))
+
 import compiled
 
 ROOT = Path(__file__).resolve().parent.parent
