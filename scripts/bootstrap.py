@@ -68,7 +68,7 @@ def compile_modules() -> None:
         compiled.remove(ROOT, VENV)
         before = compiled.fingerprint(ROOT, VENV)
         try:
-            compiled.build(ROOT, PYTHON, next(VENV.glob("lib/python*/site-packages")))
+            compiled.build(ROOT, PYTHON, compiled.library_folder(VENV))
             (VENV / compiled.STAMP).write_text(before)
         except BaseException as error:
             compiled.remove(ROOT, VENV)
@@ -219,29 +219,15 @@ def _compile() -> None:
     """Keep the project's modules compiled, as pip does with what it installs.
 
     Where PYTHONDONTWRITEBYTECODE is set, as in many containers, every daemon would compile all of
-    them when it starts, which nearly doubles what a start takes. What cannot be written is
-    compiled then all the same.
+    them when it starts: 2.2 s of CPU to import a node where it takes 1.3 with byte code. What
+    cannot be written is compiled then all the same.
     """
     modules = [path.name for path in ROOT.glob("*.py")]
     _quiet(str(PYTHON), "-m", "compileall", "-q", *compiled.PACKAGES, *modules)
 
 
 def _quiet(*command: str) -> subprocess.CompletedProcess[str]:
-    # PYTHONHOME and PYTHONPATH of the caller would leak other packages into the environment.
-    environ = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith("PYTHON") or key == "PYTHONPYCACHEPREFIX"
-    }
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    return compiled.run_quietly(ROOT, *command)
 
 
 def _say(text: str) -> None:

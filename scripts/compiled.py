@@ -105,28 +105,43 @@ def missing() -> str | None:
     return None
 
 
-def build(root: Path, python: Path, library_folder: Path) -> None:
+def build(root: Path, python: Path, into: Path) -> None:
     """Compile the checkout at `root`, with the environment's `python`; the common library goes
-    where Python finds it. Raises: CompileError, and then nothing was changed."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    to `into`, where Python has to find it. Raises: CompileError, and then nothing was changed."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [python, "-c", SETUP, folder, *MODULES],
-            cwd=root,
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        done = run_quietly(root, str(python), "-c", SETUP, folder, *MODULES)
         if done.returncode != 0:
             raise CompileError(done.stdout)
         made = Path(folder) / "lib"
         # What the others need comes first.
         for library in made.glob("*.so"):
-            shutil.copyfile(library, library_folder / library.name)
+            shutil.copyfile(library, into / library.name)
         for path in made.glob("*/*.so"):
             shutil.copyfile(path, root / path.relative_to(made))
+
+
+def run_quietly(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of the environment in the checkout; what it prints is in the result."""
+    # PYTHONHOME and PYTHONPATH of the caller would leak other packages into the environment.
+    environ = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("PYTHON") or key == "PYTHONPYCACHEPREFIX"
+    }
+    return subprocess.run(
+        command,
+        cwd=root,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def library_folder(environment: Path) -> Path:
+    """Where an environment's packages are."""
+    return next(environment.glob("lib/python*/site-packages"))
 
 
 def fingerprint(root: Path, environment: Path) -> str:
@@ -147,7 +162,7 @@ def present(root: Path) -> list[Path]:
 def remove(root: Path, environment: Path) -> bool:
     """Back to the source; False if there was nothing."""
     (environment / STAMP).unlink(missing_ok=True)
-    found = [*present(root), *environment.rglob(f"{LIBRARY}.*.so")]
+    found = [*present(root), *library_folder(environment).glob(f"{LIBRARY}.*.so")]
     for path in found:
         path.unlink(missing_ok=True)
     return bool(found)
@@ -159,5 +174,5 @@ def stale(root: Path, environment: Path) -> bool:
     if not found:
         return False
     stamp = environment / STAMP
-    whole = len(found) == len(MODULES) and any(environment.rglob(f"{LIBRARY}.*.so"))
+    whole = len(found) == len(MODULES) and any(library_folder(environment).glob(f"{LIBRARY}.*.so"))
     return not whole or not stamp.exists() or stamp.read_text() != fingerprint(root, environment)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from node.machine_code import PACKAGES, outdated
+from scripts import compiled
 
 ROOT = Path(__file__).parents[2]
 # Of what is compiled: the Redis door, the state machine, a group under simulated faults, daemons.
@@ -36,23 +35,8 @@ LEFT_OUT = "tests/unit/test_resp_wire.py::test_a_reply_that_fails_harms_nobody_e
 WHERE = "import importlib, sys; [print(importlib.import_module(n).__file__) for n in sys.argv[1:]]"
 
 
-def load_compiled() -> ModuleType:
-    """scripts/compiled.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("compiled", ROOT / "scripts" / "compiled.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def compiled() -> ModuleType:
-    return load_compiled()
-
-
-@pytest.fixture(scope="module")
-def checkout(compiled: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this one with its modules compiled."""
     lack = compiled.missing()
     if lack is not None:
@@ -79,7 +63,7 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(900)
-def test_compiled_modules_pass_their_tests(compiled: ModuleType, checkout: Path) -> None:
+def test_compiled_modules_pass_their_tests(checkout: Path) -> None:
     faulthandler.cancel_dump_traceback_later()
     names = [path.removesuffix(".py").replace("/", ".") for path in compiled.MODULES]
     places = run(checkout, "-c", WHERE, *names).stdout.splitlines()
@@ -91,9 +75,10 @@ def test_compiled_modules_pass_their_tests(compiled: ModuleType, checkout: Path)
     assert done.returncode == 0, done.stdout
 
 
-def test_what_was_built_of_another_source_is_noticed(compiled: ModuleType, tmp_path: Path) -> None:
+def test_what_was_built_of_another_source_is_noticed(tmp_path: Path) -> None:
     root, environment = tmp_path / "root", tmp_path / "environment"
-    for folder in (*(root / package for package in PACKAGES), root / "scripts", environment):
+    packages = environment / "lib" / "python3" / "site-packages"
+    for folder in (*(root / package for package in PACKAGES), root / "scripts", packages):
         folder.mkdir(parents=True)
     inputs = [root / pin for pin in compiled.PINS]
     inputs += [root / "node" / "driver.py", environment / "pyvenv.cfg"]
@@ -102,7 +87,7 @@ def test_what_was_built_of_another_source_is_noticed(compiled: ModuleType, tmp_p
     assert not compiled.stale(root, environment)
     assert not compiled.remove(root, environment)
     made = [root / path.replace(".py", ".x.so") for path in compiled.MODULES]
-    made.append(environment / f"{compiled.LIBRARY}.x.so")
+    made.append(packages / f"{compiled.LIBRARY}.x.so")
     for path in made:
         path.touch()
     assert compiled.stale(root, environment), "it was not built to its end"
