@@ -7,6 +7,8 @@ import signal
 
 from hypothesis import settings
 
+from tests import ports
+
 # No deadline: on a loaded machine it would judge the machine. A failure prints a blob that
 # repeats it (@reproduce_failure).
 for name, examples in (("fast", 25), ("ci", 100), ("nightly", 2_000)):
@@ -23,3 +25,4 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    ports.claim()

@@ -312,7 +312,10 @@ def test_a_plan_from_before_redis_gets_ports_that_stay(plan: Plan) -> None:
     [
         ([(7411, 7421), (7412, 7431)], [SPARE_PORTS[0], 7432]),  # node1's is node2's peer port
         ([(65_000, 65_010), (65_530, 65_535)], [65_020, SPARE_PORTS[0]]),  # beyond the last port
-        ([(20_000, 20_020), (65_530, 20_001)], [20_002, 20_003]),
+        (
+            [(SPARE_PORTS[0], SPARE_PORTS[20]), (65_530, SPARE_PORTS[1])],
+            [SPARE_PORTS[2], SPARE_PORTS[3]],
+        ),
     ],
 )
 def test_ports_for_a_plan_from_before_redis_are_nobody_elses(
