@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from engines.codec import Value
 from engines.engine import Kind, Parameters, Refused, Settings, Stamp
@@ -55,13 +55,13 @@ class RelationalEngine:
     """See the module. `Engine`."""
 
     name = "relational"
-    aliases = ("sqlite", "sql")
-    capabilities = frozenset({"sql", "transactions", "search", "analytics"})
-    operations = MappingProxyType(
+    aliases: ClassVar = ("sqlite", "sql")
+    capabilities: ClassVar = frozenset({"sql", "transactions", "search", "analytics"})
+    operations: ClassVar = MappingProxyType(
         {"sql_execute": Kind.WRITE, "sql_query": Kind.READ, "sql_tables": Kind.READ}
     )
 
-    brief = frozenset({"sql_query"})
+    brief: ClassVar = frozenset({"sql_query"})
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         fields = Given(given, "settings", ("bytes_max",))

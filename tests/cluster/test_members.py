@@ -18,7 +18,7 @@ import pytest
 
 from node.client import HivememClient
 from node.datadir import owner_pid
-from node.errors import Conflict, NotFound, Unavailable
+from node.errors import Conflict, DeadlineExceeded, NotFound, Unavailable
 from node.local_plan import read_plan
 from node.local_ports import port_is_free
 from scripts.workload import Writers, check_nothing_lost
@@ -150,7 +150,7 @@ class ByHand:
                     assert process.poll() is None, (self.config.parent / "log").read_text()
                     try:
                         return (await client.status())["role"] == "learner"
-                    except Unavailable:
+                    except (Unavailable, DeadlineExceeded):
                         return False
 
                 await eventually(answers, SECONDS, "the node does not serve")

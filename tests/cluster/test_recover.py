@@ -40,6 +40,17 @@ async def configuration_index(client: HivememClient) -> int:
     return (await client.members())["configuration_index"]
 
 
+async def until_readmitted(client: HivememClient, name: str, before: int) -> None:
+    """`before`: `configuration_index` when it had not yet lost its data and was a voter, too."""
+
+    async def changed() -> bool:
+        # It became a learner, and then a voter: two changes.
+        return await configuration_index(client) >= before + 2
+
+    await eventually(changed, SECONDS, f"{name} was not readmitted")
+    await until_voter(client, name)
+
+
 async def test_a_wiped_node_is_readmitted_while_clients_write(cluster: LocalCluster) -> None:
     leader = await cluster.wait_leader()
     wiped = (leader + 1) % 3
@@ -51,13 +62,7 @@ async def test_a_wiped_node_is_readmitted_while_clients_write(cluster: LocalClus
         former = wipe(cluster, wiped)
         await writers.reach(50)
         await cluster.restart(wiped)
-
-        async def readmitted() -> bool:
-            # It became a learner, and then a voter: two changes.
-            return await configuration_index(client) >= before + 2
-
-        await eventually(readmitted, SECONDS, f"{name} was not readmitted")
-        await until_voter(client, name)
+        await until_readmitted(client, name, before)
         assert incarnation_of(cluster, wiped) != former
         await writers.reach(50)
         # Its vote is a full one: with the other follower down it makes the majority.
@@ -70,8 +75,9 @@ async def test_a_wiped_node_makes_no_majority_with_one_that_lags(cluster: LocalC
     """It may have acknowledged what the other never received: only the third node knows."""
     full = await cluster.wait_leader()
     wiped, lagging = (index for index in range(3) if index != full)
-    async with Writers(cluster.endpoints, count=8) as writers:
+    async with cluster.client() as client, Writers(cluster.endpoints, count=8) as writers:
         await writers.reach(50)
+        before = await configuration_index(client)
         await cluster.kill(lagging)
         await writers.reach(100)
     for index in (full, wiped):
@@ -88,7 +94,7 @@ async def test_a_wiped_node_makes_no_majority_with_one_that_lags(cluster: LocalC
         assert await cluster.leader() is None
     await cluster.restart(full)
     async with cluster.client() as client:
-        await until_voter(client, cluster.nodes[wiped].name)
+        await until_readmitted(client, cluster.nodes[wiped].name, before)
         assert await roles(client) == dict.fromkeys(("node1", "node2", "node3"), "voter")
         kept = {item.key async for item in client.list("wiped", "s")}
         assert not (refused.value.definite and "k1" in kept)

@@ -235,10 +235,7 @@ async def one_strategy(cluster: FaultCluster, places: Places, strategy: str) -> 
         own, slow = name(cluster, places.own), name(cluster, places.slow)
         cluster.links.slow(own, slow, delay_seconds=DELAY_SECONDS)
         cluster.tend(breaking(cluster, places))
-        window = await load.next()
-        show(window, places, strategy, "faulty")
-        assert not window.failures
-        assert faulty(window, places), (strategy, window.served, places)
+        window = await until(load, places, strategy, "faulty", faulty)
         # The faults were there: the slow one took its time, the other one failed.
         if strategy != "capability_based":
             assert failures(cluster, places) > before
@@ -253,16 +250,18 @@ async def one_strategy(cluster: FaultCluster, places: Places, strategy: str) -> 
             )
 
 
-async def until(load: Load, places: Places, strategy: str, phase: str, shares: Shares) -> None:
-    """The traffic is as it shall be within a window."""
+async def until(load: Load, places: Places, strategy: str, phase: str, shares: Shares) -> Window:
+    """The first window in which the traffic is as it shall be."""
+    windows: list[Window] = []
 
     async def reached() -> bool:
-        window = await load.next()
-        show(window, places, strategy, phase)
-        assert not window.failures
-        return shares(window, places)
+        windows.append(await load.next())
+        show(windows[-1], places, strategy, phase)
+        assert not windows[-1].failures
+        return shares(windows[-1], places)
 
     await eventually(reached, RETURN_SECONDS, f"{strategy}: not as expected when {phase}")
+    return windows[-1]
 
 
 def show(window: Window, places: Places, strategy: str, phase: str) -> None:
