@@ -324,11 +324,16 @@ def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
     cursor = database.connection.cursor()
     found: list[Value] = []
     for row in cursor.execute(f"EXPLAIN QUERY PLAN {sql}", _bound(params)):
-        if [name for name, *_ in cursor.get_description()][-1:] != ["detail"]:
+        if _columns(cursor)[-1:] != ["detail"]:
             break  # of a second statement
         found.append(str(row[-1]))
     cursor.close(True)
     return found
+
+
+def _columns(cursor: Any) -> list[Value]:
+    # `Any`: apsw's stubs promise a type beside each name, which is None for most expressions.
+    return [name for name, *_ in cursor.get_description()]
 
 
 def _answer(
@@ -345,7 +350,7 @@ def _answer(
         begun += 1
         if cursor.is_explain and not reads:
             raise ValueError("EXPLAIN is for sql_query")
-        own = [name for name, *_ in cursor.get_description()]
+        own = _columns(cursor)
         if reads and begun > 1 and own:
             raise ValueError("holds more than one statement")
         if columns and own:

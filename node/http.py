@@ -19,6 +19,7 @@ from node.auth import Tokens, refuse_browser
 from node.clock import Clock
 from node.collection_service import CollectionService
 from node.errors import MethodNotAllowed, NotFound, Unavailable, WrongCluster
+from node.http_call import Answer, Call
 from node.http_collections import CollectionHandlers
 from node.http_errors import FATAL, as_hivemem, bad_request
 from node.http_handlers import Handlers
@@ -28,18 +29,12 @@ from node.http_members import MemberHandlers, Members
 from node.http_openapi import DocumentHandlers
 from node.http_params import shown, split_target
 from node.http_partitions import PartitionAdmin, PartitionHandlers
+from node.http_receive import BodyReader
 from node.http_search import SearchHandlers
+from node.http_send import Sender
 from node.http_snapshots import SnapshotHandlers
 from node.http_watch import WatchStreams
-from node.http_wire import (
-    BACKLOG_CONNECTIONS,
-    Answer,
-    BodyReader,
-    Call,
-    Door,
-    Sender,
-    error_response,
-)
+from node.http_wire import BACKLOG_CONNECTIONS, Door, error_response
 from node.integrity_service import IntegrityService
 from node.metrics import Metrics, RouteFigures, Sources
 from node.service import Service

@@ -15,6 +15,7 @@ from node.balanced_reads import Routing
 from node.collection_service import CollectionService
 from node.cursors import Listing
 from node.http_bodies import Fields, parse_object
+from node.http_call import Answer, Call
 from node.http_limits import (
     INLINE_BYTES_MAX,
     JSON_BODY_BYTES_MAX,
@@ -23,8 +24,9 @@ from node.http_limits import (
 )
 from node.http_params import READ_PARAMETERS, decode, namespace_name, page_limit, read_options
 from node.http_params import Query as Parameters
+from node.http_receive import BodyReader
 from node.http_views import Json, dump, rfc3339
-from node.http_wire import Answer, BodyReader, Call, WhileTheClientWaits
+from node.http_wire import WhileTheClientWaits
 from node.queries import Outcome, Query
 from node.reads import (
     LINEARIZABLE,

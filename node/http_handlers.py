@@ -15,6 +15,7 @@ from node.clock import Clock
 from node.cursors import Listing
 from node.forget import Forget
 from node.http_bodies import BYTES_TYPE
+from node.http_call import Answer, Call
 from node.http_errors import bad_request, error_body, status_of
 from node.http_limits import (
     FORGET_KEYS_DEFAULT,
@@ -34,9 +35,9 @@ from node.http_params import (
     session_name,
     session_path,
 )
+from node.http_receive import BodyReader
 from node.http_views import dump
 from node.http_watch import WatchStreams
-from node.http_wire import Answer, BodyReader, Call
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.metrics import Metrics
 from node.service import Get, Service

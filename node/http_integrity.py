@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from node.http_bodies import Fields, parse_object
+from node.http_call import Answer, Call
 from node.http_limits import MEMBER_BODY_BYTES_MAX, TIMEOUT_MS_MAX
 from node.http_members import deadline_of, node_of
 from node.http_params import Query
+from node.http_receive import BodyReader
 from node.http_views import dump
-from node.http_wire import Answer, BodyReader, Call
 from node.integrity_service import IntegrityService
 
 GROUPS_MAX = 256  # a cluster has no more partitions

@@ -8,11 +8,12 @@ from cluster.membership import Member, Update
 from node import http_views
 from node.config_checks import member_problem
 from node.http_bodies import Fields, parse_object
+from node.http_call import Answer, Call
 from node.http_errors import bad_request
 from node.http_limits import MEMBER_BODY_BYTES_MAX, TIMEOUT_MS_MAX
 from node.http_params import Query, decode
+from node.http_receive import BodyReader
 from node.http_views import dump
-from node.http_wire import Answer, BodyReader, Call
 from node.members import MembersView
 
 _TEXTS = ("name", "peer", "http")

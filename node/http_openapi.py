@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from node.http_call import Answer, Call
 from node.http_params import Query
 from node.http_views import Json, dump
-from node.http_wire import Answer, Call
 
 _NONE: frozenset[str] = frozenset()
 

@@ -6,11 +6,12 @@ from typing import Protocol
 
 from node import http_views
 from node.http_bodies import Fields, parse_object
+from node.http_call import Answer, Call
 from node.http_limits import MEMBER_BODY_BYTES_MAX, TIMEOUT_MS_MAX
 from node.http_members import deadline_of, node_of
 from node.http_params import Query
+from node.http_receive import BodyReader
 from node.http_views import dump
-from node.http_wire import Answer, BodyReader, Call
 from node.partition_service import PartitionsView
 
 _DRAIN = frozenset({"draining", "timeout_ms"})

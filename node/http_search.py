@@ -12,10 +12,10 @@ from engines.session_search import (
 )
 from engines.text_match import MODES
 from node import http_views
+from node.http_call import Answer, Call
 from node.http_errors import bad_request
 from node.http_limits import INLINE_BYTES_MAX
 from node.http_params import READ_PARAMETERS, Query, key_prefix, session_path
-from node.http_wire import Answer, Call
 from node.service import Service
 
 _SEARCH = READ_PARAMETERS | {

@@ -12,12 +12,14 @@ from cluster.slots import SLOTS
 from node.clock import Clock
 from node.errors import NotFound, Unavailable
 from node.http_bodies import Fields, parse_object
+from node.http_call import Answer, Call
 from node.http_errors import bad_request
 from node.http_limits import MEMBER_BODY_BYTES_MAX, TIMEOUT_MS_MAX, HttpLimits
 from node.http_params import Query, decode
+from node.http_receive import BodyReader
 from node.http_reply import SERVER
+from node.http_send import Sender
 from node.http_views import Json, dump
-from node.http_wire import Answer, BodyReader, Call, Sender
 from node.snapshot_service import SnapshotService
 
 PIECE_BYTES = 1 << 20  # read from the disk at once; a stream holds no more

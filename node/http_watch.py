@@ -13,11 +13,13 @@ from engines.interfaces import SUB_MAX, Change, ChangeId
 from node import http_views, watch_token
 from node.admission import ByteBudget
 from node.clock import Clock
+from node.http_call import Call
 from node.http_errors import bad_request
 from node.http_limits import HttpLimits
 from node.http_params import position
 from node.http_reply import SERVER
-from node.http_wire import Call, Connection, Sender
+from node.http_send import Sender
+from node.http_wire import Connection
 from node.service import Service
 from node.watch import Selector, WatchEnded
 from node.watch_fan_in import Delivery, PartitionCompacted

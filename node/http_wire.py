@@ -1,4 +1,4 @@
-"""Where HTTP meets bytes: connections, request bodies, and the sending of answers.
+"""Where HTTP meets connections, and what is answered beneath every handler.
 
 aiohttp's low-level server is used, without its Application: requests are routed by their
 raw target (see http_params), and what the parser itself refuses gets our one error shape.
@@ -7,54 +7,22 @@ raw target (see http_params), and what the parser itself refuses gets our one er
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from node.admission import ByteBudget
-from node.clock import Clock
-from node.errors import DeadlineExceeded, HivememError, InternalError, Unavailable
+from node.errors import HivememError, InternalError, Unavailable
+from node.http_call import JSON_TYPE, Call
 from node.http_errors import RETRY_AFTER_SECONDS, bad_request, error_body, status_of
 from node.http_limits import HttpLimits
-from node.http_reply import SERVER, SmallReply, is_plain
-from node.metrics import RouteFigures
-
-JSON_TYPE = "application/json; charset=utf-8"
+from node.http_reply import SERVER
 
 READ_BUFFER_BYTES = 64 << 10  # per connection; aiohttp stops reading at twice that
 LINGER_SECONDS = 2.0  # an unread body is read away this long, so that the answer arrives
 BACKLOG_CONNECTIONS = 1024  # not yet accepted
-PIECE_BYTES = 64 << 10  # a large answer is written in pieces of this size
-# Below this, and with nothing waiting to be sent, the transport takes an answer at once.
-SMALL_BYTES = 32 << 10
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-@dataclass(slots=True)
-class Call:
-    """One request on its way through a handler."""
-
-    request: web.BaseRequest
-    start: float  # Clock.monotonic() seconds
-    names: list[str]  # of the path, still percent-encoded
-    query: str  # still percent-encoded
-    figures: RouteFigures
-    body_bytes_held: int = 0
-    observed: bool = False  # counted in the metrics already
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a handler gives back. `wrote`: it may follow a change, so it must not be dropped."""
-
-    body: bytes
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content_type: str = JSON_TYPE
-    wrote: bool = False
 
 
 class Door(web.Server):
@@ -201,144 +169,3 @@ def error_response(
         headers=headers,
         body=error_body(error, leader) if body is None else body,
     )
-
-
-class BodyReader:
-    """Reads request bodies within their bounds."""
-
-    def __init__(self, budget: ByteBudget, clock: Clock) -> None:
-        self._budget = budget
-        self._clock = clock
-
-    async def read(self, call: Call, bytes_max: int, code: str, deadline: float) -> bytes:
-        """The whole body; b"" if there is none. `code`: the refusal of a longer one.
-
-        What is refused by its announced length is not read at all, and a client that
-        waits for `100 Continue` has then not sent it.
-        Raises: BadRequest, Unavailable OVERLOADED, DeadlineExceeded, ConnectionError.
-        """
-        request = call.request
-        if not request.body_exists:
-            return b""
-        encoding = request.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
-            raise bad_request("Content-Encoding", "only identity is understood")
-        length = request.content_length
-        if length is not None:
-            if length > bytes_max:
-                raise _too_large(bytes_max, code)
-            self._hold(call, length)
-        if "Expect" in request.headers:
-            await _send_continue(request)
-        data = await self._receive(call, bytes_max, code, deadline, counted=length is not None)
-        call.figures.request_bytes += len(data)
-        return data
-
-    async def _receive(
-        self, call: Call, bytes_max: int, code: str, deadline: float, *, counted: bool
-    ) -> bytes:
-        payload = call.request.content
-        pieces: list[bytes] = []
-        size = 0
-        try:
-            if payload.is_eof():
-                # It arrived together with its head: no timer, no waiting.
-                pieces.append(payload.read_nowait())
-                size = len(pieces[0])
-                if not counted:
-                    self._hold(call, size)
-            else:
-                async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                    while piece := await payload.readany():
-                        size += len(piece)
-                        if size > bytes_max:
-                            break
-                        if not counted:
-                            self._hold(call, len(piece))
-                        pieces.append(piece)
-        except TimeoutError:
-            raise DeadlineExceeded("the body did not arrive within the deadline") from None
-        except web.RequestPayloadError:
-            raise bad_request("body", "is not well-formed in its transfer encoding") from None
-        if size > bytes_max:
-            raise _too_large(bytes_max, code)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _hold(self, call: Call, size: int) -> None:
-        self._budget.take(size)
-        call.body_bytes_held += size
-
-    def release(self, call: Call) -> None:
-        if call.body_bytes_held:
-            self._budget.give(call.body_bytes_held)
-
-
-def _too_large(bytes_max: int, code: str) -> HivememError:
-    field_name = "value" if code == "VALUE_TOO_LARGE" else "body"
-    return bad_request(field_name, f"is too large; at most {bytes_max} bytes are allowed", code)
-
-
-async def _send_continue(request: web.BaseRequest) -> None:
-    if request.version >= (1, 1) and request.headers["Expect"].lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # It is not part of the answer, which has not begun.
-        request.writer.output_size = 0
-
-
-class Sender:
-    """Sends answers; a client that takes none of a large one is cut off."""
-
-    def __init__(self, budget: ByteBudget, blocked_seconds_max: float, clock: Clock) -> None:
-        self._budget = budget
-        self._clock = clock
-        self._blocked_seconds_max = blocked_seconds_max
-
-    async def respond(self, call: Call, answer: Answer) -> web.StreamResponse:
-        """The response to return to aiohttp; a large one is already sent.
-
-        Raises: Unavailable OVERLOADED, for an answer without effects.
-        """
-        request, size = call.request, len(answer.body)
-        call.figures.response_bytes += size
-        transport = request.transport
-        at_once = transport is None or not transport.get_write_buffer_size()
-        if at_once and size <= SMALL_BYTES and is_plain(request, answer.status):
-            now = self._clock.now_ms() // 1000
-            return SmallReply(answer.status, answer.headers, answer.content_type, answer.body, now)
-        headers = {**answer.headers, "Content-Type": answer.content_type, "Server": SERVER}
-        if transport is None or (at_once and size <= SMALL_BYTES):
-            return web.Response(body=answer.body, status=answer.status, headers=headers)
-        if not answer.wrote:
-            self._budget.take(size)
-        headers["Content-Length"] = str(size)
-        response = web.StreamResponse(status=answer.status, headers=headers)
-        try:
-            if answer.wrote:
-                await self.within(request, self._budget.wait(size))
-            try:
-                await response.prepare(request)
-                await self.send(request, response, answer.body)
-            finally:
-                self._budget.give(size)
-        except ConnectionError:
-            pass  # nobody is left to tell; aiohttp notices the closed transport
-        return response
-
-    async def send(
-        self, request: web.BaseRequest, response: web.StreamResponse, data: bytes
-    ) -> None:
-        """Write in pieces; each must be taken in time. Raises: ConnectionError."""
-        view = memoryview(data)
-        for start in range(0, len(data), PIECE_BYTES):
-            await self.within(request, response.write(view[start : start + PIECE_BYTES]))
-            await self.within(request, request.writer.drain())
-
-    async def within(self, request: web.BaseRequest, work: Awaitable[None]) -> None:
-        """Await what depends on the client. Raises: ConnectionError, having cut it off."""
-        try:
-            async with asyncio.timeout(self._blocked_seconds_max):
-                await work
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the client takes no data") from None

@@ -147,12 +147,12 @@ def become(module: str, *arguments: str) -> NoReturn:
     os.execv(python, [python, "-m", module, *arguments])
 
 
-def static_checks(python: str) -> list[bool]:
-    """Format, lint and types of the whole checkout; one verdict each."""
+def static_checks(python: str) -> list[tuple[str, list[str]]]:
+    """Steps: format, lint and types of the whole checkout."""
     return [
-        run("format", python, "-m", "ruff", "format", "--check", "."),
-        run("lint", python, "-m", "ruff", "check", "."),
-        run("types", python, "-m", "mypy"),
+        ("format", [python, "-m", "ruff", "format", "--check", "."]),
+        ("lint", [python, "-m", "ruff", "check", "."]),
+        ("types", [python, "-m", "mypy"]),
     ]
 
 

@@ -1,9 +1,10 @@
 """Queries over HTTP: reads of keys beside queries, result cache on and off, optimizer on and off.
 
 Two clusters run side by side, which differ in one setting; they get the same requests, in turns
-(A B A B …), and what is printed are medians of the rounds. Requests are drawn from a seeded
-generator, so that both get the same ones. One process makes the load, on the same machine: its
-CPU time is in nobody's figures, but it takes a share of the machine from all alike.
+(A B A B …), and what is printed are medians of the rounds; ratios are of the rates of one round.
+Requests are drawn from a seeded generator, so that both get the same ones. One process makes the
+load, on the same machine: its CPU time is in nobody's figures, but it takes a share of the machine
+from all alike.
 
 reads     plain GET of a key, and queries of one document or row each, at the same clients
 cache     requests of a Zipfian mix (finds with a filter, counts, aggregates) with some writes
@@ -55,7 +56,9 @@ class Row(NamedTuple):
     p50_ms: float
     p99_ms: float
     cpu_us: float
-    ratio: float | None  # of `per_second`, to the row that the case compares with
+    # Of `per_second`, to the row that the case compares with, in each round: rounds are neighbours
+    # in time, so it holds where the machine changes its speed from one to the next.
+    ratio: float | None
 
 
 class System:
@@ -235,13 +238,19 @@ async def compare(
                 if number:  # the first round warms up
                     rounds.setdefault((name, system.name), []).append(measured)
     rows = []
+    first = next(iter(rounds.values()))
     for (name, system_name), several in rounds.items():
         rate, p50, p99 = (
             statistics.median(getattr(measured, figure) for measured, _ in several)
             for figure in ("per_second", "p50_ms", "p99_ms")
         )
         cpu = statistics.median(each for _, each in several)
-        ratio = rate / rows[0].per_second if rows else None
+        ratio = None
+        if several is not first:
+            ratio = statistics.median(
+                own.per_second / other.per_second
+                for (own, _), (other, _) in zip(several, first, strict=True)
+            )
         rows.append(Row(f"{case}: {name}", system_name, rate, p50, p99, cpu, ratio))
     return rows
 
