@@ -15,7 +15,7 @@ from itertools import count
 
 from cluster import entry as entries_codec
 from cluster import raft
-from cluster.deferral import Deferral
+from cluster.deferral import Deferral, has_turn
 from cluster.errors import Overloaded, StateDamaged
 from cluster.group_limits import GroupLimits
 from cluster.interfaces import CommittedBatch, RaftLog, StateMachine
@@ -112,10 +112,11 @@ class Applying:
         if first > last:
             self._all_applied()
             return
-        if not self._must_apply() and not self._deferral.is_due(
-            self._core.now(), last - first + 1, self._core.accepted_bytes
-        ):
-            return
+        if not self._must_apply():
+            waiting, size = last - first + 1, self._core.accepted_bytes
+            turn = has_turn(last, self._core.place)
+            if not self._deferral.is_due(self._core.now(), waiting, size, turn=turn):
+                return
         end = min(last, first + self._limits.apply_entries_max - 1) + 1
         entries = self._log.read(first, end, self._limits.apply_bytes_max)
         batches = [

@@ -182,6 +182,12 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         return None if node is None else str(node.id)
 
     @property
+    def place(self) -> int:
+        """Of this node among those that follow and vote, in the order of their ids, from 0."""
+        own, leader = self._identity.id, self.leader
+        return sum(peer < own for peer in self.voter_peers if peer != leader)
+
+    @property
     def commit_index(self) -> int:
         return int(self._SyncObj__raftCommitIndex)
 

@@ -27,6 +27,7 @@ GROUP_STATE = "cluster.group_state:GroupState."
 PROPOSALS = "cluster.proposals:Proposals."
 TRANSFER = "cluster.transfer:LeadershipTransfer."
 DEFERRAL = "cluster.deferral:Deferral."
+DEFERRAL_TURN = "cluster.deferral:has_turn"
 
 
 class Edit(NamedTuple):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from cluster import messages
-from cluster.deferral import DeferralLimits
+from cluster.deferral import TURN_ENTRIES, DeferralLimits, has_turn
 from cluster.group_limits import GroupLimits
 from cluster.interfaces import LogEntry
 from cluster.raft_leading import COMMIT_SECONDS_MAX
@@ -166,6 +168,32 @@ def test_many_entries_or_bytes_are_not_put_off(monkeypatch, commands):
     assert cluster.applied_index("B") == last
 
 
+def test_followers_take_turns_at_applying(monkeypatch):
+    """Who applies acknowledges nothing meanwhile, so that another one has to."""
+    cluster = led(monkeypatch)
+    command = b"x" * (LIMITS.bytes_max // (2 * TURN_ENTRIES) - 500)
+    applied: dict[str, list[int]] = {"B": [], "C": []}
+    for _ in range(12 * TURN_ENTRIES):
+        before = {name: cluster.applied_index(name) for name in applied}
+        last = commit(cluster, command)
+        for name, indexes in applied.items():
+            cluster.turn(name)
+            if cluster.applied_index(name) > before[name]:
+                indexes.append(last)
+    # At first both have waited for equally much.
+    assert not set(applied["B"][1:]) & set(applied["C"][1:])
+    for indexes in applied.values():
+        assert len(indexes) >= 6
+        assert all(last - first > TURN_ENTRIES for first, last in pairwise(indexes))
+
+
+@pytest.mark.parametrize("index", [0, TURN_ENTRIES - 1, TURN_ENTRIES, 1_000_003])
+def test_half_of_the_followers_have_the_turn(index):
+    for followers in (2, 4, 6):
+        assert sum(has_turn(index, place) for place in range(followers)) == followers // 2
+    assert has_turn(index, 0) != has_turn(index + TURN_ENTRIES, 0)
+
+
 def test_who_campaigns_puts_nothing_off(monkeypatch):
     """It may lead the next moment, and then answers from its state."""
     cluster = led(monkeypatch)
@@ -181,9 +209,9 @@ def test_a_state_is_as_old_as_what_it_misses(monkeypatch):
     for command in (b"a", b"b", b"c"):
         commit(cluster, command)
         cluster.turn("B")
-        cluster.advance(LIMITS.seconds_max / 4)
+        cluster.advance(LIMITS.seconds_max / 8)
         assert cluster.group("B").staleness_seconds() >= cluster.time - began
-    last_heard = cluster.time - LIMITS.seconds_max / 4
+    last_heard = cluster.time - LIMITS.seconds_max / 8
     cluster.advance(LONG)
     cluster.turn("B")
     age = cluster.group("B").staleness_seconds()
