@@ -114,7 +114,7 @@ class Applying:
             return
         if not self._must_apply():
             waiting, size = last - first + 1, self._core.accepted_bytes
-            turn = has_turn(last, self._core.place)
+            turn = has_turn(last, *self._core.place())
             if not self._deferral.is_due(self._core.now(), waiting, size, turn=turn):
                 return
         end = min(last, first + self._limits.apply_entries_max - 1) + 1

@@ -5,16 +5,18 @@ acknowledged waits for a follower's state: only who reads or watches there does.
 nobody does, entries wait until they are worth a transaction. Pure: the owner brings the time.
 
 Who applies does not acknowledge meanwhile, and followers that put off by one rule would all apply
-at the same moment, with nobody left to make a majority. So they take turns (`has_turn`).
+at the same moment, with nobody left to make a majority. So they take turns (`has_turn`), where
+what waits does not reach a bound within one entry.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import Final
 
-# A turn lasts so many entries: with 64 clients some 20 ms, and applying takes 8 to 17.
+# A turn lasts so many entries: with 64 clients some 20 ms, and applying takes 8 to 17. Smaller
+# loads have shorter turns, and less to apply.
 TURN_ENTRIES: Final = 6
 
 
@@ -32,10 +34,16 @@ class DeferralLimits:
     seconds_max: float = 0.05
 
 
-def has_turn(index: int, place: int) -> bool:
-    """Is it the turn of the follower at this place among the followers, now that this entry is
-    committed? Half of them have it, then the others; all count by the same log."""
-    return (index // TURN_ENTRIES + place) % 2 == 0
+def has_turn(index: int, place: int, followers: int) -> bool:
+    """Is it the turn of the follower at this place of so many, now that this entry is committed?
+
+    At most half of them have it, by the same log; one that is alone never has, since whoever
+    leads waits for it in any case.
+    """
+    if followers < 2:
+        return False
+    groups = ceil(followers / (followers // 2))
+    return (index // TURN_ENTRIES + place) % groups == 0
 
 
 class Deferral:
@@ -47,19 +55,20 @@ class Deferral:
 
     def is_due(self, now: float, entries: int, payload_bytes: int, *, turn: bool) -> bool:
         """Is it time to apply `entries` that wait? `turn`: it is this follower's, so that half of
-        the time or of the bytes is enough."""
+        every bound is enough."""
         if self._since is None:
             self._since = now
         limits, share = self._limits, 0.5 if turn else 1.0
         return (
-            entries >= limits.entries_max
+            entries >= limits.entries_max * share
             or payload_bytes >= limits.bytes_max * share
             or now >= self._since + limits.seconds_max * share
         )
 
     @property
     def due_at(self) -> float:
-        """When the time is over for what waits; inf: nothing does."""
+        """When the time is over for what waits, whoever's turn it is; inf: nothing does. Half of it
+        is no reason to wake up, and is looked at when something else happens."""
         return inf if self._since is None else self._since + self._limits.seconds_max
 
     def ended(self) -> None:

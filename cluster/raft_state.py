@@ -181,11 +181,12 @@ class CoreState(upstream.syncobj.SyncObj):  # type: ignore[misc]
         node = self._SyncObj__raftLeader
         return None if node is None else str(node.id)
 
-    @property
-    def place(self) -> int:
-        """Of this node among those that follow and vote, in the order of their ids, from 0."""
+    def place(self) -> tuple[int, int]:
+        """Of this node among those that follow and vote, in the order of their ids, from 0; and
+        how many they are."""
         own, leader = self._identity.id, self.leader
-        return sum(peer < own for peer in self.voter_peers if peer != leader)
+        others = [peer for peer in self.voter_peers if peer != leader]
+        return sum(peer < own for peer in others), len(others) + 1
 
     @property
     def commit_index(self) -> int:

@@ -332,7 +332,7 @@ def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
 
 
 def _columns(cursor: Any) -> list[Value]:
-    # `Any`: apsw's stubs promise a type beside each name, which is None for most expressions.
+    # `Any`: the type beside a name is None for an expression, whatever apsw's stubs say.
     return [name for name, *_ in cursor.get_description()]
 
 

@@ -148,8 +148,10 @@ class CollectionHandlers:
         return Answer(dump(_object(answer)), wrote=True)
 
     async def query(self, call: Call) -> Answer:
-        raw = self._bodies.at_hand(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE")
-        if raw is not None and len(raw) <= INLINE_BYTES_MAX and not call.query:
+        raw = None
+        if not call.query:  # which is refused first
+            raw = self._bodies.at_hand(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE")
+        if raw is not None and len(raw) <= INLINE_BYTES_MAX:
             # Most of all queries: nothing of them is awaited before they are asked.
             body, size = parse_object(raw, QUERY_VALUES_MAX), len(raw)
         else:

@@ -1,4 +1,4 @@
-"""A share of the spare ports for one test run, so that runs side by side never meet.
+"""A share of the spare ports for one test run, so that runs side by side seldom meet.
 
 A port that a stopped daemon left free is taken by the next cluster that starts anywhere on
 the machine; a test that starts the daemon again then finds another port, or none.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from node import local_ports
 
-SHARES = 8
+SHARES = 16
 _claimed: list[int] = []  # locked files, held open until the process ends
 
 

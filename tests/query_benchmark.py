@@ -299,6 +299,8 @@ def main() -> None:
     parser.add_argument("--cases", type=_cases, default=("reads", "cache", "choice"))
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds: at least 1")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hivemem-queries-") as name:
         rows = uvloop.run(run(Path(name), options))

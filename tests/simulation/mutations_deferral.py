@@ -88,6 +88,22 @@ DEFERRALS = (
         "deferral.followers_take_turns_at_applying",
     ),
     one(
+        "half of the time is not enough in a follower's turn",
+        "-",
+        DEFERRAL + "is_due",
+        "limits.seconds_max * share",
+        "limits.seconds_max",
+        "deferral.in_its_turn_half_of_the_time_is_enough",
+    ),
+    one(
+        "the leader has a place among its followers",
+        "-",
+        STATE + "place",
+        "if peer != leader",
+        "",
+        "deferral.followers_have_different_places_whoever_leads",
+    ),
+    one(
         "followers all have the same turn",
         "-",
         DEFERRAL_TURN,

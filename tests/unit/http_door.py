@@ -91,7 +91,10 @@ class Reply:
 
 
 class ScriptedRouter:
-    """Before the real router, which a test may so make fail or wait. Remembers what reached it."""
+    """Before the real router, which a test may so make fail or wait. Remembers what reached it.
+
+    What fails here never comes to the real one: how that treats errors its own tests show.
+    """
 
     error: Exception | None = None
     barrier_error: Exception | None = None
