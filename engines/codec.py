@@ -144,8 +144,6 @@ def _check_members(value: Mapping[object, object], depth: int) -> None:
 
 
 def _check_text(value: str) -> None:
-    if value.isascii():
-        return
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from engines import (
     document_edit,
@@ -60,17 +60,17 @@ class DocumentEngine:
     """See `engine.Engine`."""
 
     name = "document"
-    aliases: ClassVar[tuple[str, ...]] = ("json",)
-    capabilities: ClassVar[frozenset[str]] = frozenset(
+    aliases: tuple[str, ...] = ("json",)
+    capabilities: frozenset[str] = frozenset(
         ("aggregation", "document_query", "secondary_indexes", "text_search", "unique_indexes")
     )
-    operations: ClassVar[Mapping[str, Kind]] = {
+    operations: Mapping[str, Kind] = {
         **dict.fromkeys(_READS, Kind.READ),
         **dict.fromkeys(_WRITES, Kind.WRITE),
     }
 
-    brief: ClassVar[frozenset[str]] = frozenset(_READS)
-    across: ClassVar[Across] = DocumentShards()
+    brief: frozenset[str] = frozenset(_READS)
+    across: Across = DocumentShards()
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         closed(given, ("indexes", "text"), "settings.")

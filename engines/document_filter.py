@@ -193,7 +193,7 @@ class _Parser:
                 tests.append(self._all(operand, where))
             elif name in _SIMPLE:
                 tests.append(_SIMPLE[name](operand, where))
-                if name in ("$eq", "$in") or name in COMPARISONS:
+                if name in ("$eq", "$in", *COMPARISONS):
                     conditions.append(Condition(path, name, operand))
             else:
                 known = ", ".join(sorted(_OPERATORS))

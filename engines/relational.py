@@ -11,7 +11,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from engines.codec import Value
 from engines.engine import Kind, Parameters, Refused, Settings, Stamp
@@ -55,13 +55,13 @@ class RelationalEngine:
     """See the module. `Engine`."""
 
     name = "relational"
-    aliases: ClassVar = ("sqlite", "sql")
-    capabilities: ClassVar = frozenset({"sql", "transactions", "search", "analytics"})
-    operations: ClassVar = MappingProxyType(
+    aliases = ("sqlite", "sql")
+    capabilities = frozenset({"sql", "transactions", "search", "analytics"})
+    operations = MappingProxyType(
         {"sql_execute": Kind.WRITE, "sql_query": Kind.READ, "sql_tables": Kind.READ}
     )
 
-    brief: ClassVar = frozenset({"sql_query"})
+    brief = frozenset({"sql_query"})
 
     def settings(self, given: Parameters, current: Settings | None) -> dict[str, Value]:
         fields = Given(given, "settings", ("bytes_max",))
@@ -324,16 +324,11 @@ def _query_plan(database: Database, sql: str, params: Any) -> list[Value]:
     cursor = database.connection.cursor()
     found: list[Value] = []
     for row in cursor.execute(f"EXPLAIN QUERY PLAN {sql}", _bound(params)):
-        if _columns(cursor)[-1:] != ["detail"]:
+        if [name for name, *_ in cursor.get_description()][-1:] != ["detail"]:
             break  # of a second statement
         found.append(str(row[-1]))
     cursor.close(True)
     return found
-
-
-def _columns(cursor: Any) -> list[Value]:
-    # `Any`: the type beside a name is None for an expression, whatever apsw's stubs say.
-    return [name for name, *_ in cursor.get_description()]
 
 
 def _answer(
@@ -350,7 +345,7 @@ def _answer(
         begun += 1
         if cursor.is_explain and not reads:
             raise ValueError("EXPLAIN is for sql_query")
-        own = _columns(cursor)
+        own = [name for name, *_ in cursor.get_description()]
         if reads and begun > 1 and own:
             raise ValueError("holds more than one statement")
         if columns and own:

@@ -188,7 +188,7 @@ class CollectionService:
         if operation is None:
             raise InvalidArgument("operation", f"{query.operation} is not known here")
         self._check_names(query.namespace, query.collection)
-        missing = query.capabilities and set(query.capabilities) - operation.engine.capabilities
+        missing = set(query.capabilities) - operation.engine.capabilities
         if missing:
             raise InvalidArgument(
                 "requirements.capabilities",
@@ -214,13 +214,12 @@ class CollectionService:
     async def _undivided(self, query: Query, operation: Operation, deadline: float) -> Outcome:
         """Of a collection that holds its items itself. Raises also CollectionSharded."""
         writes = operation.kind is Kind.WRITE
-        pack = _packed_write if writes else _packed_read
-        if query.size <= INLINE_BYTES_MAX:
-            packed, given = pack(query, operation.engine)
-        else:
-            # A million numbers are looked at, prepared and packed for a third of a second.
-            work = partial(pack, query, operation.engine)
-            packed, given = await self._threads.offload(work, deadline, query.read.priority)
+        work = partial(_packed_write if writes else _packed_read, query, operation.engine)
+        # A million numbers are looked at, prepared and packed for a third of a second.
+        small = query.size <= INLINE_BYTES_MAX
+        packed, given = (
+            work() if small else await self._threads.offload(work, deadline, query.read.priority)
+        )
         if writes:
             command = self.sharded.command(
                 query.namespace, query.collection, query.operation, packed, query.request_id

@@ -92,11 +92,10 @@ class Fields:
         value = self._required(name)
         if not isinstance(value, str):
             self.refuse(name, "must be a string")
-        if not value.isascii():
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError:
-                self.refuse(name, "holds half of a surrogate pair, which is not Unicode text")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            self.refuse(name, "holds half of a surrogate pair, which is not Unicode text")
         return value
 
     def optional_text(self, name: str) -> str | None:

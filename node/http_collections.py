@@ -148,14 +148,7 @@ class CollectionHandlers:
         return Answer(dump(_object(answer)), wrote=True)
 
     async def query(self, call: Call) -> Answer:
-        raw = None
-        if not call.query:  # which is refused first
-            raw = self._bodies.at_hand(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE")
-        if raw is not None and len(raw) <= INLINE_BYTES_MAX:
-            # Most of all queries: nothing of them is awaited before they are asked.
-            body, size = parse_object(raw, QUERY_VALUES_MAX), len(raw)
-        else:
-            body, size = await self._sized_body(call, raw)
+        body, size = await self._sized_body(call)
         fields = Fields(body, "", _QUERY)
         wanted, options = _ANYTHING, LINEARIZABLE
         if "requirements" in fields:
@@ -211,14 +204,10 @@ class CollectionHandlers:
     async def _body(self, call: Call) -> dict[str, object]:
         return (await self._sized_body(call))[0]
 
-    async def _sized_body(
-        self, call: Call, body: bytes | None = None
-    ) -> tuple[dict[str, object], int]:
-        """And its size in bytes. `body`: if it was read already."""
+    async def _sized_body(self, call: Call) -> tuple[dict[str, object], int]:
         Parameters(call.query, _NONE)
-        if body is None:
-            deadline = call.start + TIMEOUT_MS_MAX / 1000  # the request's own stands in the body
-            body = await self._bodies.read(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE", deadline)
+        deadline = call.start + TIMEOUT_MS_MAX / 1000  # the request's own stands in the body
+        body = await self._bodies.read(call, JSON_BODY_BYTES_MAX, "BODY_TOO_LARGE", deadline)
         if len(body) <= INLINE_BYTES_MAX:
             return parse_object(body, QUERY_VALUES_MAX), len(body)
         # Large things go where they do not hold up the loop.

@@ -87,10 +87,9 @@ class Handlers:
         deadline = call.start + query.timeout_seconds()
         ttl, if_version = query.ttl_ms(), query.integer("if_version", 0)
         request_id = query.text("request_id")
-        bytes_max = self._service.limits.value_bytes_max
-        value = self._bodies.at_hand(call, bytes_max, "VALUE_TOO_LARGE")
-        if value is None:
-            value = await self._bodies.read(call, bytes_max, "VALUE_TOO_LARGE", deadline)
+        value = await self._bodies.read(
+            call, self._service.limits.value_bytes_max, "VALUE_TOO_LARGE", deadline
+        )
         now = self._service.now_ms()
         result = await self._service.put(
             Put(

@@ -27,51 +27,22 @@ class BodyReader:
         waits for `100 Continue` has then not sent it.
         Raises: BadRequest, Unavailable OVERLOADED, DeadlineExceeded, ConnectionError.
         """
-        arrived = self.at_hand(call, bytes_max, code)
-        if arrived is not None:
-            return arrived
-        request = call.request
-        counted = self._admit(call, bytes_max, code)
-        if "Expect" in request.headers:
-            await _send_continue(request)
-        data = await self._receive(call, bytes_max, code, deadline, counted=counted)
-        call.figures.request_bytes += len(data)
-        return data
-
-    def at_hand(self, call: Call, bytes_max: int, code: str) -> bytes | None:
-        """The same, of a body that came together with its head: no timer, no waiting. None: it has
-        not arrived, and is to be awaited with `read`."""
         request = call.request
         if not request.body_exists:
             return b""
-        payload = request.content
-        if not payload.is_eof():
-            return None
-        counted = self._admit(call, bytes_max, code)
-        try:
-            data = payload.read_nowait()
-        except web.RequestPayloadError:
-            raise _malformed() from None
-        if len(data) > bytes_max:
-            raise _too_large(bytes_max, code)
-        if not counted:
-            self._hold(call, len(data))
-        call.figures.request_bytes += len(data)
-        return data
-
-    def _admit(self, call: Call, bytes_max: int, code: str) -> bool:
-        """Refuse what its head is enough to refuse; is room held for all of it?"""
-        request = call.request
-        encoding = request.headers.get("Content-Encoding")
-        if encoding is not None and encoding.lower() != "identity":
+        encoding = request.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
             raise bad_request("Content-Encoding", "only identity is understood")
         length = request.content_length
-        if length is None:
-            return False
-        if length > bytes_max:
-            raise _too_large(bytes_max, code)
-        self._hold(call, length)
-        return True
+        if length is not None:
+            if length > bytes_max:
+                raise _too_large(bytes_max, code)
+            self._hold(call, length)
+        if "Expect" in request.headers:
+            await _send_continue(request)
+        data = await self._receive(call, bytes_max, code, deadline, counted=length is not None)
+        call.figures.request_bytes += len(data)
+        return data
 
     async def _receive(
         self, call: Call, bytes_max: int, code: str, deadline: float, *, counted: bool
@@ -80,18 +51,25 @@ class BodyReader:
         pieces: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                while piece := await payload.readany():
-                    size += len(piece)
-                    if size > bytes_max:
-                        break
-                    if not counted:
-                        self._hold(call, len(piece))
-                    pieces.append(piece)
+            if payload.is_eof():
+                # It arrived together with its head: no timer, no waiting.
+                pieces.append(payload.read_nowait())
+                size = len(pieces[0])
+                if not counted:
+                    self._hold(call, size)
+            else:
+                async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                    while piece := await payload.readany():
+                        size += len(piece)
+                        if size > bytes_max:
+                            break
+                        if not counted:
+                            self._hold(call, len(piece))
+                        pieces.append(piece)
         except TimeoutError:
             raise DeadlineExceeded("the body did not arrive within the deadline") from None
         except web.RequestPayloadError:
-            raise _malformed() from None
+            raise bad_request("body", "is not well-formed in its transfer encoding") from None
         if size > bytes_max:
             raise _too_large(bytes_max, code)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -103,10 +81,6 @@ class BodyReader:
     def release(self, call: Call) -> None:
         if call.body_bytes_held:
             self._budget.give(call.body_bytes_held)
-
-
-def _malformed() -> HivememError:
-    return bad_request("body", "is not well-formed in its transfer encoding")
 
 
 def _too_large(bytes_max: int, code: str) -> HivememError:

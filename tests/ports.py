@@ -1,7 +1,8 @@
 """A share of the spare ports for one test run, so that runs side by side seldom meet.
 
 A port that a stopped daemon left free is taken by the next cluster that starts anywhere on
-the machine; a test that starts the daemon again then finds another port, or none.
+the machine; a test that starts the daemon again then finds another port, or none. Commands
+that tests run as processes of their own draw from all spare ports.
 """
 
 from __future__ import annotations

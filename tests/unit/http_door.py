@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cluster.inmem import InMemoryGroup
@@ -23,7 +23,6 @@ from cluster.snapshot import SnapshotStore
 from engines.command import Command
 from engines.interfaces import Change, Limits, Result
 from engines.kv import KvReader
-from engines.read_requests import ReadRequest, Shown
 from engines.registry import Registry
 from engines.state_machine import StateMachine
 from engines.store import Store
@@ -60,8 +59,6 @@ from node.watch import WatchHub
 from node.watch_sources import HubWatches, Watches
 from tests.unit.member_group import IDS, Network, ScriptedGroup
 
-T = TypeVar("T")
-
 WAIT_SECONDS = 10.0
 LEADER = "http://127.0.0.1:7411"
 
@@ -90,26 +87,20 @@ class Reply:
         return error["code"]
 
 
-class ScriptedRouter:
-    """Before the real router, which a test may so make fail or wait. Remembers what reached it.
-
-    What fails here never comes to the real one: how that treats errors its own tests show.
-    """
+class ScriptedRouter(Router):
+    """The real router, which a test may make fail or wait. Remembers what reached it."""
 
     error: Exception | None = None
     barrier_error: Exception | None = None
     hold: asyncio.Event | None = None  # requests wait here
-
-    def __init__(self, real: Router) -> None:
-        self._real = real
-        self.reads: list[ReadOptions] = []
+    reads: list[ReadOptions]
 
     async def propose(self, command: Command, deadline: float) -> Result:
         if self.hold is not None:
             await self.hold.wait()
         if self.error is not None:
             raise self.error
-        return await self._real.propose(command, deadline)
+        return await super().propose(command, deadline)
 
     async def propose_many(
         self, commands: Sequence[Command], deadline: float
@@ -118,33 +109,15 @@ class ScriptedRouter:
             return [self.error] * len(commands)
         if self.error is not None:
             raise self.error
-        return await self._real.propose_many(commands, deadline)
-
-    async def read(
-        self, request: ReadRequest[T], options: ReadOptions, deadline: float
-    ) -> Shown[T]:
-        await self._asked(options)
-        return await self._real.read(request, options, deadline)
-
-    async def read_here(
-        self, request: ReadRequest[T], options: ReadOptions, deadline: float
-    ) -> Shown[T]:
-        await self._asked(options)
-        return await self._real.read_here(request, options, deadline)
+        return await super().propose_many(commands, deadline)
 
     async def barrier(self, read: ReadOptions, deadline: float) -> None:
-        await self._asked(read)
-        await self._real.barrier(read, deadline)
-
-    async def _asked(self, options: ReadOptions) -> None:
-        self.reads.append(options)
+        self.reads.append(read)
         if self.hold is not None:
             await self.hold.wait()
         if self.barrier_error is not None:
             raise self.barrier_error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+        await super().barrier(read, deadline)
 
 
 class ScriptedPartitions:
@@ -314,8 +287,8 @@ async def open_door(
         threads = ReaderThreads(executor, clock, limits)
         optimizer = Optimizer(clock, node="one")
         reads = LocalReads(readers, threads, optimizer=optimizer)
-        real = Router("n1", group, machine, None, clock, {"n1": LEADER}, reads)
-        router = ScriptedRouter(real)
+        router = ScriptedRouter("n1", group, machine, None, clock, {"n1": LEADER}, reads)
+        router.reads = []
         service = Service(router, state_limits, clock, threads)
         hub = WatchHub(
             readers,
