@@ -124,7 +124,9 @@ class Applying:
             for item in entries
         ]
         try:
-            results = self._machine.apply(batches)
+            # Whoever proposed is answered before the state's transaction ends: what is in the
+            # log of a majority is true, whatever becomes of the state here.
+            self._machine.apply(batches, self._proposals.resolve)
         except StateDamaged as error:
             self._quarantine(str(error))
             return
@@ -132,8 +134,6 @@ class Applying:
         size = sum(len(item.payload) for item in entries)
         self._applied(size)
         self._core.accepted_bytes = max(0, self._core.accepted_bytes - size)
-        for batch, batch_results in zip(batches, results, strict=True):
-            self._proposals.resolve(batch, batch_results)
         self.release()
         if entries[-1].index < last:
             self._wake()

@@ -50,6 +50,7 @@ class ConnectionOwner(Protocol):
     """What a connection tells the transport; all from the loop."""
 
     groups: dict[int, PeerEvents]
+    unsent: set[Connection]  # with frames for the end of this turn of the loop
     frames_unclaimed: int
 
     def connection_open(self, connection: Connection, hello: Hello) -> None:
@@ -140,7 +141,8 @@ class Connection(asyncio.BufferedProtocol):
         queue.put(queue.bulk if bulk else queue.control, kind, tag, frame_id, payload)
         if self._writable and not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
+            self._owner.unsent.add(self)
         return True
 
     def start_call(self, method: int, payload: bytes, timeout_seconds: float) -> PendingCall:
@@ -173,7 +175,9 @@ class Connection(asyncio.BufferedProtocol):
         long = len(payload) > self._limits.chunk_bytes
         return self._queue.bulk if long else self._queue.control
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it."""
+        self._owner.unsent.discard(self)
         self._flush_scheduled = False
         transport, queue = self._transport, self._queue
         if transport is None:
@@ -187,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
         if queue.frames:
             if self._writable:
                 self._flush_scheduled = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self.flush)
         elif self.closed:
             transport.close()  # Drained: see shut().
 
@@ -198,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
         self._writable = True
         if self._queue.frames and not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
     # Receiving.
 

@@ -84,6 +84,7 @@ class RaftGroup:
         `wanted`: see `Standing`. `watched`: does anybody want to hear of each change at once?"""
         self.group = group
         self.self_id = identity.id
+        self._flush_peers = transport.flush_if_alone
         self._log = log
         self._machine = machine
         self._limits = limits or GroupLimits()
@@ -371,6 +372,8 @@ class RaftGroup:
             if self._applying.takes_asking():
                 self._core.ask_for_commit()
             self._core.replicate()
+            # Before this node applies, or waits for its own disk.
+            self._flush_peers()
             self._reads.confirm(self._core.voter_peers)
             self._applying.apply()
             self._state.compact()

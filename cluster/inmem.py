@@ -25,7 +25,8 @@ class InMemoryGroup:
 
     def submit(self, command: bytes, done: Callable[[object, ClusterError | None], None]) -> None:
         self._index += 1
-        results = self._machine.apply([CommittedBatch(self._index, 1, (command,))])
+        batch = CommittedBatch(self._index, 1, (command,))
+        results = self._machine.apply([batch], lambda batch, results: None)
         done(results[0][0], None)
 
     def read_index(self, done: Callable[[int | None, ClusterError | None], None]) -> None:

@@ -30,6 +30,9 @@ class CommittedBatch(NamedTuple):
     commands: Sequence[bytes]
 
 
+Decided = Callable[[CommittedBatch, Sequence[object]], None]
+
+
 class SnapshotMeta(NamedTuple):
     """What a snapshot is: all effects up to `index`, and who were the members then."""
 
@@ -47,11 +50,12 @@ class StateMachine(Protocol):
     def applied_index(self) -> int:
         """Index of the last entry whose effects are in the state (0: none)."""
 
-    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+    def apply(self, batches: Sequence[CommittedBatch], decided: Decided) -> list[list[object]]:
         """Apply committed entries, in order, in one transaction.
 
         Returns one list per batch with one result per command. A refusal is a
-        result. Raises StateDamaged, with nothing applied, for a state that has to be
+        result. `decided` hears each of these lists once it is certain, which may be before
+        the state shows it. Raises StateDamaged, with nothing applied, for a state that has to be
         rebuilt; else only for what must stop the node: storage failure, a command this
         build does not know.
         """
@@ -238,6 +242,9 @@ class PeerTransport(Protocol):
         Order holds within a lane (bulk, not bulk) of one connection. A full queue
         closes the connection (peer_disconnected): single frames are never dropped.
         """
+
+    def flush_if_alone(self) -> None:
+        """Send what is queued now, if no other group shares the connections."""
 
     def incarnation(self, peer: str) -> str | None:
         """Incarnation of the data folder at the other end of the open connection."""

@@ -43,9 +43,10 @@ from cluster.log_format import (
 from cluster.log_index import Segment
 from cluster.log_reader import SegmentReader
 from cluster.log_recovery import Recovered, RecoveryReport, recover
+from cluster.log_rounds import Batch, Done
 from cluster.log_rules import check_append, check_hard_state, check_reset, check_truncation
 from cluster.log_segment import Placement, SegmentAppender, remove_segments
-from cluster.log_writer import Batch, Done, LogWriter
+from cluster.log_writer import LogWriter
 
 
 class SegmentedLog:

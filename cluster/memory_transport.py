@@ -71,6 +71,9 @@ class MemoryTransport:
         """Queue one frame; False when the peer is not connected or the queue overflowed."""
         return self._network.enqueue(self.self_id, peer, MemoryFrame(group, frame, bulk))
 
+    def flush_if_alone(self) -> None:
+        """Nothing: what is queued waits for the schedule."""
+
     def incarnation(self, peer: str) -> str | None:
         """Incarnation of the data folder at the other end of the open connection."""
         return self._network.incarnation_seen(self.self_id, peer)

@@ -77,6 +77,7 @@ class Transport:
         self._clock = clock
         self._peers = Peers(self_id, peers, known_incarnations, on_incarnation, clock)
         self.groups: dict[int, PeerEvents] = {}
+        self.unsent: set[Connection] = set()
         self.frames_unclaimed = 0  # for groups that nobody has registered
         self._calls = CallServer(limits.calls_inflight_max)
         hello = Hello(
@@ -126,6 +127,17 @@ class Transport:
         if len(frame) > self._limits.frame_bytes_max:
             raise ValueError(f"frame of {len(frame)} bytes exceeds frame_bytes_max")
         return connection.send(GROUP, 0, group, frame, bulk=bulk)
+
+    def flush(self) -> None:
+        """Send what is queued now, and not at the end of this turn of the loop."""
+        while self.unsent:
+            self.unsent.pop().flush()
+
+    def flush_if_alone(self) -> None:
+        """The same, unless several groups share the connections: what these send in a turn
+        leaves together."""
+        if len(self.groups) == 1:
+            self.flush()
 
     def incarnation(self, peer: str) -> str | None:
         """Incarnation of the data folder at the other end of the open connection."""

@@ -63,12 +63,13 @@ class Table:
 
     def get(self, key: bytes) -> bytes | None:
         """The record, as a copy."""
-        try:
-            return self._written[key]
-        except KeyError:
-            record = self._txn.get(key, db=self._database)
-            found = self._stored[key] = None if record is None else bytes(record)
-            return found
+        written = self._written
+        # Asked twice rather than tried: in machine code an exception costs a traceback.
+        if key in written:
+            return written[key]
+        record = self._txn.get(key, db=self._database)
+        found = self._stored[key] = None if record is None else bytes(record)
+        return found
 
     def delete(self, key: bytes) -> bool:
         """Whether there was one to delete."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from engines.check import problems
 from engines.collection_writes import CollectionWrites
@@ -87,6 +87,9 @@ class Batch(Protocol):
 
     @property
     def commands(self) -> Sequence[bytes]: ...
+
+
+B = TypeVar("B", bound=Batch)
 
 
 class StateMachine:
@@ -161,21 +164,29 @@ class StateMachine:
         """The limits in force. A leader configured otherwise proposes Configure."""
         return self._limits
 
-    def apply(self, batches: Sequence[Batch]) -> list[list[object]]:
+    def apply(
+        self,
+        batches: Sequence[B],
+        decided: Callable[[B, Sequence[object]], None] | None = None,
+    ) -> list[list[object]]:
         """Apply committed entries, in order, in one transaction.
 
         Returns one list per batch with one Result per command; None in place of each
-        result of an entry that was applied before. A refusal is a result.
+        result of an entry that was applied before. A refusal is a result. `decided` hears them
+        as soon as they are certain, which is before the transaction ends: it must not look at
+        the state.
         Raises what must stop the node, with nothing applied: UnknownCommand, StoreFull,
         StoreFailed, CorruptRecord. What `on_changes` raises passes through, after the
         commit.
         """
         results: list[list[object]] = []
         while len(results) < len(batches):
-            results += self._apply(batches[len(results) :])
+            results += self._apply(batches[len(results) :], decided)
         return results
 
-    def _apply(self, batches: Sequence[Batch]) -> list[list[object]]:
+    def _apply(
+        self, batches: Sequence[B], decided: Callable[[B, Sequence[object]], None] | None
+    ) -> list[list[object]]:
         """Apply batches up to the first with a Checkpoint, in one transaction: what is noted is
         the state after that whole entry, whatever it was batched with."""
         sessions = self.indexes.sessions
@@ -195,6 +206,9 @@ class StateMachine:
                 results.append(application.run(batch))
                 if application.checkpoint:
                     break
+            if decided is not None:
+                for batch, told in zip(batches, results, strict=False):
+                    decided(batch, told)
             application.finish()
             noted = application.digest() if application.checkpoint else None
         self._take_over(application.counters, application.limits)

@@ -133,7 +133,7 @@ async def _start(node: Node, stack: AsyncExitStack) -> None:
     node.halt = partitions.halt
     info = LocalNodeInfo(
         config, data_dir, system.group, system.machine, system.forwarder, clock, system.integrity,
-        partitions.data if partitions.count else None,
+        shared.writer.figures, partitions.data if partitions.count else None,
     )  # fmt: skip
     ways = PartitionRouter(partitions, shared)
     router = ways if partitions.count else system.router
@@ -211,10 +211,12 @@ def _watches(partitions: Partitions, shared: Shared) -> Watches:
 def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
     """What all groups need; what has to be stopped is left to `stack`."""
     config, clock = node.config, node.clock
-    writer = LogWriter(asyncio.get_running_loop().call_soon_threadsafe, node.fail)
+    loop = asyncio.get_running_loop()
+    writer = LogWriter(loop.call_soon_threadsafe, node.fail, loop=loop, monotonic=clock.monotonic)
     writer.start()
     stack.callback(writer.stop)
     transport = _transport(config, data_dir, clock)
+    writer.on_delivered = transport.flush  # acknowledgements of all groups, together
     limits = HttpLimits()
     executor = ThreadPoolExecutor(limits.read_threads_max, thread_name_prefix="reader")
     threads = ReaderThreads(executor, clock, limits)

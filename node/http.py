@@ -218,6 +218,7 @@ class HttpServer:
         self.metrics = Metrics(
             Sources(
                 parts.info.group_figures,
+                parts.info.sync_figures,
                 parts.watches,
                 self._admission,
                 request_bytes,

@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from cluster.contact import GAP_SECONDS
+from cluster.log_rounds import SYNC_SECONDS, SyncFigures
 from node.admission import Admission, ByteBudget
 from node.read_queue import ReadQueue
 from node.reads import PRIORITIES
@@ -65,6 +66,7 @@ class Sources:
     """Whom a scrape asks."""
 
     groups: Callable[[], Sequence[GroupFigures]]
+    syncs: Callable[[], SyncFigures]
     watches: Watches
     admission: Admission
     request_bytes: ByteBudget
@@ -109,6 +111,7 @@ class _NodeCollector(Collector):
         yield from self._watches()
         figures = self._sources.groups()
         yield from _raft(figures)
+        yield from _syncs(self._sources.syncs())
         yield from _state(figures)
         yield from _integrity(figures)
 
@@ -254,6 +257,19 @@ def _raft(figures: Sequence[GroupFigures]) -> Iterator[Metric]:
         name = str(group.status.group)
         gaps.add_metric([name], _cumulative(found.counts, GAP_SECONDS), found.seconds)
     yield gaps
+
+
+def _syncs(figures: SyncFigures) -> Iterator[Metric]:
+    syncs = HistogramMetricFamily(
+        "hivemem_log_sync_duration_seconds", "What an fsync of the log took, over all groups"
+    )
+    syncs.add_metric([], _cumulative(figures.counts, SYNC_SECONDS), figures.seconds)
+    yield syncs
+    yield CounterMetricFamily(
+        "hivemem_log_loop_rounds",
+        "Writes of the log, with their fsync, that the event loop did without the thread",
+        figures.loop_rounds,
+    )
 
 
 def _state(figures: Sequence[GroupFigures]) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cluster.errors import ClusterError
 from cluster.group import RaftGroup
 from cluster.interfaces import Consensus, GroupStatus
+from cluster.log_rounds import SyncFigures
 from cluster.membership import Configuration, Member
 from engines.state_machine import StateMachine
 from node.clock import Clock
@@ -107,11 +108,13 @@ class LocalNodeInfo:
         forwarder: Forwarder,
         clock: Clock,
         integrity: Integrity,
+        sync_figures: Callable[[], SyncFigures],
         data: Callable[[], Sequence[DataReplica]] | None = None,
     ) -> None:
         """`group`, `machine` and `integrity` are the system group's; `data`: replicas of
         partitions that are here. None: there are no partitions, and the system group holds
         the data."""
+        self.sync_figures = sync_figures
         self._integrity = integrity
         self._config = config
         self._data_dir = data_dir

@@ -22,7 +22,7 @@ from typing import Final
 
 from cluster.errors import StateDamaged
 from cluster.group import RaftGroup
-from cluster.interfaces import CommittedBatch
+from cluster.interfaces import CommittedBatch, Decided
 from engines.derived import DerivedIndexes
 from engines.errors import CorruptRecord
 from engines.interfaces import Change, StateStats
@@ -188,9 +188,9 @@ class GuardedMachine:
     def applied_index(self) -> int:
         return self._machine.applied_index
 
-    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+    def apply(self, batches: Sequence[CommittedBatch], decided: Decided) -> list[list[object]]:
         try:
-            return self._machine.apply(batches)
+            return self._machine.apply(batches, decided)
         except CorruptRecord as error:
             self._guard.close()
             raise StateDamaged(str(error)) from error

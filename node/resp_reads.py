@@ -40,7 +40,9 @@ class ReadBatches:
         self._elsewhere = ReadsElsewhere(way_to, clock, fail, timeout_seconds)
         self._here = ReadsHere(groups, clock, fail, timeout_seconds, self._elsewhere.ask)
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, list[Waiting]] = {}  # by group, since this turn began
+        # By group, since this turn began: linearizable ones, and those that may be stale.
+        self._waiting: dict[int, list[Waiting]] = {}
+        self._waiting_stale: dict[int, list[Waiting]] = {}
 
     def add(
         self,
@@ -52,8 +54,8 @@ class ReadBatches:
         stale: bool = False,
     ) -> None:
         """Call `done` once with what a linearizable read finds, not before this returns; or,
-        `stale`, with what a replica holds: this node's, at once, where there is one. Not while
-        its client is `blocked`: see `resume`."""
+        `stale`, with what a replica holds: this node's, where there is one. Not while its client
+        is `blocked`: see `resume`."""
         places = self._places(wanted) if self._groups.count else None
         if places is None or len(places) == 1:
             group = 0 if places is None else next(iter(places))
@@ -96,18 +98,22 @@ class ReadBatches:
         return places
 
     def _add(self, group: int, item: Waiting, stale: bool) -> None:
-        if stale:
-            hosted = self._groups.serving(group)
-            if hosted is not None:
-                self._here.answer(group, hosted, [item])
-            else:
-                self._elsewhere.ask(group, (item,), stale=True)
-            return
-        waiting = self._waiting.get(group)
+        # In the next turn of the loop, a stale one too: who was just told of a write is told
+        # before the state shows it, and it does by then.
+        all_waiting = self._waiting_stale if stale else self._waiting
+        waiting = all_waiting.get(group)
         if waiting is None:
-            waiting = self._waiting[group] = []
-            self._loop.call_soon(self._begin, group)
+            waiting = all_waiting[group] = []
+            self._loop.call_soon(self._begin_stale if stale else self._begin, group)
         waiting.append(item)
+
+    def _begin_stale(self, group: int) -> None:
+        batch = self._waiting_stale.pop(group)
+        hosted = self._groups.serving(group)
+        if hosted is not None:
+            self._here.answer(group, hosted, batch)
+        else:
+            self._elsewhere.ask(group, batch, stale=True)
 
     def _begin(self, group: int) -> None:
         batch = self._waiting.pop(group)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.interfaces import GroupStatus
+from cluster.log_rounds import SyncFigures
 from engines.interfaces import StateStats
 from node.errors import HivememError, OutOfSpace, Unavailable
 
@@ -190,3 +191,6 @@ class NodeInfo(Protocol):
 
     def group_figures(self) -> tuple[GroupFigures, ...]:
         """For the metrics: one entry per Raft group."""
+
+    def sync_figures(self) -> SyncFigures:
+        """For the metrics: the fsyncs of the logs of all groups."""

@@ -74,6 +74,19 @@ async def test_a_cluster_client_finds_the_leader(shared: LocalCluster) -> None:
         assert len(found.get_replicas()) == 2
 
 
+async def test_stale_reads_behind_a_write_see_it_at_its_leader(shared: LocalCluster) -> None:
+    """A write is acknowledged before the state shows it, and read no sooner."""
+    writer = client(shared, await shared.wait_leader())
+    await writer.readonly()
+    for number in range(300):
+        pipe = writer.pipeline(transaction=False)
+        pipe.set("{shared}stale", number).get("{shared}stale")
+        assert await pipe.execute() == [True, b"%d" % number]
+        assert await writer.set("{shared}alone", number)
+        assert await writer.get("{shared}alone") == b"%d" % number
+    await writer.aclose()
+
+
 async def test_nothing_acknowledged_is_lost_when_the_leader_dies(tmp_path: Path) -> None:
     async with LocalCluster(tmp_path) as cluster:
         leader = await cluster.wait_leader()

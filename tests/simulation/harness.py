@@ -19,7 +19,7 @@ from cluster.compaction import CompactionLimits
 from cluster.errors import ClusterError, DamagedContent, Removed
 from cluster.group import RaftGroup
 from cluster.group_limits import GroupLimits
-from cluster.interfaces import CommittedBatch, StateMachine
+from cluster.interfaces import CommittedBatch, Decided, StateMachine
 from cluster.membership import Change, Member
 from cluster.memory_log import MemoryLog
 from cluster.memory_snapshots import Dumps, MemorySnapshots, SnapshotDisk
@@ -40,16 +40,22 @@ class ListMachine:
         self.applied_term = 0
         self.commands: list[bytes] = []
 
-    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+    def apply(self, batches: Sequence[CommittedBatch], decided: Decided) -> list[list[object]]:
+        """As the state machine does, it tells what it decided before the state shows it."""
         results: list[list[object]] = []
         for batch in batches:
             assert batch.index == self.applied_index + 1, "applied out of order"
             start = len(self.commands)
             self.commands.extend(batch.commands)
             results.append(list(range(start, len(self.commands))))
+            self.answered(batch, results[-1])
+            decided(batch, results[-1])
             self.applied_index = batch.index
             self.applied_term = batch.term
         return results
+
+    def answered(self, batch: CommittedBatch, answers: list[object]) -> None:
+        """For machines that answer otherwise."""
 
     def dump(self) -> tuple[bytes, int, int]:
         state = json.dumps([command.decode("latin-1") for command in self.commands])

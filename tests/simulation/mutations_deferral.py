@@ -185,6 +185,23 @@ DEFERRALS = (
         "deferral.who_waits_for_a_commit_before_its_entry_is_durable_hears_of_it_then",
     ),
     one(
+        "a leader applies before it sends the next entry",
+        "-",
+        GROUP + "turn",
+        "self._flush_peers()",
+        "pass",
+        "deferral.a_leader_sends_the_next_entry_before_it_applies_the_last_one",
+    ),
+    one(
+        "who proposed is answered when the state is applied again",
+        "-",
+        APPLYING + "apply",
+        "self._machine.apply(batches, self._proposals.resolve)",
+        "told = self._machine.apply(batches, lambda *told: None); "
+        "[self._proposals.resolve(*each) for each in zip(batches, told)]",
+        "repair.who_was_told_before_the_state_turned_out_damaged_is_told_once",
+    ),
+    one(
         "no tick begins an election",
         "-",
         CORE + "due_at",

@@ -54,9 +54,9 @@ def applied_batches(monkeypatch, cluster: SafeCluster, name: str) -> list[int]:
     machine, counts = cluster.nodes[name].machine, []
     apply = machine.apply
 
-    def counted(batches):
+    def counted(batches, decided):
         counts.append(len(batches))
-        return apply(batches)
+        return apply(batches, decided)
 
     monkeypatch.setattr(machine, "apply", counted)
     return counts
@@ -74,6 +74,24 @@ def test_a_follower_applies_several_entries_at_once(monkeypatch):
     cluster.turn("B")
     assert counts == [3]
     assert cluster.state("B") == cluster.state("A")
+
+
+def test_a_leader_sends_the_next_entry_before_it_applies_the_last_one(monkeypatch):
+    """It computes and waits for its disk; who acknowledges works meanwhile."""
+    cluster = led(monkeypatch)
+    done: list[str] = []
+    node = cluster.nodes["A"]
+    apply = node.machine.apply
+
+    def applied(batches, decided):
+        done.append("applied")
+        return apply(batches, decided)
+
+    monkeypatch.setattr(node.machine, "apply", applied)
+    monkeypatch.setattr(cluster.group("A"), "_flush_peers", lambda: done.append("sent"))
+    commit(cluster, b"a", hearing=False)
+    assert done.index("applied") > 0
+    assert done[done.index("applied") - 1] == "sent"
 
 
 def test_a_read_is_answered_once_its_entry_is_applied(monkeypatch):

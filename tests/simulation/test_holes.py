@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -44,14 +43,11 @@ def settle_unchecked(cluster: SafeCluster, rounds: int = 5) -> None:
 class PickyMachine(ListMachine):
     """Refuses some commands, with a value, as the engines do."""
 
-    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
-        results = super().apply(batches)
-        for batch, answers in zip(batches, results, strict=True):
-            answers[:] = [
-                REFUSED if command.startswith(b"bad") else answer
-                for command, answer in zip(batch.commands, answers, strict=True)
-            ]
-        return results
+    def answered(self, batch: CommittedBatch, answers: list[object]) -> None:
+        answers[:] = [
+            REFUSED if command.startswith(b"bad") else answer
+            for command, answer in zip(batch.commands, answers, strict=True)
+        ]
 
 
 def test_p08_a_refused_command_is_answered_and_the_next_one_applied(monkeypatch):

@@ -125,7 +125,7 @@ def test_an_apply_that_meets_damage_quarantines(monkeypatch):
     cluster = led(monkeypatch)
     heard, machine = watch(cluster, "B"), cluster.nodes["B"].machine
 
-    def apply(batches):
+    def apply(batches, decided):
         del machine.apply
         raise StateDamaged("a record does not verify")
 
@@ -142,7 +142,7 @@ def test_what_a_leader_proposed_is_answered_when_it_is_applied_again(monkeypatch
     cluster = led(monkeypatch)
     machine = cluster.nodes["A"].machine
 
-    def apply(batches):
+    def apply(batches, decided):
         del machine.apply
         raise StateDamaged("a record does not verify")
 
@@ -152,6 +152,25 @@ def test_what_a_leader_proposed_is_answered_when_it_is_applied_again(monkeypatch
     assert written.calls == 1
     assert written.error is None
     converged(cluster)
+
+
+def test_who_was_told_before_the_state_turned_out_damaged_is_told_once(monkeypatch):
+    """The transaction ends in damage after the answers: the entry is committed all the same."""
+    cluster = led(monkeypatch)
+    machine = cluster.nodes["A"].machine
+
+    def apply(batches, decided):
+        del machine.apply
+        for batch in batches:
+            decided(batch, ["told"] * len(batch.commands))
+        raise StateDamaged("a record does not verify")
+
+    machine.apply = apply
+    written = cluster.put("A", b"z")
+    cluster.settle(8)
+    assert (written.calls, written.result, written.error) == (1, "told", None)
+    converged(cluster)
+    assert b"z" in cluster.state("A")
 
 
 # --- From the leader --------------------------------------------------------------------------

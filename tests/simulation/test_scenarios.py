@@ -581,7 +581,7 @@ def test_a_group_that_failed_does_nothing_more(monkeypatch):
     machine = cluster.nodes["B"].machine
     calls: list = []
 
-    def broken(batches):
+    def broken(batches, decided):
         calls.append(batches)
         raise OSError("disk")
 

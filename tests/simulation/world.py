@@ -20,7 +20,7 @@ from zlib import crc32
 
 from cluster.errors import DamagedContent
 from cluster.group import RaftGroup
-from cluster.interfaces import CommittedBatch, LogEntry
+from cluster.interfaces import CommittedBatch, Decided, LogEntry
 from cluster.membership import Configuration, Promote
 from cluster.memory_log import MemoryLog
 from cluster.memory_snapshots import CheckpointDumps
@@ -53,10 +53,10 @@ class RealMachine:
     def applied_index(self) -> int:
         return self._machine.applied_index
 
-    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+    def apply(self, batches: Sequence[CommittedBatch], decided: Decided) -> list[list[object]]:
         for batch in batches:
             self._world.applied(self._name, batch)
-        return self._machine.apply(batches)
+        return self._machine.apply(batches, decided)
 
     def dump(self) -> tuple[bytes, int, int]:
         return self._dumps.dump()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cluster.inmem import InMemoryGroup
+from cluster.log_rounds import SYNC_SECONDS, SyncFigures
 from cluster.membership import Member, bootstrap
 from cluster.slots import SLOTS
 from cluster.snapshot import SnapshotStore
@@ -170,6 +171,9 @@ class ScriptedInfo:
 
     def group_figures(self) -> tuple[GroupFigures, ...]:
         return (GroupFigures(self.group.status(), self.machine.stats(), None),)
+
+    def sync_figures(self) -> SyncFigures:
+        return SyncFigures((2, *[0] * (len(SYNC_SECONDS) - 1), 1), 6.5, 2)
 
 
 @dataclass

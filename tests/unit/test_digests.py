@@ -140,6 +140,15 @@ def test_a_checkpoint_notes_the_state_after_its_whole_entry(tmp_path: Path) -> N
     assert one.machine.applied_index == 2
 
 
+def test_each_entry_is_told_once_wherever_checkpoints_are(tmp_path: Path) -> None:
+    commands = [put(1), Checkpoint(), put(2), Checkpoint(), put(3)]
+    entries = [Entry(index, 1, [encode(each)]) for index, each in enumerate(commands, 1)]
+    heard: list[int] = []
+    machine = State(tmp_path / "a").machine
+    machine.apply(entries, lambda batch, results: heard.append(batch.index))
+    assert heard == [1, 2, 3, 4, 5]
+
+
 def test_the_newest_checkpoints_are_kept(state: State) -> None:
     for _ in range(DIGESTS_KEPT + 3):
         state.apply(Checkpoint())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +52,33 @@ from tests.unit.engine_state import NOW, Entry, State, checked_state
 def state(tmp_path: Path) -> Iterator[State]:
     with checked_state(tmp_path / "live") as state:
         yield state
+
+
+def test_results_are_told_before_the_transaction_ends(state: State) -> None:
+    """Who hears them must not look at the state; who asks for the applied index waits."""
+    heard: list[tuple[int, int, object]] = []
+
+    def decided(batch: Entry, results: Sequence[object]) -> None:
+        heard.append((batch.index, state.machine.applied_index, results))
+        assert state.get(b"a") is None
+
+    entries = [
+        Entry(index, 1, [encode(Put("n", "s", key, b"v", "", NOW))])
+        for index, key in ((1, b"a"), (2, b"b"))
+    ]
+    results = state.machine.apply(entries, decided)
+    assert heard == [(1, 0, [PutResult(1, 1)]), (2, 0, [PutResult(1, 2)])]
+    assert results == [told for _, _, told in heard]
+    assert state.value(b"a") == b"v"
+
+
+def test_nothing_is_told_of_entries_that_cannot_be_applied(state: State) -> None:
+    heard: list[object] = []
+    entries = [Entry(1, 1, [encode(Put("n", "s", b"a", b"v", "", NOW))]), Entry(2, 1, [b"\xff"])]
+    with pytest.raises(UnknownCommand):
+        state.machine.apply(entries, lambda *told: heard.append(told))
+    assert heard == []
+    assert state.machine.applied_index == 0
 
 
 def limited(tmp_path: Path, **limits: int) -> State:

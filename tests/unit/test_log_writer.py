@@ -16,7 +16,7 @@ from cluster.errors import Overloaded, StorageFailed
 from cluster.interfaces import LogEntry
 from cluster.log import SegmentedLog
 from cluster.log_format import SYNC, LogOptions
-from cluster.log_writer import LogWriter, RoundStats, WriterOptions
+from cluster.log_writer import LogWriter, WriterOptions
 from tests.log_harness import (
     LoopQueue,
     SegmentedRig,
@@ -335,26 +335,6 @@ def test_the_interpreter_switches_fast_while_the_writer_runs(tmp_path: Path) -> 
     assert sys.getswitchinterval() < 100e-6 < before
     writer.stop()
     assert sys.getswitchinterval() == before
-
-
-def test_rounds_are_measured(tmp_path: Path) -> None:
-    ticks = iter(range(100))
-    rounds: list[RoundStats] = []
-    loop = LoopQueue()
-    writer = LogWriter(
-        loop.call_soon_threadsafe,
-        unexpected,
-        monotonic=lambda: float(next(ticks)),
-        on_round=rounds.append,
-    )
-    writer.start()
-    log = SegmentedLog.open(tmp_path / "log", 1, writer)
-    log.append([entry(1, size=100)])
-    log.flush()
-    loop.run_until(lambda: log.durable_index == 1)
-    assert rounds == [RoundStats(logs=1, batches=1, bytes=141, sync_seconds=1.0)]
-    log.close()
-    writer.stop()
 
 
 def test_a_task_that_arrives_with_the_news_does_not_cost_the_mark(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.errors import PeerUnreachable
+from cluster.log_rounds import SyncFigures
 from cluster.membership import Configuration
 from engines.interfaces import StateStats
 from node import config_schema
@@ -77,6 +78,7 @@ def info(
         (peers or Peers()).of(IDS[place]),
         SystemClock(),
         SimpleNamespace(stats=machine.stats, view=lambda: integrity),
+        lambda: SyncFigures((), 0.0, 0),
     )
 
 

@@ -175,7 +175,7 @@ def test_damage_found_by_an_apply(rig: Rig) -> None:
     """The retained change of the key is looked at when it is trimmed or swept."""
     rig.put(b"k", SECRET)
 
-    def apply(batches: object) -> list[list[object]]:
+    def apply(batches: object, decided: object) -> list[list[object]]:
         del rig.machine.apply  # type: ignore[attr-defined]
         raise CorruptRecord("leaves", b"k", "checksum mismatch")
 
@@ -269,12 +269,12 @@ def test_a_copy_of_damage_is_found_before_a_state_is_rebuilt_from_it(rig: Rig) -
 def test_guarded_machine_tells_damage_from_failure(rig: Rig) -> None:
     machine = GuardedMachine(rig.machine, rig.guard)
 
-    def broken(batches: object) -> list[list[object]]:
+    def broken(batches: object, decided: object) -> list[list[object]]:
         raise CorruptRecord("leaves", b"k", "checksum mismatch")
 
     rig.machine.apply = broken  # type: ignore[method-assign]
     with pytest.raises(StateDamaged, match="leaves"):
-        machine.apply([CommittedBatch(2, 1, ())])
+        machine.apply([CommittedBatch(2, 1, ())], lambda batch, results: None)
     assert rig.guard.closed
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cluster import entry, snapshot_directory
 from cluster.group import RaftGroup
-from cluster.interfaces import CommittedBatch, LogEntry, SnapshotMeta
+from cluster.interfaces import CommittedBatch, Decided, LogEntry, SnapshotMeta
 from cluster.log import SegmentedLog
 from cluster.log_writer import LogWriter
 from cluster.membership import Configuration, Member
@@ -343,10 +343,13 @@ class Machine:
         self.applied_index = 0
         self.commands: list[bytes] = []
 
-    def apply(self, batches: Sequence[CommittedBatch]) -> list[list[object]]:
+    def apply(self, batches: Sequence[CommittedBatch], decided: Decided) -> list[list[object]]:
         self.applied_index = batches[-1].index
         self.commands += [command for batch in batches for command in batch.commands]
-        return [[None] * len(batch.commands) for batch in batches]
+        results: list[list[object]] = [[None] * len(batch.commands) for batch in batches]
+        for batch, told in zip(batches, results, strict=True):
+            decided(batch, told)
+        return results
 
 
 def test_the_node_leads_its_cluster_and_commits_what_it_holds(tmp_path: Path) -> None:

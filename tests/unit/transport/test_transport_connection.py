@@ -52,6 +52,43 @@ async def test_many_sends_in_one_turn_are_one_write(nodes: Nodes) -> None:
     assert len(pair.relay.recorded) == 1
 
 
+async def test_what_is_urgent_is_written_at_once(nodes: Nodes) -> None:
+    pair = await nodes.pair()
+    assert pair.a.unsent == set()
+    for frame in (b"one", b"two"):
+        pair.a.send("b", 0, frame)
+    before = pair.a_state.bytes_sent
+    pair.a.flush_if_alone()
+    assert pair.a_state.bytes_sent > before
+    assert pair.a_state.queue_bytes == 0
+    assert pair.a.unsent == set()
+    await until(lambda: pair.at_b.frames == [b"one", b"two"])
+
+
+async def test_what_several_groups_send_in_a_turn_leaves_together(nodes: Nodes) -> None:
+    pair = await nodes.pair(relay=True)
+    for node in (pair.a, pair.b):
+        node.register(1, Recorder())
+    await asyncio.sleep(0.05)  # what registering says has passed
+    pair.relay.recorded.clear()
+    for group in (0, 1):
+        pair.a.send("b", group, b"heartbeat")
+        pair.a.flush_if_alone()
+    assert len(pair.a.unsent) == 1
+    pair.a.flush()
+    assert pair.a.unsent == set()
+    await until(lambda: pair.at_b.frames == [b"heartbeat"])
+    assert len(pair.relay.recorded) == 1
+
+
+async def test_what_nobody_hurries_is_written_in_the_next_turn(nodes: Nodes) -> None:
+    pair = await nodes.pair()
+    pair.a.send("b", 0, b"frame")
+    assert len(pair.a.unsent) == 1
+    await until(lambda: pair.at_b.frames == [b"frame"])
+    assert pair.a.unsent == set()
+
+
 async def test_a_frame_over_the_bound_is_a_mistake_of_the_caller(nodes: Nodes) -> None:
     pair = await nodes.pair({"frame_bytes_max": 100_000})
     with pytest.raises(ValueError, match="exceeds frame_bytes_max"):
