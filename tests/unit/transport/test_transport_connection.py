@@ -69,7 +69,9 @@ async def test_what_several_groups_send_in_a_turn_leaves_together(nodes: Nodes) 
     pair = await nodes.pair(relay=True)
     for node in (pair.a, pair.b):
         node.register(1, Recorder())
-    await asyncio.sleep(0.05)  # what registering says has passed
+    # What registering says has passed.
+    await until(lambda: not pair.a.unsent)
+    await until(lambda: pair.b_state.bytes_received == pair.a_state.bytes_sent)
     pair.relay.recorded.clear()
     for group in (0, 1):
         pair.a.send("b", group, b"heartbeat")
