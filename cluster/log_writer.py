@@ -54,7 +54,7 @@ class WriterOptions:
     switch_interval_seconds: float = 20e-6
     # The largest round that the loop does itself, and how long an fsync may be expected to take.
     loop_bytes_max: int = 64 << 10
-    loop_sync_seconds_max: float = 0.5e-3
+    loop_sync_seconds_max: float = 1e-3
     mark_seconds: float = 0.1  # after a round of the loop, if it still waits for nothing then
 
 
