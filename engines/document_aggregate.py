@@ -139,7 +139,8 @@ def walk_documents(view: View, settings: Mapping[str, Any], pipeline: Sequence[A
 def _search(view: View, settings: Mapping[str, Any], given: Any, field: str) -> Search:
     """For the documents that a $match in front wants."""
     wanted = Filter(lambda _: True, (), False, 0)
-    if given and "$match" in given[0]:
+    # What else the first stage may be is said when all stages are parsed.
+    if given and isinstance(given[0], dict) and "$match" in given[0]:
         wanted = parse_filter(given[0]["$match"], f"{field}[0].$match")
     return Search(view, settings, wanted, ())
 

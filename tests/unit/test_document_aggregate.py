@@ -77,6 +77,17 @@ def test_pipeline(tmp_path: Path, pipeline: list[Any], rows: list[Any]) -> None:
         assert docs.pages("document_aggregate", pipeline=pipeline, limit=1) == rows
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    "stage", [None, True, 1, "$match", [], ["$match"], {}, {"$match": {}, "$limit": 1}], ids=repr
+)
+def test_a_stage_is_an_object_with_one_member(tmp_path: Path, place: int, stage: Any) -> None:
+    with documents(tmp_path) as docs:
+        with pytest.raises(InvalidArgument) as error:
+            docs.read("document_aggregate", pipeline=[{"$match": {}}] * place + [stage])
+        assert error.value.field == f"parameters.pipeline[{place}]"
+
+
 def test_sums_that_no_number_holds(tmp_path: Path) -> None:
     with documents(tmp_path) as docs:
         docs.insert({"a": 2**64 - 1, "b": 1e308}, {"a": 2**64 - 1, "b": 1e308})
