@@ -65,8 +65,6 @@ class Loop(Protocol):
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> object: ...
 
-    def time(self) -> float: ...
-
 
 class LogWriter:
     """See the module docstring. `call_soon_threadsafe` is the loop's.
@@ -94,7 +92,8 @@ class LogWriter:
         self._here: list[Batch] = []  # for the loop's next round
         self._marking = False  # is a mark due?
         self._loop_rounds = 0
-        self.on_delivered: Callable[[], None] = lambda: None  # after what became durable was told
+        # Called after what became durable was told, and before the loop waits for its disk.
+        self.flush_peers: Callable[[], None] = lambda: None
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._finished: deque[tuple[Callable[[Done], None], Done]] = deque()
         self._queued = 0  # items, ever; loop thread only
@@ -184,7 +183,7 @@ class LogWriter:
             self._failure_reported = True
             self._on_failure(self._failure)
         else:
-            self.on_delivered()
+            self.flush_peers()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -226,6 +225,7 @@ class LogWriter:
         batches, self._here = self._here, []
         if not batches or self._failure is not None:
             return  # the thread has them, or nobody writes any more
+        self.flush_peers()  # peers write while this disk does, whichever group sends to them
         try:
             self._finished.extend(self._rounds.run(batches))
         except Exception as error:  # as in the thread

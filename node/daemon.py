@@ -216,7 +216,7 @@ def _shared(node: Node, data_dir: DataDir, stack: AsyncExitStack) -> Shared:
     writer.start()
     stack.callback(writer.stop)
     transport = _transport(config, data_dir, clock)
-    writer.on_delivered = transport.flush  # acknowledgements of all groups, together
+    writer.flush_peers = transport.flush  # of all groups, together
     limits = HttpLimits()
     executor = ThreadPoolExecutor(limits.read_threads_max, thread_name_prefix="reader")
     threads = ReaderThreads(executor, clock, limits)

@@ -171,13 +171,16 @@ def test_what_comes_before_that_turn_shares_its_fsync(rig: Rig, threads: Threads
     assert rig.loop.soon == []
 
 
-def test_who_waits_hears_of_it_and_then_the_owner_once(rig: Rig, threads: Threads) -> None:
-    heard: list[str] = []
-    rig.log.on_durable = lambda: heard.append("log")
-    rig.writer.on_delivered = lambda: heard.append("all")
+def test_peers_are_sent_to_before_the_fsync_and_after_who_waits_heard_of_it(
+    rig: Rig, threads: Threads
+) -> None:
+    heard: list[tuple[str, int]] = []
+    threads.syncs.clear()
+    rig.log.on_durable = lambda: heard.append(("durable", len(threads.syncs)))
+    rig.writer.flush_peers = lambda: heard.append(("sent", len(threads.syncs)))
     rig.append()
     rig.loop.turn()
-    assert heard == ["log", "all"]
+    assert heard == [("sent", 0), ("durable", 1), ("sent", 1)]
 
 
 def test_a_disk_that_becomes_slow_goes_to_the_thread_and_comes_back(
