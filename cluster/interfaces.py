@@ -68,7 +68,7 @@ class RaftLog(Protocol):
     """The durable log of one group: entries plus hard state (term, vote).
 
     Mutations are buffered in memory in call order; `flush` hands them to the
-    log-writer thread, which writes and fsyncs. Reads see buffered mutations at once.
+    log writer, which writes and fsyncs soon. Reads see buffered mutations at once.
     Positions number the mutations; they only grow.
     Invariant: durable_position <= position; durable_index <= last_index.
 

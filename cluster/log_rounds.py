@@ -23,6 +23,11 @@ _DOUBTFUL_SECONDS: Final = 0.01  # of a disk of which nothing is known yet
 # measures that, too, so what took less than expected says more of the disk.
 _SHARE_OF_LESS: Final = 1 / 8
 _SHARE_OF_MORE: Final = 1 / 32
+# An fsync that takes this long is a stall, and holds up whoever waits for it. Disks that stall
+# once do it again, so for a time in proportion no fsync counts as brief: a loop that does none
+# meanwhile loses at most this share of its time to stalls.
+STALL_SECONDS: Final = 0.05
+STALL_SHARE: Final = 1 / 500
 
 
 class Done(NamedTuple):
@@ -48,7 +53,7 @@ class SyncFigures(NamedTuple):
 
     counts: tuple[int, ...]  # by SYNC_SECONDS, and those that took longer
     seconds: float  # all together
-    loop_rounds: int  # rounds that the loop did, each of one fsync
+    loop_rounds: int  # rounds that the loop did
 
 
 class Rounds:
@@ -58,6 +63,8 @@ class Rounds:
         self._monotonic = monotonic
         self._unmarked: dict[SegmentAppender, None] = {}  # in the order of their last fsyncs
         self.expected_seconds = _DOUBTFUL_SECONDS  # that the next fsync takes the disk
+        self.stalls = False  # did an fsync stall of late, as of the newest one?
+        self._stalls_until = 0.0  # by `monotonic`
         self._seconds = 0.0
         self._counts = [0] * (len(SYNC_SECONDS) + 1)
 
@@ -75,7 +82,8 @@ class Rounds:
         for appender in by_appender:
             started = self._monotonic()
             appender.sync()
-            self._observe(self._monotonic() - started)
+            ended = self._monotonic()
+            self._observe(ended - started, ended)
         self._unmarked.update(dict.fromkeys(by_appender))
         return finished
 
@@ -88,7 +96,10 @@ class Rounds:
     def figures(self, loop_rounds: int) -> SyncFigures:
         return SyncFigures(tuple(self._counts), self._seconds, loop_rounds)
 
-    def _observe(self, seconds: float) -> None:
+    def _observe(self, seconds: float, now: float) -> None:
+        if seconds >= STALL_SECONDS:
+            self._stalls_until = max(self._stalls_until, now + seconds / STALL_SHARE)
+        self.stalls = now < self._stalls_until
         more = seconds - self.expected_seconds
         self.expected_seconds += more * (_SHARE_OF_MORE if more > 0 else _SHARE_OF_LESS)
         self._seconds += seconds

@@ -9,7 +9,8 @@ take the interpreter from each other some ten times. So while fsyncs are brief, 
 small and of one log, the loop does it, in its next turn: what it had to send is on its way by
 then, and the disks of the others work at the same time. One that waits for its disk long does
 that at most a few times in a row, since what is expected of the next fsync follows what the
-last ones took (DESIGN-log.md has the figures).
+last ones took, and after a stall not at all for hundreds of times as long (DESIGN-log.md has
+the figures).
 
 Threads: `LogWriter`'s methods belong to the loop thread, except those under "Writer
 thread". The queue, the deque of finished work and the count of what the thread is done with
@@ -55,7 +56,7 @@ class WriterOptions:
     # The largest round that the loop does itself, and how long an fsync may be expected to take.
     loop_bytes_max: int = 64 << 10
     loop_sync_seconds_max: float = 1e-3
-    mark_seconds: float = 0.1  # after a round of the loop, if it still waits for nothing then
+    mark_seconds: float = 0.1  # after a round of the loop, at most so often
 
 
 class Loop(Protocol):
@@ -216,6 +217,7 @@ class LogWriter:
         options = self.options
         return (
             self._thread_rests
+            and not self._rounds.stalls
             and self._rounds.expected_seconds <= options.loop_sync_seconds_max
             and all(each.appender is batch.appender for each in self._here)
             and sum(each.bytes for each in self._here) + batch.bytes <= options.loop_bytes_max

@@ -8,7 +8,7 @@ What is replaced, and which hole of the audit that closes:
 
 * `advance` and `replicate` instead of upstream's tick. The leader counts itself only up
   to its own fsynced index; entries are applied only once committed and durable here.
-* The log is `RaftLog`: written by another thread. A vote, a pre-vote of a higher term
+* The log is `RaftLog`: durable later than written. A vote, a pre-vote of a higher term
   or an ack waits in the outbox until what it claims is durable. Appends go out at once.
 * Acks carry the term (P6) and a read sequence number (`reads.py`); a follower never
   truncates what matches (P2) nor commits past what an append proved (P1).

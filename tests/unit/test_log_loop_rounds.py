@@ -13,6 +13,7 @@ from cluster import log_files
 from cluster.errors import StorageFailed
 from cluster.log import SegmentedLog
 from cluster.log_format import SYNC, LogOptions
+from cluster.log_rounds import STALL_SHARE
 from cluster.log_writer import LogWriter, WriterOptions
 from tests.log_harness import LoopQueue, entry, segment_paths, spans, state_of, wait_for
 
@@ -44,6 +45,9 @@ class ScriptedLoop(LoopQueue):
         if not self.syncing:
             self._now += self.sync_seconds
         return self._now
+
+    def pass_time(self, seconds: float) -> None:
+        self._now += seconds
 
     def turn(self) -> None:
         soon, self.soon = self.soon, []
@@ -204,6 +208,30 @@ def test_one_long_stall_is_enough(rig: Rig, threads: Threads) -> None:
     for _ in range(20):
         rig.round()
     assert threads.syncs == ["loop"] + ["thread"] * 20
+
+
+@pytest.mark.parametrize("whose", ["loop", "thread"])
+def test_after_a_stall_the_loop_leaves_the_disk_alone_by_the_clock(
+    rig: Rig, threads: Threads, whose: str
+) -> None:
+    if whose == "thread":
+        rig.append(5_000)
+        rig.loop.sync_seconds = 0.1
+        rig.settle()
+    else:
+        rig.loop.sync_seconds = 0.1
+        rig.round()
+    assert threads.syncs == [whose]
+    rig.loop.sync_seconds = BRIEF
+    for _ in range(100):  # of brief rounds alone a few dozen would be enough
+        rig.round()
+    rig.loop.pass_time(0.1 / STALL_SHARE - 1)
+    rig.round()
+    assert threads.syncs == [whose] + ["thread"] * 101
+    rig.loop.pass_time(1)
+    rig.round()  # which finds that it is over
+    rig.round()
+    assert threads.syncs[102:] == ["thread", "loop"]
 
 
 def test_what_took_long_now_and_then_was_not_the_disk(rig: Rig, threads: Threads) -> None:
