@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
             return Failure("ERR", f"Protocol error: {words}")
         try:
             return self._interpret(words)
-        except (CommandError, HivememError) as error:
+        except Exception as error:  # a reply may have led here: see _told
             if self.transaction is not None:
                 self.transaction.spoilt = True
             return self._failed(error, writes=False)

@@ -95,7 +95,7 @@ class ServerCommands:
             "command": Spec(self._command, -1, ("loading",)),
             "config": Spec(self._config, -2, ("admin",)),
             "dbsize": Spec(self._dbsize, 1, ("readonly",)),
-            "info": Spec(self._info_text, -1, ("loading",)),
+            "info": Spec(self._server_info, -1, ("loading",)),
             "scan": Spec(self._scan, -2, ("readonly",)),
             "time": Spec(self._time, 1),
         }
@@ -187,7 +187,13 @@ class ServerCommands:
             return {}  # Redis's parameters; those of this node are in /v1/status
         raise CommandError("settings are in the node's file; CONFIG can only GET")
 
-    def _info_text(self, connection: Connection, words: list[bytes]) -> Step:
+    def _server_info(self, connection: Connection, words: list[bytes]) -> Step:
+        async def run() -> Reply:
+            return self._info_text(words)
+
+        return Alone(run)  # so it shows what the commands before it did
+
+    def _info_text(self, words: list[bytes]) -> str:
         wanted = {text(word).lower() for word in words[1:]}
         everything = not wanted or bool(wanted & {"all", "default", "everything"})
         lines = []

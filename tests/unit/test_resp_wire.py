@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from cluster.errors import DiskFull, NotLeader, Overloaded
-from engines.errors import CorruptRecord
+from engines.errors import CorruptRecord, ReadersBusy
 from engines.kv import KvReader
 from node.auth import Tokens
 from node.resp_limits import RespLimits
@@ -55,6 +55,35 @@ async def test_writes_that_follow_each_other_go_together(tmp_path: Path) -> None
         assert door.group.rounds == 0, "the read waits for the writes"
         door.group.release()
         assert await replies == [True] * 16 + [b"3", True]
+
+
+async def test_what_is_said_of_the_server_waits_for_the_writes_before_it(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client() as client:
+        door.group.holds = True
+        pipe = client.pipeline(transaction=False)
+        replies = asyncio.create_task(pipe.set("k", "v").info("stats").ping().execute())
+        await until(lambda: len(door.group.held) == 1, "the write is proposed")
+        door.group.release()
+        stored, stats, pong = await replies
+        assert stored and pong
+        assert stats["hivemem_keys"] == 1
+
+
+async def test_a_defect_after_a_write_ends_neither_the_connection_nor_the_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object) -> None:
+        raise ReadersBusy(3)
+
+    async with open_door(tmp_path) as door, door.client() as client:
+        monkeypatch.setattr(type(door.info), "local_status", fail)
+        for words in (("INFO",), ("CLUSTER", "MYID")):
+            pipe = client.pipeline(transaction=False)
+            pipe.set("k", "v").execute_command(*words)
+            stored, failed, value = await pipe.get("k").execute(raise_on_error=False)
+            assert stored
+            assert isinstance(failed, redis.ResponseError)
+            assert value == b"v"
 
 
 async def test_reads_share_a_round(tmp_path: Path) -> None:
