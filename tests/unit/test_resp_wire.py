@@ -65,7 +65,8 @@ async def test_what_is_said_of_the_server_waits_for_the_writes_before_it(tmp_pat
         await until(lambda: len(door.group.held) == 1, "the write is proposed")
         door.group.release()
         stored, stats, pong = await replies
-        assert stored and pong
+        assert stored
+        assert pong
         assert stats["hivemem_keys"] == 1
 
 
